@@ -1,1 +1,30 @@
+//! RetinaFace face detection and ArcFace alignment on raw video frames.
+//!
+//! This is the core library under the `retinaface` GStreamer plugin and the `retinaface` program. It
+//! knows pixels, models and faces; it knows nothing of GStreamer.
+//!
+//! One frame's way through:
+//!
+//! ```text
+//! ImageView -> letterbox, preprocess -> [3, H, W] -- queue --> Engine: [N, 3, H, W] -> ONNX Runtime
+//!   -> head outputs -- reply --> decode -> nms -> frame pixels -> Vec<Face> -> align -> crops
+//! ```
+//!
+//! [`detector::Detector`] goes the whole way; the modules it is made of can be used alone.
 
+pub mod align;
+mod cv;
+pub mod decode;
+pub mod detector;
+pub mod draw;
+pub mod engine;
+pub mod face;
+pub mod image;
+pub mod letterbox;
+pub mod locate;
+pub mod model;
+pub mod nms;
+pub mod preprocess;
+pub mod priors;
+pub mod record;
+pub mod runtime;

@@ -1,0 +1,390 @@
+//! Five points to a similarity transform, and one warp to an aligned crop.
+//!
+//! The result equals InsightFace's `norm_crop` (`insightface/utils/face_align.py`), which is what
+//! ArcFace-family recognisers were trained on.
+
+use nalgebra::{Matrix2, Vector2};
+
+use crate::cv;
+use crate::face::{Landmarks, Point};
+use crate::image::{ImageView, ImageViewMut, PixelFormat, Plane};
+
+/// Side of a crop that recognisers of the ArcFace family take, in pixels.
+pub const ARCFACE_SIZE: usize = 112;
+
+/// Where the five landmarks lie in a crop of 112 x 112 pixels.
+pub const ARCFACE_TEMPLATE: Landmarks = [
+    Point::new(38.2946, 51.6963),
+    Point::new(73.5318, 51.5014),
+    Point::new(56.0252, 71.7366),
+    Point::new(41.5493, 92.3655),
+    Point::new(70.7299, 92.2041),
+];
+
+/// Points whose spread across their main direction is below this part of the spread along it lie on a line.
+const COLLINEAR: f64 = 1e-3;
+
+/// Why a face has no aligned crop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AlignError {
+    /// A coordinate is NaN or infinite.
+    #[error("a landmark is not a finite number")]
+    NotFinite,
+    /// All points are one point.
+    #[error("all landmarks are the same point")]
+    SamePoint,
+    /// The points lie on a line.
+    #[error("the landmarks lie on a line")]
+    Collinear,
+    /// The numbers are so large or small that the transform is not finite or cannot be inverted.
+    #[error("the landmarks are too far apart or too close for a transform")]
+    OutOfRange,
+}
+
+/// Rotation, uniform scale and shift: `target = matrix * (x, y, 1)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Similarity {
+    matrix: [[f64; 3]; 2],
+}
+
+impl Similarity {
+    /// The 2 x 3 matrix, row by row.
+    pub fn matrix(&self) -> [[f64; 3]; 2] {
+        self.matrix
+    }
+
+    /// The transform with that 2 x 3 matrix; the caller vouches that it is a similarity.
+    pub fn from_matrix(matrix: [[f64; 3]; 2]) -> Self {
+        Self { matrix }
+    }
+
+    /// Where `source` lands.
+    pub fn apply(&self, source: Point) -> Point {
+        let (x, y) = (f64::from(source.x), f64::from(source.y));
+        let [x, y] = self.matrix.map(|[a, b, c]| (a * x + b * y + c) as f32);
+        Point::new(x, y)
+    }
+
+    /// The way back, or `None` if the matrix has no inverse.
+    pub fn inverse(&self) -> Option<Self> {
+        let [[a, b, tx], [c, d, ty]] = self.matrix;
+        let inverse = Matrix2::new(a, b, c, d).try_inverse()?;
+        let shift = -(inverse * Vector2::new(tx, ty));
+        let matrix = [[inverse.m11, inverse.m12, shift.x], [inverse.m21, inverse.m22, shift.y]];
+        matrix.iter().flatten().all(|value| value.is_finite()).then_some(Self { matrix })
+    }
+
+    /// This transform of coordinates that are first scaled by `factor` and then shifted by `shift` on both axes.
+    fn after_scaling(&self, factor: f64, shift: f64) -> Self {
+        Self { matrix: self.matrix.map(|[a, b, c]| [a * factor, b * factor, (a + b) * shift + c]) }
+    }
+}
+
+/// The similarity that brings `source` closest to `target` in the sense of least squares.
+///
+/// Source: S. Umeyama, "Least-squares estimation of transformation parameters between two point
+/// patterns", IEEE PAMI 13(4), 1991, equations 38 to 43.
+///
+/// # Errors
+/// If the source points do not determine a transform.
+pub fn umeyama(source: &Landmarks, target: &Landmarks) -> Result<Similarity, AlignError> {
+    if !source.iter().chain(target).all(|point| point.is_finite()) {
+        return Err(AlignError::NotFinite);
+    }
+    let vectors = |points: &Landmarks| points.map(|point| Vector2::new(f64::from(point.x), f64::from(point.y)));
+    let (source, target) = (vectors(source), vectors(target));
+    let count = source.len() as f64;
+    let mean = |points: &[Vector2<f64>]| points.iter().sum::<Vector2<f64>>() / count;
+    let (source_mean, target_mean) = (mean(&source), mean(&target));
+
+    let mut covariance = Matrix2::zeros();
+    let mut scatter = Matrix2::zeros();
+    for (from, to) in source.iter().zip(&target) {
+        let (from, to) = (from - source_mean, to - target_mean);
+        covariance += to * from.transpose() / count;
+        scatter += from * from.transpose() / count;
+    }
+    let variance = scatter.trace();
+    if !variance.is_finite() {
+        return Err(AlignError::OutOfRange);
+    }
+    let magnitude = source_mean.amax().max(1.0);
+    if variance <= (magnitude * f64::from(f32::EPSILON)).powi(2) {
+        return Err(AlignError::SamePoint);
+    }
+    // Eigenvalues of the scatter are squared spreads along and across the main direction.
+    let spread = scatter.symmetric_eigenvalues();
+    if spread.min().max(0.0).sqrt() < COLLINEAR * spread.max().sqrt() {
+        return Err(AlignError::Collinear);
+    }
+    let svd = covariance.svd(true, true);
+    let (Some(u), Some(v_t)) = (svd.u, svd.v_t) else { return Err(AlignError::OutOfRange) };
+    let mut signs = Vector2::new(1.0, 1.0);
+    if u.determinant() * v_t.determinant() < 0.0 {
+        signs.y = -1.0;
+    }
+    let rotation = u * Matrix2::from_diagonal(&signs) * v_t;
+    let scale = svd.singular_values.dot(&signs) / variance;
+    let linear = rotation * scale;
+    let shift = target_mean - linear * source_mean;
+    let similarity = Similarity { matrix: [[linear.m11, linear.m12, shift.x], [linear.m21, linear.m22, shift.y]] };
+    let finite = similarity.matrix.iter().flatten().all(|value| value.is_finite());
+    if finite && similarity.inverse().is_some() { Ok(similarity) } else { Err(AlignError::OutOfRange) }
+}
+
+/// Where the five landmarks lie in a crop of `size` x `size` pixels.
+///
+/// As InsightFace does, sizes that are a multiple of 128 but not of 112 keep the template's scale of a
+/// 112 crop and centre it (a wider view); any other size scales it.
+pub fn template(size: usize) -> Landmarks {
+    let (ratio, shift) = if !size.is_multiple_of(ARCFACE_SIZE) && size.is_multiple_of(128) {
+        let ratio = size as f32 / 128.0;
+        (ratio, 8.0 * ratio)
+    } else {
+        (size as f32 / ARCFACE_SIZE as f32, 0.0)
+    };
+    ARCFACE_TEMPLATE.map(|point| Point::new(point.x * ratio + shift, point.y * ratio))
+}
+
+/// The transform from frame pixels to the pixels of an aligned crop of `size` x `size`.
+///
+/// # Errors
+/// If the landmarks do not determine a transform.
+pub fn crop_from_frame(landmarks: &Landmarks, size: usize) -> Result<Similarity, AlignError> {
+    umeyama(landmarks, &template(size))
+}
+
+/// Memory that one warp leaves for the next.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    planes: [Vec<u8>; 3],
+}
+
+/// Warps the frame into `crop`, an RGB or BGR picture: one bilinear warp from full resolution, black
+/// outside the frame.
+///
+/// Planar formats are warped plane by plane and converted afterwards, so only the crop's pixels are
+/// converted; colour samples are taken to lie between the pixels they belong to.
+///
+/// # Errors
+/// If OpenCV refuses; it takes pictures of up to 32,766 pixels a side.
+///
+/// # Panics
+/// If `crop` is neither RGB nor BGR.
+pub fn warp(
+    frame: &ImageView<'_>,
+    crop_from_frame: &Similarity,
+    crop: &mut ImageViewMut<'_>,
+    scratch: &mut Scratch,
+) -> opencv::Result<()> {
+    let format = frame.info().format;
+    let target =
+        crop.info().format.rgb_offsets().filter(|_| matches!(crop.info().format, PixelFormat::Rgb | PixelFormat::Bgr));
+    let target = target.expect("a crop is RGB or BGR");
+    let (width, height) = (crop.width(), crop.height());
+    let luma = frame.plane(0);
+    if matches!(format, PixelFormat::Rgb | PixelFormat::Bgr) {
+        cv::warp_affine(&luma, crop.plane_mut(0), &crop_from_frame.matrix, 0)?;
+        if format.rgb_offsets() != Some(target) {
+            for_each_row(crop, |row| row.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2)));
+        }
+        return Ok(());
+    }
+    let coding = frame.info().coding;
+    let mut planes = [None; 3];
+    for (index, (slot, buffer)) in planes.iter_mut().zip(&mut scratch.planes).enumerate().take(format.planes()) {
+        let plane = frame.plane(index);
+        let mut warped = cv::scratch(buffer, width, height, plane.layout.channels);
+        // Colour sample c covers pixels 2c and 2c + 1, so its centre lies at 2c + 0.5.
+        let (matrix, border) = match index {
+            0 if format.is_yuv420() => (*crop_from_frame, coding.yuv_from_rgb([0, 0, 0])[0]),
+            0 => (*crop_from_frame, 0),
+            _ => (crop_from_frame.after_scaling(2.0, 0.5), 128),
+        };
+        cv::warp_affine(&plane, &mut warped, &matrix.matrix, border)?;
+        *slot = Some(Plane { layout: warped.layout, data: warped.data });
+    }
+    let luma = planes[0].expect("every format has a first plane");
+    let mut index = 0..height;
+    let mut next = || index.next().expect("one call a row");
+    match (format.rgb_offsets(), planes[1]) {
+        (Some(source), _) => for_each_row(crop, |row| {
+            let pixels = luma.row(next()).as_chunks::<4>().0;
+            for (to, from) in row.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+                target.iter().zip(source).for_each(|(t, s)| to[*t] = from[s]);
+            }
+        }),
+        (None, None) => for_each_row(crop, |row| {
+            row.as_chunks_mut::<3>().0.iter_mut().zip(luma.row(next())).for_each(|(to, y)| to.fill(*y));
+        }),
+        (None, Some(first)) => {
+            let second = planes[2];
+            let rgb_from_yuv = coding.rgb_from_yuv();
+            for_each_row(crop, |row| {
+                let index = next();
+                let (first, second) = (first.row(index), second.as_ref().map(|plane| plane.row(index)));
+                for (col, (to, y)) in row.as_chunks_mut::<3>().0.iter_mut().zip(luma.row(index)).enumerate() {
+                    let (cb, cr) = match second {
+                        Some(second) => (first[col], second[col]),
+                        None => (first[2 * col], first[2 * col + 1]),
+                    };
+                    let rgb = rgb_from_yuv.rgb(*y, cb, cr);
+                    target.iter().zip(rgb).for_each(|(t, value)| to[*t] = (value + 0.5) as u8);
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+fn for_each_row(image: &mut ImageViewMut<'_>, mut work: impl FnMut(&mut [u8])) {
+    let plane = image.plane_mut(0);
+    let (stride, bytes) = (plane.layout.stride, plane.layout.row_bytes());
+    for row in plane.data.chunks_mut(stride).take(plane.layout.rows) {
+        work(&mut row[..bytes]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{ImageInfo, OwnedImage};
+    use proptest::prelude::*;
+
+    fn similarity(scale: f64, angle: f64, x: f64, y: f64) -> Similarity {
+        let (sin, cos) = angle.sin_cos();
+        Similarity { matrix: [[scale * cos, -scale * sin, x], [scale * sin, scale * cos, y]] }
+    }
+
+    proptest! {
+        #[test]
+        fn a_known_similarity_is_recovered(
+            scale in 0.05f64..20.0, angle in -3.14f64..3.14, x in -500.0f64..500.0, y in -500.0f64..500.0,
+        ) {
+            let known = similarity(scale, angle, x, y);
+            let source = ARCFACE_TEMPLATE;
+            let target = source.map(|point| known.apply(point));
+            let found = umeyama(&source, &target).unwrap();
+            for (found, known) in found.matrix.iter().flatten().zip(known.matrix.iter().flatten()) {
+                // Points are f32: their rounding is relative to where they lie.
+                prop_assert!((found - known).abs() <= 1e-4 * known.abs().max(1.0), "{found} is not {known}");
+            }
+        }
+
+        #[test]
+        fn the_inverse_leads_back(scale in 0.05f64..20.0, angle in -3.14f64..3.14, x in -500.0f32..500.0, y in -500.0f32..500.0) {
+            let there = similarity(scale, angle, 31.0, -17.0);
+            let point = Point::new(x, y);
+            let back = there.inverse().unwrap().apply(there.apply(point));
+            prop_assert!((back.x - x).abs() < 0.01 && (back.y - y).abs() < 0.01);
+        }
+
+        #[test]
+        fn no_five_points_make_it_panic(values in proptest::array::uniform10(proptest::num::f32::ANY)) {
+            let points = std::array::from_fn(|i| Point::new(values[2 * i], values[2 * i + 1]));
+            if let Ok(found) = crop_from_frame(&points, 112) {
+                prop_assert!(found.matrix.iter().flatten().all(|value| value.is_finite()));
+                prop_assert!(found.inverse().is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn degenerate_points_are_an_error_that_says_which() {
+        let at = |x: f32, y: f32| Point::new(x, y);
+        assert_eq!(crop_from_frame(&[at(500.0, 300.0); 5], 112), Err(AlignError::SamePoint));
+        let line = std::array::from_fn(|i| at(100.0 + 10.0 * i as f32, 50.0 + 7.0 * i as f32));
+        assert_eq!(crop_from_frame(&line, 112), Err(AlignError::Collinear));
+        let mut points = ARCFACE_TEMPLATE;
+        points[2].y = f32::NAN;
+        assert_eq!(crop_from_frame(&points, 112), Err(AlignError::NotFinite));
+        assert!(
+            crop_from_frame(&ARCFACE_TEMPLATE.map(|p| at(p.x * 1e36, p.y * 1e36)), 112)
+                .is_ok_and(|s| s.inverse().is_some())
+        );
+    }
+
+    #[test]
+    fn templates_follow_insightface_for_112_224_and_128() {
+        assert_eq!(template(112), ARCFACE_TEMPLATE);
+        assert_eq!(template(224)[0], Point::new(2.0 * 38.2946, 2.0 * 51.6963));
+        assert_eq!(template(128)[0], Point::new(38.2946 + 8.0, 51.6963));
+    }
+
+    /// A smooth colour picture: every format's crop of it can be compared.
+    fn scene(width: usize, height: usize) -> Vec<[u8; 3]> {
+        let wave = |v: f32| (127.5 + 100.0 * v.sin()) as u8;
+        (0..width * height)
+            .map(|i| {
+                let (x, y) = ((i % width) as f32, (i / width) as f32);
+                [wave(x / 23.0), wave(y / 19.0), wave((x + y) / 31.0)]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_crop_is_the_same_from_each_format_and_in_both_channel_orders() {
+        let (width, height) = (202, 151);
+        let scene = scene(width, height);
+        let landmarks = ARCFACE_TEMPLATE.map(|p| Point::new(p.x * 0.9 - 20.0, p.y * 0.9 + 20.0));
+        let transform = crop_from_frame(&landmarks, 112).unwrap();
+        let crop = |format: PixelFormat, order: PixelFormat| {
+            let info = ImageInfo::new(format, width, height);
+            let (planes, strides) = convert(&scene, info);
+            let slices = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
+            let frame = ImageView::new(info, &slices, &strides).unwrap();
+            let mut crop = OwnedImage::new(ImageInfo::new(order, 112, 112), vec![7; 3 * 112 * 112]).unwrap();
+            warp(&frame, &transform, &mut crop.view_mut(), &mut Scratch::default()).unwrap();
+            crop.data().to_vec()
+        };
+        let reference = crop(PixelFormat::Rgb, PixelFormat::Rgb);
+        // The left of this crop lies outside of the frame: black there in each format.
+        assert_eq!(reference[112 * 56 * 3..][..3 * 20], [0; 3 * 20]);
+        for format in PixelFormat::ALL.into_iter().filter(|format| *format != PixelFormat::Gray8) {
+            let most = if format.is_yuv420() { 12 } else { 0 };
+            let rgb = crop(format, PixelFormat::Rgb);
+            let bgr = crop(format, PixelFormat::Bgr);
+            for (i, (is, should)) in rgb.iter().zip(&reference).enumerate() {
+                let off = is.abs_diff(*should);
+                // At the frame's left edge, column 22, a bilinear mix of black is not linear in clipped YUV.
+                assert!(
+                    off <= most || (format.is_yuv420() && i % 336 < 3 * 25),
+                    "{format}: {is} is not {should} at byte {i}"
+                );
+            }
+            for (rgb, bgr) in rgb.chunks(3).zip(bgr.chunks(3)) {
+                assert_eq!([rgb[0], rgb[1], rgb[2]], [bgr[2], bgr[1], bgr[0]], "{format}");
+            }
+        }
+    }
+
+    fn convert(scene: &[[u8; 3]], info: ImageInfo) -> (Vec<Vec<u8>>, Vec<usize>) {
+        let (width, height, format) = (info.width, info.height, info.format);
+        if let Some(offsets) = format.rgb_offsets() {
+            let channels = format.channels(0);
+            let mut data = vec![0x55; scene.len() * channels];
+            for (pixel, rgb) in data.chunks_mut(channels).zip(scene) {
+                offsets.iter().zip(rgb).for_each(|(offset, value)| pixel[*offset] = *value);
+            }
+            return (vec![data], vec![width * channels]);
+        }
+        let yuv = scene.iter().map(|rgb| info.coding.yuv_from_rgb(*rgb)).collect::<Vec<_>>();
+        let (cols, rows) = (width.div_ceil(2), height.div_ceil(2));
+        let yuv = &yuv;
+        let chroma = |component: usize| {
+            (0..rows * cols).map(move |i| (2 * (i / cols), 2 * (i % cols))).map(move |(row, col)| {
+                let (right, below) = ((col + 1).min(width - 1), (row + 1).min(height - 1));
+                let sum = [(row, col), (row, right), (below, col), (below, right)]
+                    .map(|(r, c)| u32::from(yuv[r * width + c][component]));
+                ((sum.iter().sum::<u32>() + 2) / 4) as u8
+            })
+        };
+        let luma = yuv.iter().map(|yuv| yuv[0]).collect();
+        if format == PixelFormat::Nv12 {
+            let pairs = chroma(1).zip(chroma(2)).flat_map(|(cb, cr)| [cb, cr]).collect();
+            (vec![luma, pairs], vec![width, 2 * cols])
+        } else {
+            (vec![luma, chroma(1).collect(), chroma(2).collect()], vec![width, cols, cols])
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Frame pixels to the model's input tensor: resize the planes, then one pass to planar floats.
+//!
+//! The camera's own format goes straight in. Only the small, resized picture is ever converted.
+
+use crate::cv;
+use crate::image::{ImageView, Plane, RgbFromYuv};
+use crate::letterbox::Letterbox;
+
+/// Channel order of a model's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelOrder {
+    /// Red first.
+    Rgb,
+    /// Blue first.
+    Bgr,
+}
+
+/// What a model wants done to its pixels: `input = (pixel - mean) * scale`, pixel in 0..=255.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalization {
+    /// The order of the input's three channels.
+    pub order: ChannelOrder,
+    /// One mean a channel, in the input's order.
+    pub mean: [f32; 3],
+    /// One factor for all channels.
+    pub scale: f32,
+}
+
+/// Memory that one call leaves for the next, so that a steady stream allocates nothing.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    planes: [Vec<u8>; 3],
+    chroma_rows: [Vec<u8>; 2],
+}
+
+/// Fills `input`, a tensor `[3, height, width]` of the letterbox's input size, from `view`.
+///
+/// Planes are resized first (area average when shrinking to half or less, else bilinear). Padding
+/// becomes 0.0, the mean colour.
+///
+/// # Errors
+/// If OpenCV refuses, which for a checked view means that it is out of memory.
+///
+/// # Panics
+/// If `input` has another length, or the letterbox was made for another frame size.
+pub fn fill_input(
+    view: &ImageView<'_>,
+    letterbox: &Letterbox,
+    normalization: &Normalization,
+    input: &mut [f32],
+    scratch: &mut Scratch,
+) -> opencv::Result<()> {
+    let (width, height) = letterbox.input();
+    assert_eq!(input.len(), 3 * width * height, "the tensor is [3, {height}, {width}]");
+    assert_eq!((view.width(), view.height()), letterbox.frame(), "the letterbox is of another frame");
+    let (cols, rows) = letterbox.content();
+    let native = letterbox.content() == letterbox.frame();
+
+    let Scratch { planes: buffers, chroma_rows } = scratch;
+    let mut planes = [None; 3];
+    for (index, (slot, buffer)) in planes.iter_mut().zip(buffers).enumerate().take(view.info().format.planes()) {
+        let source = view.plane(index);
+        *slot = Some(if native {
+            source
+        } else {
+            let mut small = cv::scratch(buffer, cols, rows, source.layout.channels);
+            cv::resize(&source, &mut small)?;
+            Plane { layout: small.layout, data: small.data }
+        });
+    }
+    let rgb_planes = planar(input, width, normalization.order);
+    let output = Output { rgb_planes, cols, rows, width, affine: affine(normalization) };
+    let luma = planes[0].expect("every format has a first plane");
+    match view.info().format.rgb_offsets() {
+        Some(offsets) => output.from_packed(luma, offsets),
+        None => match planes[1] {
+            None => output.from_packed(luma, [0, 0, 0]),
+            Some(first) => {
+                let chroma = Chroma { first, second: planes[2], halved: native };
+                output.from_yuv(luma, chroma, view.info().coding.rgb_from_yuv(), chroma_rows);
+            }
+        },
+    }
+    Ok(())
+}
+
+/// `value * scale + offset` for red, green, blue.
+fn affine(normalization: &Normalization) -> [(f32, f32); 3] {
+    let [first, second, third] = normalization.mean.map(|mean| (normalization.scale, -mean * normalization.scale));
+    match normalization.order {
+        ChannelOrder::Rgb => [first, second, third],
+        ChannelOrder::Bgr => [third, second, first],
+    }
+}
+
+/// The red, green and blue plane of the tensor.
+fn planar(input: &mut [f32], width: usize, order: ChannelOrder) -> [&mut [f32]; 3] {
+    debug_assert!(width > 0);
+    let plane = input.len() / 3;
+    let (first, rest) = input.split_at_mut(plane);
+    let (second, third) = rest.split_at_mut(plane);
+    match order {
+        ChannelOrder::Rgb => [first, second, third],
+        ChannelOrder::Bgr => [third, second, first],
+    }
+}
+
+/// The colour planes that go with a luma plane.
+struct Chroma<'a> {
+    /// Interleaved Cb, Cr, or Cb alone.
+    first: Plane<'a>,
+    /// Cr, where it has a plane of its own.
+    second: Option<Plane<'a>>,
+    /// Half the luma's size; each sample then counts for 2 x 2 pixels.
+    halved: bool,
+}
+
+impl Chroma<'_> {
+    /// Cb and Cr for each pixel of luma row `row`.
+    fn expand(&self, row: usize, cb: &mut [u8], cr: &mut [u8]) {
+        let row = if self.halved { row / 2 } else { row };
+        let step = if self.halved { 2 } else { 1 };
+        match self.second {
+            Some(second) => {
+                repeat(self.first.row(row).iter(), step, cb);
+                repeat(second.row(row).iter(), step, cr);
+            }
+            None => {
+                let pairs = self.first.row(row).as_chunks::<2>().0;
+                repeat(pairs.iter().map(|pair| &pair[0]), step, cb);
+                repeat(pairs.iter().map(|pair| &pair[1]), step, cr);
+            }
+        }
+    }
+}
+
+/// Writes each sample `step` times.
+fn repeat<'s>(samples: impl Iterator<Item = &'s u8>, step: usize, row: &mut [u8]) {
+    if step == 1 {
+        row.iter_mut().zip(samples).for_each(|(to, from)| *to = *from);
+    } else {
+        row.chunks_mut(step).zip(samples).for_each(|(to, from)| to.fill(*from));
+    }
+}
+
+struct Output<'a> {
+    rgb_planes: [&'a mut [f32]; 3],
+    cols: usize,
+    rows: usize,
+    width: usize,
+    affine: [(f32, f32); 3],
+}
+
+impl Output<'_> {
+    fn from_packed(self, plane: Plane<'_>, offsets: [usize; 3]) {
+        let Self { rgb_planes, cols, rows, width, affine } = self;
+        // The step is a constant within each loop: it then compiles to vector code.
+        let row_to_floats = match plane.layout.channels {
+            1 => strided::<1>,
+            3 => strided::<3>,
+            _ => strided::<4>,
+        };
+        for ((target, offset), affine) in rgb_planes.into_iter().zip(offsets).zip(affine) {
+            for (row, line) in target.chunks_exact_mut(width).enumerate() {
+                let content = if row < rows { cols } else { 0 };
+                if content > 0 {
+                    row_to_floats(&plane.row(row)[offset..], affine, &mut line[..content]);
+                }
+                line[content..].fill(0.0);
+            }
+        }
+    }
+
+    fn from_yuv(self, luma: Plane<'_>, chroma: Chroma<'_>, rgb_from_yuv: RgbFromYuv, rows_of: &mut [Vec<u8>; 2]) {
+        let Self { rgb_planes: [red, green, blue], cols, rows, width, affine } = self;
+        let [cb, cr] = rows_of;
+        cb.resize(cols, 0);
+        cr.resize(cols, 0);
+        for row in 0..red.len() / width {
+            let line = row * width..(row + 1) * width;
+            let lines = [&mut red[line.clone()], &mut green[line.clone()], &mut blue[line]];
+            let content = if row < rows { cols } else { 0 };
+            let [red, green, blue] = lines.map(|line| {
+                let (content, padding) = line.split_at_mut(content);
+                padding.fill(0.0);
+                content
+            });
+            if content == 0 {
+                continue;
+            }
+            chroma.expand(row, cb, cr);
+            let samples = luma.row(row).iter().zip(cb.iter().zip(cr.iter()));
+            let targets = red.iter_mut().zip(green.iter_mut().zip(blue.iter_mut()));
+            for ((y, (cb, cr)), (red, (green, blue))) in samples.zip(targets) {
+                let [r, g, b] = rgb_from_yuv.rgb(*y, *cb, *cr);
+                *red = r * affine[0].0 + affine[0].1;
+                *green = g * affine[1].0 + affine[1].1;
+                *blue = b * affine[2].0 + affine[2].1;
+            }
+        }
+    }
+}
+
+/// Every `STEP`th byte of `row` as a float.
+fn strided<const STEP: usize>(row: &[u8], (scale, offset): (f32, f32), line: &mut [f32]) {
+    // The last pixel may end before its last byte when `row` begins within the first.
+    for (value, pixel) in line.iter_mut().zip(row.chunks(STEP)) {
+        *value = f32::from(pixel[0]) * scale + offset;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{ImageInfo, PixelFormat, YuvCoding};
+    use crate::letterbox::InputSize;
+
+    const BIUBUG6: Normalization = Normalization { order: ChannelOrder::Bgr, mean: [104.0, 117.0, 123.0], scale: 1.0 };
+
+    /// A picture of one colour, with 0xEE in all padding.
+    fn flat(format: PixelFormat, width: usize, height: usize, rgb: [u8; 3]) -> (ImageInfo, Vec<Vec<u8>>, Vec<usize>) {
+        let info = ImageInfo::new(format, width, height);
+        let [y, cb, cr] = YuvCoding::default().yuv_from_rgb(rgb);
+        let mut planes = Vec::new();
+        let mut strides = Vec::new();
+        for plane in 0..format.planes() {
+            let pixel = match format.rgb_offsets() {
+                Some(offsets) => {
+                    let mut pixel = vec![0xAA; format.channels(0)];
+                    offsets.iter().zip(rgb).for_each(|(offset, value)| pixel[*offset] = value);
+                    pixel
+                }
+                None if format == PixelFormat::Gray8 => vec![rgb[0]],
+                None if format == PixelFormat::Nv12 && plane == 1 => vec![cb, cr],
+                None => vec![[y, cb, cr][plane]],
+            };
+            let (cols, rows) = if plane > 0 { (width.div_ceil(2), height.div_ceil(2)) } else { (width, height) };
+            let mut row = pixel.repeat(cols);
+            row.extend([0xEE; 5]);
+            strides.push(row.len());
+            planes.push(row.repeat(rows));
+        }
+        (info, planes, strides)
+    }
+
+    fn fill(format: PixelFormat, size: (usize, usize), rgb: [u8; 3], input: InputSize) -> (Letterbox, Vec<f32>) {
+        let (info, planes, strides) = flat(format, size.0, size.1, rgb);
+        let slices = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let view = ImageView::new(info, &slices, &strides).unwrap();
+        let letterbox = Letterbox::new(size.0, size.1, input);
+        let (width, height) = letterbox.input();
+        let mut tensor = vec![f32::NAN; 3 * width * height];
+        fill_input(&view, &letterbox, &BIUBUG6, &mut tensor, &mut Scratch::default()).unwrap();
+        (letterbox, tensor)
+    }
+
+    #[test]
+    fn each_format_gives_bgr_minus_the_mean_and_zero_padding() {
+        for format in PixelFormat::ALL {
+            for (size, input) in [
+                ((35, 17), InputSize::Longest(64)),
+                ((33, 21), InputSize::Native),
+                ((200, 150), InputSize::Longest(64)),
+                ((16, 16), InputSize::Fixed(64, 32)),
+            ] {
+                let rgb = if format == PixelFormat::Gray8 { [90, 90, 90] } else { [200, 30, 120] };
+                let (letterbox, tensor) = fill(format, size, rgb, input);
+                let ((width, height), (cols, rows)) = (letterbox.input(), letterbox.content());
+                for (channel, mean) in BIUBUG6.mean.iter().enumerate() {
+                    let expected = f32::from(rgb[2 - channel]) - mean;
+                    for row in 0..height {
+                        for col in 0..width {
+                            let value = tensor[(channel * height + row) * width + col];
+                            if row < rows && col < cols {
+                                assert!(
+                                    (value - expected).abs() < 2.5,
+                                    "{format} {row},{col}: {value} is not {expected}"
+                                );
+                            } else {
+                                assert_eq!(value, 0.0, "{format}: padding at {row},{col}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bt709_and_bt601_differ_as_their_weights_do() {
+        // Pure red of BT.709 read as BT.601 is off by 22 levels.
+        let coding = YuvCoding { matrix: crate::image::YuvMatrix::Bt709, full_range: false };
+        let [y, cb, cr] = coding.yuv_from_rgb([255, 0, 0]);
+        let memory = [vec![y; 32 * 32], [cb, cr].repeat(16 * 16)];
+        let letterbox = Letterbox::new(32, 32, InputSize::Native);
+        let red = |coding| {
+            let info = ImageInfo { coding, ..ImageInfo::new(PixelFormat::Nv12, 32, 32) };
+            let view = ImageView::new(info, &[&memory[0], &memory[1]], &[32, 32]).unwrap();
+            let mut tensor = vec![0.0; 3 * 32 * 32];
+            fill_input(&view, &letterbox, &BIUBUG6, &mut tensor, &mut Scratch::default()).unwrap();
+            tensor[2 * 32 * 32] + 123.0
+        };
+        assert!((red(coding) - 255.0).abs() < 3.0);
+        assert!((red(YuvCoding::default()) - 233.0).abs() < 3.0);
+    }
+}
