@@ -1,1 +1,42 @@
+//! GStreamer elements that detect, align, draw and publish faces.
+//!
+//! | element | does |
+//! |---|---|
+//! | `retinaface` | detects faces and attaches them to the buffer |
+//! | `facealign` | every face as an aligned crop of its own |
+//! | `facemetaoverlay` | draws boxes, landmarks, scores and ids |
+//! | `facemetapublish` | one JSON line a frame |
+//!
+//! [`meta`] is how other Rust code reads the faces and the crops' origins.
 
+use gst::glib;
+
+mod caps;
+mod engines;
+mod facealign;
+mod facemetaoverlay;
+mod facemetapublish;
+mod frame;
+pub mod meta;
+mod retinaface;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    meta::register();
+    retinaface::register(plugin)?;
+    facealign::register(plugin)?;
+    facemetaoverlay::register(plugin)?;
+    facemetapublish::register(plugin)
+}
+
+gst::plugin_define!(
+    retinaface,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    // GStreamer's word for "several licences, among them MIT or Apache-2.0".
+    "MIT/X11",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("BUILD_REL_DATE")
+);

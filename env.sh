@@ -1,0 +1,21 @@
+# Source this (`. ./env.sh`): plain gst-launch-1.0 and gst-inspect-1.0 then see the plugin, which finds
+# ONNX Runtime and the default model in the fetch folder, and `retinaface` is the program.
+# Works in sh, bash and zsh; in a plain sh source it from the project's folder.
+if [ -n "${BASH_SOURCE:-}" ]; then
+  _retinaface_root=$(cd "$(dirname "${BASH_SOURCE}")" && pwd)
+elif [ -n "${ZSH_VERSION:-}" ]; then
+  _retinaface_root=$(cd "$(dirname "${(%):-%x}")" && pwd)
+else
+  _retinaface_root=$PWD
+fi
+if [ -f "$_retinaface_root/env.sh" ]; then
+  _retinaface_target=${CARGO_TARGET_DIR:-$_retinaface_root/target}
+  export GST_PLUGIN_PATH="$_retinaface_target/plugins${GST_PLUGIN_PATH:+:$GST_PLUGIN_PATH}"
+  export ORT_DYLIB_PATH="$_retinaface_root/.fetch/onnxruntime/libonnxruntime.so.1"
+  export RETINAFACE_MODEL="$_retinaface_root/.fetch/models/retinaface_mnet025.onnx"
+  export PATH="$_retinaface_target/release:$PATH"
+  unset _retinaface_target
+else
+  echo "env.sh: source it from the project's folder" >&2
+fi
+unset _retinaface_root

@@ -1,0 +1,69 @@
+//! What all elements agree on: the caps they take, and what they say when they are given others.
+
+use std::sync::LazyLock;
+
+use gst::prelude::*;
+use gst_video::VideoFormat;
+
+/// The formats taken, in the order of preference.
+const FORMATS: [VideoFormat; 9] = [
+    VideoFormat::Nv12,
+    VideoFormat::I420,
+    VideoFormat::Rgb,
+    VideoFormat::Bgr,
+    VideoFormat::Rgbx,
+    VideoFormat::Bgrx,
+    VideoFormat::Rgba,
+    VideoFormat::Bgra,
+    VideoFormat::Gray8,
+];
+
+/// Smallest and largest side of a frame, in pixels.
+const SIDE: std::ops::RangeInclusive<i32> = 16..=16384;
+
+static CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
+    let (from, to) = (*SIDE.start(), *SIDE.end());
+    gst_video::VideoCapsBuilder::new().format_list(FORMATS).width_range(from..=to).height_range(from..=to).build()
+});
+
+/// Raw video in system memory, in the formats that every element takes.
+pub(crate) fn frame_caps() -> &'static gst::Caps {
+    &CAPS
+}
+
+/// An always-there pad of [`frame_caps`].
+pub(crate) fn frame_pad(name: &str, direction: gst::PadDirection) -> gst::PadTemplate {
+    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, frame_caps())
+        .expect("the caps and the name are constants")
+}
+
+/// Makes `element` say what is wrong when its sink pad is given caps that it cannot take. GStreamer
+/// itself refuses them before the element is asked, and reports no more than "not negotiated" upstream.
+pub(crate) fn explain_refusals(element: &impl IsA<gst::Element>, sink: &gst::Pad) {
+    let element = element.as_ref().downgrade();
+    sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if let Some(gst::EventView::Caps(event)) = info.event().map(|event| event.view())
+            && !event.caps().can_intersect(frame_caps())
+            && let Some(element) = element.upgrade()
+        {
+            refuse(&element, event.caps());
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn refuse(element: &gst::Element, caps: &gst::CapsRef) {
+    let formats = FORMATS.map(|format| format.to_str().to_string()).join(", ");
+    let name = element.name();
+    gst::element_error!(
+        element,
+        gst::StreamError::Format,
+        ("{name} cannot take {caps}"),
+        [
+            "it takes raw video in system memory, {} to {} pixels a side, as {formats}; put `videoconvert` \
+             (for memory of a GPU its download element) before it",
+            SIDE.start(),
+            SIDE.end()
+        ]
+    );
+}

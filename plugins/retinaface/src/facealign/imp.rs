@@ -1,0 +1,397 @@
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_video::{VideoFormat, VideoInfo};
+use retinaface::align::{self, ARCFACE_SIZE, AlignError, Scratch, Similarity};
+use retinaface::face::Face;
+use retinaface::image::ImageView;
+
+use crate::meta::{self, CropOrigin, FrameFace};
+use crate::{caps, frame};
+
+const DEFAULT_SIZE: u32 = ARCFACE_SIZE as u32;
+const DEFAULT_MIN_FACE_SIZE: u32 = 0;
+const DEFAULT_MIN_SCORE: f32 = 0.0;
+const DEFAULT_MAX_FACES: u32 = 0;
+/// Sides of a crop, in pixels.
+const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
+
+static CAT: LazyLock<gst::DebugCategory> =
+    LazyLock::new(|| gst::DebugCategory::new("facealign", gst::DebugColorFlags::empty(), Some("Alignment of faces")));
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    size: u32,
+    min_face_size: u32,
+    min_score: f32,
+    max_faces: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            size: DEFAULT_SIZE,
+            min_face_size: DEFAULT_MIN_FACE_SIZE,
+            min_score: DEFAULT_MIN_SCORE,
+            max_faces: DEFAULT_MAX_FACES,
+        }
+    }
+}
+
+impl Settings {
+    fn wants(&self, face: &Face) -> bool {
+        face.score >= self.min_score && face.rect.w.min(face.rect.h) >= self.min_face_size as f32
+    }
+
+    fn most(&self) -> usize {
+        if self.max_faces == 0 { usize::MAX } else { self.max_faces as usize }
+    }
+}
+
+/// What exists once caps have come.
+struct State {
+    frame: VideoInfo,
+    crop: VideoInfo,
+    pool: gst::BufferPool,
+    scratch: Scratch,
+}
+
+pub(crate) struct FaceAlign {
+    sink: gst::Pad,
+    src: gst::Pad,
+    settings: Mutex<Settings>,
+    state: Mutex<Option<State>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for FaceAlign {
+    const NAME: &'static str = "GstFaceAlign";
+    type Type = super::FaceAlign;
+    type ParentType = gst::Element;
+
+    fn with_class(class: &Self::Class) -> Self {
+        let template = |name: &str| class.pad_template(name).expect("the templates below");
+        let sink = gst::Pad::builder_from_template(&template("sink"))
+            .chain_function(|pad, parent, buffer| {
+                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |this| this.chain(pad, buffer))
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.sink_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.sink_query(pad, query))
+            })
+            .build();
+        let src = gst::Pad::builder_from_template(&template("src")).build();
+        Self { sink, src, settings: Mutex::default(), state: Mutex::default() }
+    }
+}
+
+impl ObjectImpl for FaceAlign {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            vec![
+                glib::ParamSpecUInt::builder("size")
+                    .nick("Size")
+                    .blurb("Width and height of a crop in pixels")
+                    .minimum(*SIZE.start())
+                    .maximum(*SIZE.end())
+                    .default_value(DEFAULT_SIZE)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("min-face-size")
+                    .nick("Smallest face")
+                    .blurb("Faces whose shorter side is below this many pixels of the frame are left out")
+                    .maximum(16384)
+                    .default_value(DEFAULT_MIN_FACE_SIZE)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecFloat::builder("min-score")
+                    .nick("Smallest score")
+                    .blurb("Faces scored below this are left out")
+                    .minimum(0.0)
+                    .maximum(1.0)
+                    .default_value(DEFAULT_MIN_SCORE)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-faces")
+                    .nick("Largest number of faces")
+                    .blurb("At most so many crops a frame, best scores first; 0: all")
+                    .default_value(DEFAULT_MAX_FACES)
+                    .mutable_playing()
+                    .build(),
+            ]
+        });
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        const CHECKED: &str = "GObject checks a property's type";
+        let mut settings = lock(&self.settings);
+        match pspec.name() {
+            "size" => settings.size = value.get().expect(CHECKED),
+            "min-face-size" => settings.min_face_size = value.get().expect(CHECKED),
+            "min-score" => settings.min_score = value.get().expect(CHECKED),
+            "max-faces" => settings.max_faces = value.get().expect(CHECKED),
+            _ => unreachable!("GObject sets the properties above only"),
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let settings = lock(&self.settings);
+        match pspec.name() {
+            "size" => settings.size.to_value(),
+            "min-face-size" => settings.min_face_size.to_value(),
+            "min-score" => settings.min_score.to_value(),
+            "max-faces" => settings.max_faces.to_value(),
+            _ => unreachable!("GObject reads the properties above only"),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        for pad in [&self.sink, &self.src] {
+            self.obj().add_pad(pad).expect("a new element has no pads yet");
+        }
+        caps::explain_refusals(&*self.obj(), &self.sink);
+    }
+}
+
+impl GstObjectImpl for FaceAlign {}
+
+impl ElementImpl for FaceAlign {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Face aligner",
+                "Filter/Converter/Video",
+                "Gives every face as an aligned square crop, a buffer of its own",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let side = *SIZE.start() as i32..=*SIZE.end() as i32;
+            let crops = gst_video::VideoCapsBuilder::new()
+                .format_list([VideoFormat::Rgb, VideoFormat::Bgr])
+                .width_range(side.clone())
+                .height_range(side)
+                .build();
+            let src = gst::PadTemplate::new("src", gst::PadDirection::Src, gst::PadPresence::Always, &crops);
+            vec![caps::frame_pad("sink", gst::PadDirection::Sink), src.expect("the caps and the name are constants")]
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        let result = self.parent_change_state(transition);
+        if transition == gst::StateChange::PausedToReady {
+            self.drop_state();
+        }
+        result
+    }
+}
+
+impl FaceAlign {
+    fn drop_state(&self) {
+        if let Some(state) = lock(&self.state).take() {
+            // Crops that are still in use downstream go back to a pool that frees them.
+            let _ = state.pool.set_active(false);
+        }
+    }
+
+    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if let gst::QueryViewMut::Allocation(allocation) = query.view_mut() {
+            // Any stride and any crop will do: decoders then need not copy.
+            allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
+            allocation.add_allocation_meta::<gst_video::VideoCropMeta>(None);
+            return true;
+        }
+        gst::Pad::query_default(pad, Some(&*self.obj()), query)
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        let gst::EventView::Caps(caps) = event.view() else {
+            // Segment, flush, EOS and the rest go on as they are: there is nothing to drain.
+            return gst::Pad::event_default(pad, Some(&*self.obj()), event);
+        };
+        let Ok(frame) = VideoInfo::from_caps(caps.caps()) else {
+            gst::error!(CAT, imp = self, "{} is not raw video", caps.caps());
+            return false;
+        };
+        match self.negotiate(frame) {
+            Ok(()) => true,
+            Err(gst::FlowError::Flushing) => false,
+            Err(_) => {
+                gst::element_imp_error!(
+                    self,
+                    gst::CoreError::Negotiation,
+                    ("No format for aligned crops: what follows takes neither RGB nor BGR of this size; put `videoconvert` after it")
+                );
+                false
+            }
+        }
+    }
+
+    /// Agrees with downstream on the crops' format, RGB if it does not care.
+    fn negotiate(&self, frame: VideoInfo) -> Result<(), gst::FlowError> {
+        let size = lock(&self.settings).size;
+        let formats = [VideoFormat::Rgb, VideoFormat::Bgr].into_iter().map(|format| {
+            gst_video::VideoCapsBuilder::new()
+                .format(format)
+                .width(size as i32)
+                .height(size as i32)
+                // As many crops a frame as there are faces.
+                .framerate(gst::Fraction::new(0, 1))
+                .pixel_aspect_ratio(gst::Fraction::new(1, 1))
+                .build()
+        });
+        let ours = formats.collect::<gst::Caps>();
+        let mut caps = self.src.peer_query_caps(Some(&ours));
+        if caps.is_empty() {
+            return Err(gst::FlowError::NotNegotiated);
+        }
+        caps.fixate();
+        let crop = VideoInfo::from_caps(&caps).map_err(|_| gst::FlowError::NotNegotiated)?;
+        if !self.src.push_event(gst::event::Caps::new(&caps)) {
+            return Err(if self.src.pad_flags().contains(gst::PadFlags::FLUSHING) {
+                gst::FlowError::Flushing
+            } else {
+                gst::FlowError::NotNegotiated
+            });
+        }
+        self.drop_state();
+        let pool = crop_pool(&caps, &crop).map_err(|error| {
+            gst::error!(CAT, imp = self, "no pool of crops: {error}");
+            gst::FlowError::Error
+        })?;
+        gst::debug!(CAT, imp = self, "crops: {caps}");
+        *lock(&self.state) = Some(State { frame, crop, pool, scratch: Scratch::default() });
+        Ok(())
+    }
+
+    fn chain(&self, _pad: &gst::Pad, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if self.src.check_reconfigure() {
+            let frame = lock(&self.state).as_ref().map(|state| state.frame.clone());
+            if let Some(Err(error)) = frame.map(|frame| self.negotiate(frame)) {
+                self.src.mark_reconfigure();
+                return Err(error);
+            }
+        }
+        let settings = *lock(&self.settings);
+        // The lock ends before anything is pushed.
+        let crops = {
+            let mut state = lock(&self.state);
+            let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
+            self.crops(&buffer, state, &settings)?
+        };
+        if crops.is_empty() {
+            return self.push_gap(&buffer);
+        }
+        for crop in crops {
+            self.src.push(crop)?;
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn push_gap(&self, frame: &gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if let Some(pts) = frame.pts() {
+            // A gap that nobody takes changes nothing; the next crop's push tells of flushing or EOS.
+            self.src.push_event(gst::event::Gap::builder(pts).duration(frame.duration()).build());
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn crops(
+        &self,
+        buffer: &gst::BufferRef,
+        state: &mut State,
+        settings: &Settings,
+    ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
+        let (width, height) = frame::frame_size(buffer, &state.frame);
+        let faces = meta::read(buffer, width, height).faces;
+        let wanted =
+            faces.into_iter().filter(|found| settings.wants(&found.face)).take(settings.most()).collect::<Vec<_>>();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stream = self.sink.stream_id().map(|id| id.to_string()).unwrap_or_default();
+        let frame_info = state.frame.clone();
+        let cut = frame::read(buffer, &frame_info, |view| {
+            wanted.iter().filter_map(|found| self.crop(buffer, view, found, &stream, state).transpose()).collect()
+        });
+        cut.map_err(|error| self.failed(&error))?
+    }
+
+    /// One face's crop, or `None` if its landmarks do not determine one.
+    fn crop(
+        &self,
+        buffer: &gst::BufferRef,
+        view: &ImageView<'_>,
+        found: &FrameFace,
+        stream: &str,
+        state: &mut State,
+    ) -> Result<Option<gst::Buffer>, gst::FlowError> {
+        let transform = match transform(&found.face, state.crop.width() as usize) {
+            Ok(transform) => transform,
+            Err(reason) => {
+                gst::debug!(CAT, imp = self, "face {} has no crop: {reason}", found.roi_id);
+                return Ok(None);
+            }
+        };
+        let (crop_from_frame, frame_from_crop) = transform;
+        let mut crop = state.pool.acquire_buffer(None)?;
+        let out = crop.make_mut();
+        let scratch = &mut state.scratch;
+        let warped = frame::write(out, &state.crop, |crop| align::warp(view, &crop_from_frame, crop, scratch));
+        match warped {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.failed(&error)),
+            Err(error) => return Err(self.failed(&error)),
+        }
+        out.set_pts(buffer.pts());
+        out.set_duration(buffer.duration());
+        let origin = CropOrigin {
+            stream: stream.to_owned(),
+            frame_pts: buffer.pts(),
+            frame_size: (view.width() as u32, view.height() as u32),
+            roi_id: found.roi_id,
+            face: found.face.clone(),
+            crop_from_frame,
+            frame_from_crop,
+        };
+        meta::attach_crop(out, &origin).map_err(|error| self.failed(&error))?;
+        Ok(Some(crop))
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> gst::FlowError {
+        gst::element_imp_error!(self, gst::StreamError::Failed, ("Faces cannot be aligned: {error}"));
+        gst::FlowError::Error
+    }
+}
+
+/// To the crop and back.
+fn transform(face: &Face, size: usize) -> Result<(Similarity, Similarity), String> {
+    let landmarks = face.landmarks.as_ref().ok_or_else(|| "it has no landmarks".to_owned())?;
+    let there = align::crop_from_frame(landmarks, size).map_err(|error| error.to_string())?;
+    let back = there.inverse().ok_or_else(|| AlignError::OutOfRange.to_string())?;
+    Ok((there, back))
+}
+
+fn crop_pool(caps: &gst::Caps, info: &VideoInfo) -> Result<gst::BufferPool, glib::BoolError> {
+    let pool = gst_video::VideoBufferPool::new();
+    let mut config = pool.config();
+    config.set_params(Some(caps), info.size() as u32, 0, 0);
+    pool.set_config(config)?;
+    pool.set_active(true)?;
+    Ok(pool.upcast())
+}

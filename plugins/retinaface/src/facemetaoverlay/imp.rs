@@ -1,0 +1,184 @@
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::prelude::*;
+use gst_video::VideoInfo;
+use retinaface::draw::{self, Rgb, Style};
+
+use crate::{caps, frame, meta};
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new("facemetaoverlay", gst::DebugColorFlags::empty(), Some("Drawing of faces"))
+});
+
+/// 0xRRGGBB.
+fn number_from_color([r, g, b]: Rgb) -> u32 {
+    u32::from_be_bytes([0, r, g, b])
+}
+
+fn color_from_number(number: u32) -> Rgb {
+    let [_, r, g, b] = number.to_be_bytes();
+    [r, g, b]
+}
+
+#[derive(Default)]
+pub(crate) struct FaceMetaOverlay {
+    settings: Mutex<Style>,
+    /// There between caps and stop.
+    state: Mutex<Option<VideoInfo>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for FaceMetaOverlay {
+    const NAME: &'static str = "GstFaceMetaOverlay";
+    type Type = super::FaceMetaOverlay;
+    type ParentType = gst_base::BaseTransform;
+}
+
+impl ObjectImpl for FaceMetaOverlay {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            let default = Style::default();
+            let switch = |name: &str, nick: &str, blurb: &str, default: bool| {
+                glib::ParamSpecBoolean::builder(name)
+                    .nick(nick)
+                    .blurb(blurb)
+                    .default_value(default)
+                    .mutable_playing()
+                    .build()
+            };
+            let color = |name: &str, nick: &str, blurb: &str, default: Rgb| {
+                glib::ParamSpecUInt::builder(name)
+                    .nick(nick)
+                    .blurb(blurb)
+                    .maximum(0x00FF_FFFF)
+                    .default_value(number_from_color(default))
+                    .mutable_playing()
+                    .build()
+            };
+            vec![
+                switch("draw-boxes", "Draw boxes", "Draw each face's bounding box", default.boxes),
+                switch("draw-landmarks", "Draw landmarks", "Draw each face's landmarks", default.landmarks),
+                switch("draw-score", "Draw scores", "Write each face's score", default.score),
+                switch("draw-id", "Draw ids", "Write each face's track id, where it has one", default.id),
+                color("box-color", "Box colour", "Colour of boxes and labels, 0xRRGGBB", default.box_color),
+                color("landmark-color", "Landmark colour", "Colour of landmarks, 0xRRGGBB", default.landmark_color),
+                glib::ParamSpecUInt::builder("line-width")
+                    .nick("Line width")
+                    .blurb("Width of lines in pixels; 0: in proportion to the frame")
+                    .maximum(64)
+                    .default_value(default.line_width)
+                    .mutable_playing()
+                    .build(),
+            ]
+        });
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        const CHECKED: &str = "GObject checks a property's type";
+        let mut settings = lock(&self.settings);
+        match pspec.name() {
+            "draw-boxes" => settings.boxes = value.get().expect(CHECKED),
+            "draw-landmarks" => settings.landmarks = value.get().expect(CHECKED),
+            "draw-score" => settings.score = value.get().expect(CHECKED),
+            "draw-id" => settings.id = value.get().expect(CHECKED),
+            "box-color" => settings.box_color = color_from_number(value.get().expect(CHECKED)),
+            "landmark-color" => settings.landmark_color = color_from_number(value.get().expect(CHECKED)),
+            "line-width" => settings.line_width = value.get().expect(CHECKED),
+            _ => unreachable!("GObject sets the properties above only"),
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let settings = lock(&self.settings);
+        match pspec.name() {
+            "draw-boxes" => settings.boxes.to_value(),
+            "draw-landmarks" => settings.landmarks.to_value(),
+            "draw-score" => settings.score.to_value(),
+            "draw-id" => settings.id.to_value(),
+            "box-color" => number_from_color(settings.box_color).to_value(),
+            "landmark-color" => number_from_color(settings.landmark_color).to_value(),
+            "line-width" => settings.line_width.to_value(),
+            _ => unreachable!("GObject reads the properties above only"),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        caps::explain_refusals(&*self.obj(), self.obj().sink_pad());
+    }
+}
+
+impl GstObjectImpl for FaceMetaOverlay {}
+
+impl ElementImpl for FaceMetaOverlay {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Face overlay",
+                "Filter/Editor/Video",
+                "Draws boxes, landmarks, scores and ids of the faces that a frame carries",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            vec![caps::frame_pad("sink", gst::PadDirection::Sink), caps::frame_pad("src", gst::PadDirection::Src)]
+        });
+        &TEMPLATES
+    }
+}
+
+impl BaseTransformImpl for FaceMetaOverlay {
+    const MODE: gst_base::subclass::BaseTransformMode = gst_base::subclass::BaseTransformMode::AlwaysInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        *lock(&self.state) = None;
+        Ok(())
+    }
+
+    fn set_caps(&self, incaps: &gst::Caps, _outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
+        let info = VideoInfo::from_caps(incaps).map_err(|_| gst::loggable_error!(CAT, "{incaps} is not raw video"))?;
+        *lock(&self.state) = Some(info);
+        Ok(())
+    }
+
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        match (direction, query.view_mut()) {
+            // Any stride and crop will do for us: what upstream may use is for downstream to say.
+            (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => self.obj().src_pad().peer_query(query),
+            _ => BaseTransformImplExt::parent_query(self, direction, query),
+        }
+    }
+
+    fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let style = *lock(&self.settings);
+        let info = lock(&self.state).clone().ok_or(gst::FlowError::NotNegotiated)?;
+        let (width, height) = frame::frame_size(buffer, &info);
+        let faces = meta::read(buffer, width, height).faces.into_iter().map(|found| found.face).collect::<Vec<_>>();
+        if faces.is_empty() {
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        let drawn = frame::write(buffer, &info, |view| draw::draw_faces(view, &faces, &style));
+        let failed = match drawn {
+            Ok(Ok(())) => return Ok(gst::FlowSuccess::Ok),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        gst::element_imp_error!(self, gst::StreamError::Failed, ("Faces cannot be drawn: {failed}"));
+        Err(gst::FlowError::Error)
+    }
+}

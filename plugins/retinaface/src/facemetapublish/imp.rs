@@ -1,0 +1,241 @@
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::prelude::*;
+use gst_video::VideoInfo;
+use retinaface::record::{FrameRecord, Origin};
+
+use super::sink::LineSink;
+use crate::{caps, frame, meta};
+
+const DEFAULT_ADD_EMPTY_RESULTS: bool = true;
+/// A `location` that means standard output, as for other programs.
+const STDOUT: &str = "-";
+/// Seconds from NTP's epoch, 1900, to Unix's.
+const NTP_TO_UNIX: gst::ClockTime = gst::ClockTime::from_seconds(2_208_988_800);
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new("facemetapublish", gst::DebugColorFlags::empty(), Some("Publishing of faces"))
+});
+
+#[derive(Clone, Debug)]
+struct Settings {
+    location: Option<PathBuf>,
+    add_empty_results: bool,
+    stream_id: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { location: None, add_empty_results: DEFAULT_ADD_EMPTY_RESULTS, stream_id: None }
+    }
+}
+
+struct State {
+    sink: LineSink,
+    /// What errors call the sink.
+    name: String,
+    info: Option<VideoInfo>,
+    frames: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct FaceMetaPublish {
+    settings: Mutex<Settings>,
+    state: Mutex<Option<State>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for FaceMetaPublish {
+    const NAME: &'static str = "GstFaceMetaPublish";
+    type Type = super::FaceMetaPublish;
+    type ParentType = gst_base::BaseTransform;
+}
+
+impl ObjectImpl for FaceMetaPublish {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            vec![
+                glib::ParamSpecString::builder("location")
+                    .nick("Location")
+                    .blurb("File or named pipe to write to, made anew at start; none or \"-\": standard output")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("add-empty-results")
+                    .nick("Add empty results")
+                    .blurb("Write a line for frames without faces, too")
+                    .default_value(DEFAULT_ADD_EMPTY_RESULTS)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("stream-id")
+                    .nick("Stream id")
+                    .blurb("What the lines call the stream; none: GStreamer's id of it")
+                    .mutable_playing()
+                    .build(),
+            ]
+        });
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        const CHECKED: &str = "GObject checks a property's type";
+        let mut settings = lock(&self.settings);
+        match pspec.name() {
+            "location" => {
+                let location = value.get::<Option<String>>().expect(CHECKED);
+                settings.location = location.filter(|name| !name.is_empty()).map(PathBuf::from);
+            }
+            "add-empty-results" => settings.add_empty_results = value.get().expect(CHECKED),
+            "stream-id" => settings.stream_id = value.get().expect(CHECKED),
+            _ => unreachable!("GObject sets the properties above only"),
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let settings = lock(&self.settings);
+        match pspec.name() {
+            "location" => settings.location.as_ref().map(|path| path.to_string_lossy().into_owned()).to_value(),
+            "add-empty-results" => settings.add_empty_results.to_value(),
+            "stream-id" => settings.stream_id.to_value(),
+            _ => unreachable!("GObject reads the properties above only"),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        self.obj().set_passthrough(true);
+        caps::explain_refusals(&*self.obj(), self.obj().sink_pad());
+    }
+}
+
+impl GstObjectImpl for FaceMetaPublish {}
+
+impl ElementImpl for FaceMetaPublish {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Face metadata publisher",
+                "Filter/Analyzer/Video",
+                "Writes one JSON line a frame with the faces that it carries",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            vec![caps::frame_pad("sink", gst::PadDirection::Sink), caps::frame_pad("src", gst::PadDirection::Src)]
+        });
+        &TEMPLATES
+    }
+}
+
+impl BaseTransformImpl for FaceMetaPublish {
+    const MODE: gst_base::subclass::BaseTransformMode = gst_base::subclass::BaseTransformMode::AlwaysInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = true;
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let location = lock(&self.settings).location.clone().filter(|path| path != Path::new(STDOUT));
+        let name = location.as_ref().map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
+        let sink = LineSink::open(location.as_deref()).map_err(|error| {
+            gst::error_msg!(
+                gst::ResourceError::OpenWrite,
+                ("Face metadata cannot be written to {name}: {error}; set `location` to a file that can be made")
+            )
+        })?;
+        *lock(&self.state) = Some(State { sink, name, info: None, frames: 0 });
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        *lock(&self.state) = None;
+        Ok(())
+    }
+
+    fn set_caps(&self, incaps: &gst::Caps, _outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
+        let info = VideoInfo::from_caps(incaps).map_err(|_| gst::loggable_error!(CAT, "{incaps} is not raw video"))?;
+        if let Some(state) = &mut *lock(&self.state) {
+            state.info = Some(info);
+        }
+        Ok(())
+    }
+
+    fn transform_ip_passthrough(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let Settings { add_empty_results, stream_id, .. } = lock(&self.settings).clone();
+        let stream =
+            stream_id.or_else(|| self.obj().sink_pad().stream_id().map(|id| id.to_string())).unwrap_or_default();
+        let failed = {
+            // Held while writing: it guards this thread's own state, and no property reads it.
+            let mut state = lock(&self.state);
+            let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
+            let info = state.info.as_ref().ok_or(gst::FlowError::NotNegotiated)?;
+            let (width, height) = frame::frame_size(buffer, info);
+            let number = state.frames;
+            state.frames += 1;
+            let faces = meta::read(buffer, width, height).faces.into_iter().map(|found| found.face).collect::<Vec<_>>();
+            if faces.is_empty() && !add_empty_results {
+                return Ok(gst::FlowSuccess::Ok);
+            }
+            let record = FrameRecord::new(Origin::Stream(&stream), number, width, height, &faces)
+                .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
+                .with_utc(utc(buffer).map(gst::ClockTime::nseconds));
+            match state.sink.write(&record.to_line()) {
+                Ok(()) => return Ok(gst::FlowSuccess::Ok),
+                Err(error) => (error, state.name.clone()),
+            }
+        };
+        Err(self.write_error(&failed.0, &failed.1))
+    }
+}
+
+impl FaceMetaPublish {
+    fn write_error(&self, error: &io::Error, name: &str) -> gst::FlowError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                gst::element_imp_error!(
+                    self,
+                    gst::ResourceError::NoSpaceLeft,
+                    ("No space left for face metadata at {name}: {error}; free some, or set `location` elsewhere")
+                );
+            }
+            io::ErrorKind::BrokenPipe => {
+                gst::element_imp_error!(
+                    self,
+                    gst::ResourceError::Write,
+                    ("The reader of face metadata at {name} has closed it: {error}")
+                );
+            }
+            _ => {
+                gst::element_imp_error!(
+                    self,
+                    gst::ResourceError::Write,
+                    ("Face metadata cannot be written to {name}: {error}")
+                );
+            }
+        }
+        gst::FlowError::Error
+    }
+}
+
+/// When the frame was taken, since 1970, where a source said so (`rtspsrc add-reference-timestamp-meta=true`).
+fn utc(buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
+    buffer.iter_meta::<gst::ReferenceTimestampMeta>().find_map(|meta| {
+        let time = meta.timestamp();
+        match meta.reference().structure(0)?.name().as_str() {
+            "timestamp/x-unix" => Some(time),
+            "timestamp/x-ntp" => time.checked_sub(NTP_TO_UNIX),
+            _ => None,
+        }
+    })
+}

@@ -1,0 +1,86 @@
+//! How much time the element says that it adds.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// So many frames' times are looked at.
+const WINDOW: usize = 64;
+/// What is reported is this much above what was measured, so that it need not change with each frame,
+const HEADROOM: f64 = 1.25;
+/// and a multiple of this.
+const STEP: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Default)]
+pub(super) struct Latency {
+    recent: VecDeque<Duration>,
+    reported: Duration,
+}
+
+impl Latency {
+    /// What is reported now.
+    pub(super) fn reported(&self) -> Duration {
+        self.reported
+    }
+
+    /// Takes a frame's time into account; whether what is reported has changed. It rises when one in
+    /// twenty frames took longer, and falls when it is more than twice too high.
+    pub(super) fn observe(&mut self, time: Duration) -> bool {
+        if self.recent.len() == WINDOW {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(time);
+        let mut sorted = self.recent.iter().copied().collect::<Vec<_>>();
+        sorted.sort_unstable();
+        let most = sorted[(sorted.len() * 19 / 20).min(sorted.len() - 1)];
+        let wanted = round_up(most.mul_f64(HEADROOM));
+        let full = self.recent.len() == WINDOW;
+        let changes = most > self.reported || (full && wanted * 2 < self.reported);
+        if changes {
+            self.reported = wanted;
+        }
+        changes
+    }
+}
+
+fn round_up(time: Duration) -> Duration {
+    let steps = time.as_nanos().div_ceil(STEP.as_nanos()).max(1);
+    STEP * u32::try_from(steps).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_first_frame_sets_it_with_headroom() {
+        let mut latency = Latency::default();
+        assert!(latency.observe(ms(20)));
+        assert_eq!(latency.reported(), ms(25));
+        assert!(!latency.observe(ms(22)));
+    }
+
+    #[test]
+    fn one_slow_frame_among_many_changes_nothing_but_a_slower_stream_does() {
+        let mut latency = Latency::default();
+        (0..WINDOW).for_each(|_| {
+            latency.observe(ms(20));
+        });
+        assert!(!latency.observe(ms(900)));
+        assert_eq!(latency.reported(), ms(25));
+        assert!((0..WINDOW).any(|_| latency.observe(ms(60))));
+        assert_eq!(latency.reported(), ms(75));
+    }
+
+    #[test]
+    fn it_falls_only_when_it_is_far_too_high() {
+        let mut latency = Latency::default();
+        latency.observe(ms(100));
+        assert!(!(0..WINDOW).any(|_| latency.observe(ms(60))));
+        assert!((0..WINDOW).any(|_| latency.observe(ms(10))));
+        assert_eq!(latency.reported(), ms(15));
+    }
+}

@@ -1,0 +1,35 @@
+//! Detects faces and attaches them to the buffer.
+//!
+//! ```sh
+//! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink
+//! ```
+//!
+//! # Threads and time
+//! The frame is turned into a tensor on the stream's own thread, the model runs on the thread of an
+//! engine that elements with the same model, provider and number of threads share. The element answers
+//! the LATENCY query with its `batch-timeout` (where `batch-size` makes it wait) and the 95th percentile
+//! of the time that it needs for a frame, and announces when that changes.
+//!
+//! # Metadata
+//! Each face is a `GstVideoRegionOfInterestMeta` of type `face` and an entry of a custom meta, see
+//! [`crate::meta`]. Pixels are mapped for reading only and never copied.
+
+use gst::glib;
+use gst::prelude::*;
+
+mod imp;
+mod latency;
+mod stats;
+
+pub(crate) use imp::ExecutionProvider;
+
+glib::wrapper! {
+    /// The element `retinaface`.
+    pub(crate) struct RetinaFace(ObjectSubclass<imp::RetinaFace>)
+        @extends gst_base::BaseTransform, gst::Element, gst::Object;
+}
+
+pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    ExecutionProvider::static_type();
+    gst::Element::register(Some(plugin), "retinaface", gst::Rank::NONE, RetinaFace::static_type())
+}
