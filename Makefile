@@ -1,3 +1,66 @@
-.PHONY: help
-help:
-	@echo x
+# make demo     set up, build, and run the main job on a real clip
+# make test     set up and run every test
+# make build    set up and build plugin and program
+# make lint     formatting, clippy, documentation, dependencies
+# make bench    the benchmarks
+# make install  PREFIX=/usr/local: plugin, program, ONNX Runtime and model
+# make clean    what was built; `rm -r .fetch` for what was fetched
+
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+target := $(or $(CARGO_TARGET_DIR),target)
+fetch := .fetch
+demo_clip := $(fetch)/media/WolfgangLanger_Pexels.mp4
+demo_out := demo-out
+
+.PHONY: all setup build demo test lint deny bench install clean
+
+all: build
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	cargo build --release --locked --workspace
+	@mkdir -p $(target)/plugins
+	@ln -sf ../release/libgstretinaface.so $(target)/plugins/libgstretinaface.so
+
+demo: build
+	@rm -rf $(demo_out)
+	scripts/launch pipelines/annotate.launch INPUT=$(demo_clip) OUT=$(demo_out)
+	@mkdir -p $(demo_out)/crops && mv $(demo_out)/crop-*.png $(demo_out)/crops/
+	@echo
+	@echo "The main job is done. Its results:"
+	@echo "  annotated video  $(demo_out)/annotated.mp4"
+	@echo "  aligned crops    $(demo_out)/crops/  ($$(ls $(demo_out)/crops | wc -l) PNG files of 112 x 112)"
+	@echo "  face metadata    $(demo_out)/faces.jsonl  ($$(wc -l <$(demo_out)/faces.jsonl) frames)"
+	@echo "Next: '. ./env.sh', then 'gst-inspect-1.0 retinaface', or a pipeline of README.md."
+
+test: setup
+	cargo test --locked --workspace
+
+lint: deny
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+deny:
+	cargo deny --locked check bans licenses sources
+
+bench: setup
+	cargo bench --locked --workspace
+
+install: build
+	install -D -m 755 $(target)/release/libgstretinaface.so $(DESTDIR)$(PREFIX)/lib/gstreamer-1.0/libgstretinaface.so
+	install -D -m 755 $(target)/release/retinaface $(DESTDIR)$(PREFIX)/bin/retinaface
+	install -D -m 644 $(fetch)/onnxruntime/libonnxruntime.so.1 $(DESTDIR)$(PREFIX)/lib/retinaface/libonnxruntime.so.1
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/retinaface $(fetch)/models/retinaface_mnet025.onnx
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/retinaface LICENSE-MIT LICENSE-APACHE assets/LICENSES.md
+	install -D -m 644 $(fetch)/models/LICENSE.retinaface_mnet025 $(DESTDIR)$(PREFIX)/share/doc/retinaface/LICENSE.model
+	install -D -m 644 $(fetch)/onnxruntime/ThirdPartyNotices.txt $(DESTDIR)$(PREFIX)/share/doc/retinaface/ThirdPartyNotices.onnxruntime.txt
+	@echo "Installed. Tell GStreamer: export GST_PLUGIN_PATH=$(PREFIX)/lib/gstreamer-1.0"
+
+clean:
+	cargo clean
+	rm -rf $(demo_out)

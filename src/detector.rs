@@ -30,7 +30,7 @@ impl SharedModel {
         let mut model = Model::open(path, options)?;
         let contract = model.contract().clone();
         let engine = Engine::spawn(move |input, shape| model.run(input, shape.count, shape.width, shape.height));
-        let engine = engine.map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
+        let engine = engine.map_err(|cause| ModelError::Read { path: path.to_path_buf(), cause })?;
         Ok(Arc::new(Self { engine, contract }))
     }
 

@@ -1,1 +1,9 @@
-fn main() {}
+//! The `retinaface` program; see [`app`].
+
+use std::process::ExitCode;
+
+mod app;
+
+fn main() -> ExitCode {
+    app::run()
+}

@@ -38,12 +38,12 @@ pub enum ModelError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The file cannot be read.
-    #[error("model file {path} cannot be read: {source}; set model-file to an ONNX file")]
+    #[error("model file {path} cannot be read: {cause}; set model-file to an ONNX file")]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is not ONNX, or it is damaged.
     #[error("model file {path} is not an ONNX file that can be loaded (truncated or of another format?): {reason}")]
@@ -171,12 +171,12 @@ impl Model {
     /// Each with the file and a remedy: ONNX Runtime missing, file missing, not ONNX, another kind of model.
     pub fn open(path: &Path, options: &Options) -> Result<Self, ModelError> {
         let path = path.to_path_buf();
-        let environment = runtime::environment(options.home.as_deref())?;
-        let read = |source| ModelError::Read { path: path.clone(), source };
+        let read = |cause| ModelError::Read { path: path.clone(), cause };
         let file = fs::File::open(&path).map_err(read)?;
         if file.metadata().map_err(read)?.is_dir() {
             return Err(read(io::ErrorKind::IsADirectory.into()));
         }
+        let environment = runtime::environment(options.home.as_deref())?;
         let provider = options.provider.dispatch()?;
         let provider_is_cpu = provider.is_none();
         // The binding asserts on types that it does not know; a file must never bring the process down.

@@ -170,13 +170,19 @@ fn load(path: &Path) -> Result<Environment, RuntimeError> {
             LoadDynamicError::BadVersion { version_str, .. } => {
                 RuntimeError::TooOld { path: shown.clone(), found: version_str, needed: ort::MINOR_VERSION }
             }
-            LoadDynamicError::Dlopen { error, .. } => failed(error.to_string()),
+            LoadDynamicError::Dlopen { error, .. } => failed(with_causes(&error)),
             LoadDynamicError::MissingApi { .. } => failed("it does not export OrtGetApiBase".to_owned()),
             LoadDynamicError::InvalidVersionString => failed("its version is not readable".to_owned()),
         })?;
         builder.with_name("retinaface").with_telemetry(false).build().map_err(|error| failed(error.to_string()))
     });
     result.unwrap_or_else(|payload| Err(failed(panic_message(payload.as_ref()))))
+}
+
+/// An error's text with those of its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// The text that a panic carried.

@@ -9,6 +9,8 @@
 //!
 //! [`meta`] is how other Rust code reads the faces and the crops' origins.
 
+#![allow(missing_docs, reason = "plugin_define! makes public items without")]
+
 use gst::glib;
 
 mod caps;

@@ -1,0 +1,189 @@
+//! `retinaface detect`: pictures to JSON lines, crops and drawn copies.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use retinaface::align::{self, ARCFACE_SIZE, Scratch};
+use retinaface::detector::{Detector, Settings, SharedModel};
+use retinaface::draw::{self, Style};
+use retinaface::face::Face;
+use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
+use retinaface::letterbox::InputSize;
+use retinaface::record::{FrameRecord, Origin};
+
+use super::{Outcome, Run, model_path, picture};
+
+#[derive(Debug, Args)]
+pub(super) struct Detect {
+    /// Pictures: JPEG, PNG, WebP, anything that OpenCV reads
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// ONNX file of the detector; none: $RETINAFACE_MODEL, beside the program, or the installed one
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Keep faces scored above this
+    #[arg(long, value_name = "0..1", default_value_t = Settings::default().score_threshold, value_parser = part)]
+    score_threshold: f32,
+    /// Of two faces whose intersection over union is above this, keep the better
+    #[arg(long, value_name = "0..1", default_value_t = Settings::default().iou_threshold, value_parser = part)]
+    iou_threshold: f32,
+    /// Longer side of the model's input in pixels; 0: the picture's own size
+    #[arg(long, value_name = "PIXELS", default_value_t = 640, value_parser = clap::value_parser!(u32).range(0..=16384))]
+    input_size: u32,
+    /// At most so many faces a picture, best scores first; 0: all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_faces: usize,
+    /// Leave out faces whose shorter side is below this many pixels of the picture
+    #[arg(long, value_name = "PIXELS", default_value_t = 0)]
+    min_face_size: u16,
+    /// Write every face as an aligned 112 x 112 PNG into this folder: NAME-0.png, NAME-1.png, ...
+    #[arg(long, value_name = "DIR")]
+    crops: Option<PathBuf>,
+    /// Write a copy of every picture with its faces drawn into this folder: NAME.jpg
+    #[arg(long, value_name = "DIR")]
+    annotate: Option<PathBuf>,
+    #[command(flatten)]
+    run: Run,
+}
+
+/// A number in 0.0..=1.0.
+fn part(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f32>().map_err(|error| error.to_string())?;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("not between 0 and 1".to_owned()) }
+}
+
+impl Detect {
+    pub(super) fn run(&self) -> anyhow::Result<Outcome> {
+        // Its own messages would stand between ours; what it cannot do comes back as an error.
+        opencv::core::set_log_level(opencv::core::LogLevel::LOG_LEVEL_SILENT)?;
+        for folder in [&self.crops, &self.annotate].into_iter().flatten() {
+            fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+        }
+        let model = SharedModel::open(&model_path(self.model.as_ref())?, &self.run.options())?;
+        let mut job = Job { detect: self, detector: Detector::new(&model), names: HashMap::new(), scratch: Scratch::default() };
+        let bar = progress_bar(self.inputs.len());
+        let (mut found, mut failed) = (false, false);
+        for (number, input) in self.inputs.iter().enumerate() {
+            bar.set_message(input.display().to_string());
+            match job.picture(number, input) {
+                Ok(Done { line, faces, notes }) => {
+                    found |= faces > 0;
+                    // A picture's line is out before the next one is looked at.
+                    bar.suspend(|| {
+                        notes.iter().for_each(|note| tell(input, note));
+                        let mut stdout = io::stdout().lock();
+                        stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush())
+                    })?;
+                }
+                Err(error) => {
+                    failed = true;
+                    bar.suspend(|| tell(input, &format!("{error:#}")));
+                }
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(if failed {
+            Outcome::Failed
+        } else if found {
+            Outcome::Found
+        } else {
+            Outcome::Nothing
+        })
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            score_threshold: self.score_threshold,
+            iou_threshold: self.iou_threshold,
+            input_size: InputSize::from(self.input_size),
+            max_faces: self.max_faces,
+            min_face_size: f32::from(self.min_face_size),
+            ..Settings::default()
+        }
+    }
+}
+
+/// Says something about an input, on standard error.
+fn tell(input: &Path, what: &str) {
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(io::stderr(), "retinaface: {}: {what}", input.display());
+}
+
+/// On standard error; nothing where that is no terminal.
+fn progress_bar(pictures: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}");
+    ProgressBar::new(pictures as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// What became of a picture.
+struct Done {
+    line: String,
+    faces: usize,
+    notes: Vec<String>,
+}
+
+struct Job<'a> {
+    detect: &'a Detect,
+    detector: Detector,
+    /// How often each name was given to a picture's files.
+    names: HashMap<String, usize>,
+    scratch: Scratch,
+}
+
+impl Job<'_> {
+    fn picture(&mut self, number: usize, input: &Path) -> anyhow::Result<Done> {
+        let mut image = picture::read(input)?;
+        let faces = self.detector.detect(&image.view(), &self.detect.settings())?.faces;
+        let source = input.to_string_lossy();
+        let (width, height) = (image.view().width(), image.view().height());
+        let line = FrameRecord::new(Origin::Source(&source), number as u64, width, height, &faces).to_line();
+        let name = self.name(input);
+        let mut notes = Vec::new();
+        if let Some(folder) = &self.detect.crops {
+            for (index, face) in faces.iter().enumerate() {
+                match self.crop(&image, face)? {
+                    Ok(crop) => picture::write(&folder.join(format!("{name}-{index}.png")), &crop)?,
+                    Err(why) => notes.push(format!("face {index} has no crop: {why}")),
+                }
+            }
+        }
+        if let Some(folder) = &self.detect.annotate {
+            draw::draw_faces(&mut image.view_mut(), &faces, &Style::default())?;
+            picture::write(&folder.join(format!("{name}.jpg")), &image)?;
+        }
+        Ok(Done { line, faces: faces.len(), notes })
+    }
+
+    /// A face's crop, or why its landmarks give none.
+    fn crop(&mut self, image: &OwnedImage, face: &Face) -> anyhow::Result<Result<OwnedImage, String>> {
+        let Some(landmarks) = &face.landmarks else { return Ok(Err("it has no landmarks".to_owned())) };
+        let transform = match align::crop_from_frame(landmarks, ARCFACE_SIZE) {
+            Ok(transform) => transform,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let info = ImageInfo::new(PixelFormat::Bgr, ARCFACE_SIZE, ARCFACE_SIZE);
+        let mut crop = OwnedImage::new(info, vec![0; 3 * ARCFACE_SIZE * ARCFACE_SIZE])?;
+        align::warp(&image.view(), &transform, &mut crop.view_mut(), &mut self.scratch)?;
+        Ok(Ok(crop))
+    }
+
+    /// A name for an input's files that no other input of this run has.
+    fn name(&mut self, input: &Path) -> String {
+        let stem = input.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned());
+        let mut name = stem.clone();
+        loop {
+            let times = self.names.entry(name.clone()).or_default();
+            *times += 1;
+            if *times == 1 {
+                return name;
+            }
+            name = format!("{stem}.{times}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The program on top of the library: command line and exit status.
+//!
+//! Results go to standard output, words to standard error. Exit status: 0 found, 1 no face, 2 error.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use retinaface::locate;
+use retinaface::model::Options;
+use retinaface::runtime::Provider;
+
+mod detect;
+mod model;
+mod picture;
+
+/// Detect faces with RetinaFace, align them for recognition.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Detect the faces of pictures: one JSON line a picture on standard output
+    #[command(after_help = "Exit status: 0 if a face was found, 1 if there is none in any picture, 2 on an error.")]
+    Detect(detect::Detect),
+    /// Say what a model file is: its layout, inputs, outputs and strides, or what is wrong with it
+    Model(model::ModelFile),
+}
+
+/// How a model is run, for each command that runs one.
+#[derive(Debug, Args)]
+struct Run {
+    /// What the model runs on; one that is named and not there is an error
+    #[arg(long, value_name = "NAME", default_value_t = Provider::Auto)]
+    execution_provider: Provider,
+    /// Threads of one run; 0: one a physical core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+impl Run {
+    fn options(&self) -> Options {
+        Options { provider: self.execution_provider, threads: self.threads, home: home() }
+    }
+}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Found,
+    Nothing,
+    /// Errors that were told when they occurred.
+    Failed,
+}
+
+/// The program's folder.
+fn home() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.to_path_buf())
+}
+
+/// The model asked for, or the default one.
+fn model_path(file: Option<&PathBuf>) -> Result<PathBuf, locate::NotFound> {
+    file.map_or_else(|| locate::model(home().as_deref()), |file| Ok(file.clone()))
+}
+
+/// Runs the command line's command.
+pub(crate) fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Detect(command) => command.run(),
+        Command::Model(command) => command.run(),
+    };
+    match result {
+        Ok(Outcome::Found) => ExitCode::SUCCESS,
+        Ok(Outcome::Nothing) => ExitCode::from(1),
+        Ok(Outcome::Failed) => ExitCode::from(2),
+        // Whoever read our output has had enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be done if even this cannot be told.
+            let _ = writeln!(io::stderr(), "retinaface: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
