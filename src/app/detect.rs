@@ -65,7 +65,8 @@ impl Detect {
             fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
         }
         let model = SharedModel::open(&model_path(self.model.as_ref())?, &self.run.options())?;
-        let mut job = Job { detect: self, detector: Detector::new(&model), names: HashMap::new(), scratch: Scratch::default() };
+        let mut job =
+            Job { detect: self, detector: Detector::new(&model), names: HashMap::new(), scratch: Scratch::default() };
         let bar = progress_bar(self.inputs.len());
         let (mut found, mut failed) = (false, false);
         for (number, input) in self.inputs.iter().enumerate() {

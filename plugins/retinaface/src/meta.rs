@@ -28,9 +28,10 @@ pub const FRAME_META: &str = "RetinaFaceFrameMeta";
 /// Name of the custom meta on an aligned crop.
 pub const CROP_META: &str = "RetinaFaceCropMeta";
 
-/// A rectangle may differ from its scaled self by this many pixels,
-const ROUNDING_PIXELS: f32 = 2.0;
-/// or by this part of its size: GStreamer truncates it to whole pixels at each size it goes through.
+/// GStreamer truncates a rectangle to whole pixels at each size that the frame goes through, so it may
+/// differ from its scaled self by this many pixels,
+const ROUNDING_PIXELS: f32 = 8.0;
+/// or by this part of its size.
 const ROUNDING_PART: f32 = 0.12;
 
 /// Makes the custom metas known to GStreamer; may be called often.
@@ -215,16 +216,24 @@ pub fn read(buffer: &gst::BufferRef, width: usize, height: usize) -> FrameFaces 
     FrameFaces { detected: true, faces: entries(structure).iter().filter_map(face).collect() }
 }
 
+/// One axis of a rectangle: where it begins, and how long it is.
+type Span = (f32, f32);
+
+/// Whether a span went from `was` to `now` by nothing but the scaling of the frame, with what GStreamer's
+/// truncation loses on the way.
+fn only_scaled(was: Span, now: Span, scale: f32) -> bool {
+    // Truncation makes any span shorter in a smaller frame: one that kept its length was cropped around.
+    if scale < 1.0 && now.1 >= was.1 {
+        return false;
+    }
+    let most = (ROUNDING_PIXELS * scale.max(1.0)).max(ROUNDING_PART * was.1 * scale);
+    let near = |was: f32, now: f32| (was * scale - now).abs() <= most;
+    near(was.0, now.0) && near(was.0 + was.1, now.0 + now.1)
+}
+
 /// The face after its rectangle went from `was` to `now` while the frame's sides changed by `scale`.
 fn follow(face: &Face, was: Rect, now: Rect, scale: (f32, f32)) -> Face {
-    let near = |was: f32, now: f32, scale: f32, size: f32| {
-        (was * scale - now).abs() <= ROUNDING_PIXELS.max(ROUNDING_PART * size * scale)
-    };
-    let only_scaled = near(was.x, now.x, scale.0, was.w)
-        && near(was.right(), now.right(), scale.0, was.w)
-        && near(was.y, now.y, scale.1, was.h)
-        && near(was.bottom(), now.bottom(), scale.1, was.h);
-    if only_scaled {
+    if only_scaled((was.x, was.w), (now.x, now.w), scale.0) && only_scaled((was.y, was.h), (now.y, now.h), scale.1) {
         return face.mapped(|point| Point::new(point.x * scale.0, point.y * scale.1));
     }
     let (x, y) = (now.w / was.w.max(1.0), now.h / was.h.max(1.0));

@@ -1,0 +1,212 @@
+//! The element `facealign`.
+
+use gst::prelude::*;
+use gst_video::VideoFormat;
+use retinaface::align::{self, Scratch};
+use retinaface::face::{Face, Landmarks, Point};
+use retinaface::image::{ImageInfo, ImageView, OwnedImage, PixelFormat};
+
+mod common;
+use common::{face, frame_with, info, watched};
+
+fn harness(description: &str, width: u32, height: u32) -> gst_check::Harness {
+    common::init();
+    let mut harness = gst_check::Harness::new_parse(description);
+    harness.set_src_caps(info(VideoFormat::Rgb, width, height).to_caps().unwrap());
+    harness
+}
+
+fn pull_all(harness: &mut gst_check::Harness) -> Vec<gst::Buffer> {
+    std::iter::from_fn(|| harness.try_pull()).collect()
+}
+
+fn events(harness: &mut gst_check::Harness) -> Vec<gst::Event> {
+    std::iter::from_fn(|| harness.try_pull_event()).collect()
+}
+
+#[test]
+fn every_face_becomes_a_crop_with_the_frames_time_and_its_origin() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 640, 360);
+        let faces = [
+            Face { track_id: Some(4), ..face(0.9, 100.5, 50.25, 120.0, 140.0) },
+            face(0.8, 400.0, 200.0, 60.0, 70.0),
+            face(0.7, -20.0, -30.0, 90.0, 100.0),
+        ];
+        let mut harness = harness("facealign", 640, 360);
+        let frame = frame_with(&info, 5, &faces);
+        assert_eq!(harness.push(frame.clone()), Ok(gst::FlowSuccess::Ok));
+        let crops = pull_all(&mut harness);
+        assert_eq!(crops.len(), 3);
+        let on_frame = gstretinaface::meta::read(&frame, 640, 360).faces;
+        for ((crop, face), on_frame) in crops.iter().zip(&faces).zip(on_frame) {
+            assert_eq!((crop.pts(), crop.duration()), (frame.pts(), frame.duration()));
+            let origin = gstretinaface::meta::read_crop(crop).unwrap();
+            assert_eq!(origin.stream, harness.element().unwrap().static_pad("sink").unwrap().stream_id().unwrap());
+            assert_eq!((origin.frame_pts, origin.frame_size), (frame.pts(), (640, 360)));
+            assert_eq!((origin.roi_id, &origin.face), (on_frame.roi_id, face));
+            let there = align::crop_from_frame(&face.landmarks.unwrap(), 112).unwrap();
+            assert_eq!(origin.crop_from_frame, there);
+            // The landmarks lie on the template, and the way back leads to the frame.
+            for (landmark, place) in face.landmarks.unwrap().into_iter().zip(align::ARCFACE_TEMPLATE) {
+                let in_crop = origin.crop_from_frame.apply(landmark);
+                let back = origin.frame_from_crop.apply(in_crop);
+                assert!((in_crop.x - place.x).abs() < 4.0 && (in_crop.y - place.y).abs() < 4.0);
+                assert!((back.x - landmark.x).abs() < 0.01 && (back.y - landmark.y).abs() < 0.01);
+            }
+            // The pixels are the library's.
+            let map = frame.map_readable().unwrap();
+            let view = ImageView::new(ImageInfo::new(PixelFormat::Rgb, 640, 360), &[&map], &[640 * 3]).unwrap();
+            let mut expected =
+                OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, 112, 112), vec![0; 112 * 112 * 3]).unwrap();
+            align::warp(&view, &there, &mut expected.view_mut(), &mut Scratch::default()).unwrap();
+            assert_eq!(crop.map_readable().unwrap().as_slice(), expected.data());
+        }
+    });
+}
+
+#[test]
+fn a_frame_without_a_face_that_is_wanted_becomes_a_gap() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 320, 180);
+        let mut harness = harness("facealign min-face-size=50 min-score=0.6 max-faces=1", 320, 180);
+        let poor = face(0.5, 10.0, 10.0, 100.0, 100.0);
+        let small = face(0.9, 10.0, 10.0, 49.0, 100.0);
+        for (number, faces) in [vec![], vec![poor.clone()], vec![small.clone()]].into_iter().enumerate() {
+            harness.push(frame_with(&info, number as u64, &faces)).unwrap();
+        }
+        harness.push(common::frame(&info, 3)).unwrap();
+        assert_eq!(pull_all(&mut harness).len(), 0);
+        let gaps = events(&mut harness).into_iter().filter_map(|event| match event.view() {
+            gst::EventView::Gap(gap) => Some(gap.get()),
+            _ => None,
+        });
+        let ms = gst::ClockTime::from_mseconds;
+        assert_eq!(gaps.collect::<Vec<_>>(), [0, 40, 80, 120].map(|start| (ms(start), Some(ms(40)))));
+        let good = face(0.8, 100.0, 20.0, 80.0, 90.0);
+        harness.push(frame_with(&info, 4, &[small, good, poor, face(0.7, 200.0, 20.0, 80.0, 90.0)])).unwrap();
+        let crops = pull_all(&mut harness);
+        assert_eq!(
+            crops.iter().map(|crop| gstretinaface::meta::read_crop(crop).unwrap().face.score).collect::<Vec<_>>(),
+            [0.8]
+        );
+    });
+}
+
+#[test]
+fn landmarks_that_give_no_transform_cost_that_face_only() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 320, 180);
+        let good = face(0.8, 100.0, 20.0, 80.0, 90.0);
+        let with = |landmarks: Option<Landmarks>| Face { landmarks, ..face(0.9, 10.0, 10.0, 50.0, 50.0) };
+        let line = std::array::from_fn(|i| Point::new(20.0 + i as f32, 30.0 + i as f32));
+        let faces = [with(Some([Point::new(30.0, 30.0); 5])), with(Some(line)), with(None), good.clone()];
+        let mut harness = harness("facealign", 320, 180);
+        harness.push(frame_with(&info, 0, &faces)).unwrap();
+        let crops = pull_all(&mut harness);
+        assert_eq!(crops.len(), 1);
+        assert_eq!(gstretinaface::meta::read_crop(&crops[0]).unwrap().face, good);
+        harness.push(frame_with(&info, 1, &faces[..2])).unwrap();
+        assert!(events(&mut harness).iter().any(|event| event.type_() == gst::EventType::Gap));
+    });
+}
+
+#[test]
+fn downstream_chooses_the_channel_order_and_size_sets_the_side() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 320, 180);
+        let faces = [face(0.9, 50.0, 20.0, 100.0, 120.0)];
+        let crop = |description: &str| {
+            let mut harness = harness(description, 320, 180);
+            harness.push(frame_with(&info, 0, &faces)).unwrap();
+            let buffer = harness.pull().unwrap();
+            let caps = harness.sinkpad().unwrap().current_caps().unwrap();
+            (gst_video::VideoInfo::from_caps(&caps).unwrap(), buffer.map_readable().unwrap().to_vec())
+        };
+        let (rgb_info, rgb) = crop("facealign");
+        assert_eq!((rgb_info.format(), rgb_info.width(), rgb_info.height()), (VideoFormat::Rgb, 112, 112));
+        let (bgr_info, bgr) = crop("facealign ! capsfilter caps=video/x-raw,format=BGR");
+        assert_eq!(bgr_info.format(), VideoFormat::Bgr);
+        assert!(rgb.chunks(3).zip(bgr.chunks(3)).all(|(a, b)| [a[0], a[1], a[2]] == [b[2], b[1], b[0]]));
+        for size in [16, 75, 128, 224] {
+            let (info, data) = crop(&format!("facealign size={size}"));
+            assert_eq!((info.width(), info.height(), data.len()), (size, size, info.size()));
+        }
+    });
+}
+
+#[test]
+fn what_follows_and_takes_no_crops_is_told_with_the_remedy() {
+    watched(|| {
+        assert!(gst::parse::launch("facealign ! video/x-raw,format=NV12 ! fakesink").is_err(), "refused when linked");
+        // What follows may change its mind after it was linked.
+        let pipeline = gst::parse::launch("videotestsrc num-buffers=2 ! facealign ! appsink name=out").unwrap();
+        let pipeline = pipeline.downcast::<gst::Pipeline>().unwrap();
+        let sink = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+        sink.set_caps(Some(&"video/x-raw,format=NV12".parse().unwrap()));
+        let _ = pipeline.set_state(gst::State::Playing);
+        let bus = pipeline.bus().unwrap();
+        let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(30), &[gst::MessageType::Error]).unwrap();
+        let gst::MessageView::Error(error) = message.view() else { unreachable!() };
+        assert!(error.error().to_string().contains("put `videoconvert` after it"), "{}", error.error());
+        pipeline.set_state(gst::State::Null).unwrap();
+    });
+}
+
+#[test]
+fn eos_flush_and_segment_pass_and_flow_returns_come_back() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 320, 180);
+        let faces = [face(0.9, 50.0, 20.0, 100.0, 120.0)];
+        let mut harness = harness("facealign", 320, 180);
+        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        segment.set_start(gst::ClockTime::from_seconds(3));
+        assert!(harness.push_event(gst::event::Segment::new(&segment)));
+        harness.push(frame_with(&info, 80, &faces)).unwrap();
+        let types = |events: &[gst::Event]| events.iter().map(|event| event.type_()).collect::<Vec<_>>();
+        let seen = events(&mut harness);
+        assert!(seen.iter().any(|event| matches!(event.view(), gst::EventView::Segment(s) if s.segment().downcast_ref::<gst::ClockTime>().is_some_and(|s| s.start() == segment.start()))), "{:?}", types(&seen));
+
+        assert!(harness.push_event(gst::event::FlushStart::new()));
+        assert_eq!(harness.push(frame_with(&info, 81, &faces)), Err(gst::FlowError::Flushing));
+        assert!(harness.push_event(gst::event::FlushStop::new(true)));
+        assert!(harness.push_event(gst::event::Segment::new(&segment)));
+        assert_eq!(harness.push(frame_with(&info, 82, &faces)), Ok(gst::FlowSuccess::Ok));
+        assert!(harness.push_event(gst::event::Eos::new()));
+        let seen = types(&events(&mut harness));
+        assert!(
+            seen.contains(&gst::EventType::FlushStart)
+                && seen.contains(&gst::EventType::FlushStop)
+                && seen.contains(&gst::EventType::Eos),
+            "{seen:?}"
+        );
+    });
+}
+
+#[test]
+fn what_downstream_answers_to_a_crop_is_what_upstream_hears() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 320, 180);
+        for answer in [gst::FlowError::Eos, gst::FlowError::Error, gst::FlowError::NotLinked, gst::FlowError::Flushing]
+        {
+            let element = gst::ElementFactory::make("facealign").build().unwrap();
+            let (source, sink) = (
+                gst::Pad::builder(gst::PadDirection::Src).name("from").build(),
+                gst::Pad::builder(gst::PadDirection::Sink).name("to"),
+            );
+            let sink = sink.chain_function(move |_, _, _| Err(answer)).event_function(|_, _, _| true).build();
+            for pad in [&source, &sink] {
+                pad.set_active(true).unwrap();
+            }
+            source.link(&element.static_pad("sink").unwrap()).unwrap();
+            element.static_pad("src").unwrap().link(&sink).unwrap();
+            element.set_state(gst::State::Playing).unwrap();
+            source.push_event(gst::event::StreamStart::new("test"));
+            source.push_event(gst::event::Caps::new(&info.to_caps().unwrap()));
+            source.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+            let two = [face(0.9, 50.0, 20.0, 100.0, 120.0), face(0.8, 150.0, 20.0, 100.0, 120.0)];
+            assert_eq!(source.push(frame_with(&info, 0, &two)), Err(answer));
+            element.set_state(gst::State::Null).unwrap();
+        }
+    });
+}

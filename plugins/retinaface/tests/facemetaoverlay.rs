@@ -1,0 +1,66 @@
+//! The element `facemetaoverlay`.
+
+use gst_video::VideoFormat;
+
+mod common;
+use common::{face, frame_with, info, watched};
+
+#[test]
+fn faces_are_drawn_into_each_format_in_the_colours_set() {
+    watched(|| {
+        for format in
+            ["NV12", "I420", "RGB", "BGR", "RGBx", "BGRx", "RGBA", "BGRA", "GRAY8"].map(VideoFormat::from_string)
+        {
+            let info = info(format, 322, 181);
+            let mut harness = gst_check::Harness::new_parse(
+                "facemetaoverlay box-color=0xFF0000 line-width=4 draw-landmarks=false draw-score=false",
+            );
+            harness.set_src_caps(info.to_caps().unwrap());
+            let out = harness.push_and_pull(frame_with(&info, 0, &[face(0.9, 60.0, 40.0, 100.0, 100.0)])).unwrap();
+            // What GStreamer's own converter makes of it: red where the box's left edge is.
+            let sample = gst::Sample::builder().buffer(&out).caps(&info.to_caps().unwrap()).build();
+            let rgb = gst_video::convert_sample(
+                &sample,
+                &"video/x-raw,format=RGB".parse().unwrap(),
+                Some(gst::ClockTime::from_seconds(10)),
+            )
+            .unwrap();
+            let stride = gst_video::VideoInfo::from_caps(rgb.caps().unwrap()).unwrap().stride()[0] as usize;
+            let map = rgb.buffer().unwrap().map_readable().unwrap();
+            let [r, g, b] = [0, 1, 2].map(|c| map[90 * stride + 60 * 3 + c]);
+            if format == VideoFormat::Gray8 {
+                assert_eq!((r, g), (76, 76), "the luma of red");
+            } else {
+                assert!(r > 235 && g < 20 && b < 20, "{format:?}: {r} {g} {b}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_frame_without_faces_is_not_even_copied() {
+    watched(|| {
+        let info = info(VideoFormat::I420, 320, 180);
+        let mut harness = gst_check::Harness::new("facemetaoverlay");
+        harness.set_src_caps(info.to_caps().unwrap());
+        let buffer = frame_with(&info, 0, &[]);
+        let other_branch = buffer.clone();
+        let out = harness.push_and_pull(buffer).unwrap();
+        assert_eq!(out.map_readable().unwrap().as_ptr(), other_branch.map_readable().unwrap().as_ptr());
+    });
+}
+
+#[test]
+fn the_other_branch_of_a_tee_keeps_its_pixels() {
+    watched(|| {
+        let info = info(VideoFormat::I420, 320, 180);
+        let mut harness = gst_check::Harness::new("facemetaoverlay");
+        harness.set_src_caps(info.to_caps().unwrap());
+        let buffer = frame_with(&info, 0, &[face(0.9, 60.0, 40.0, 100.0, 100.0)]);
+        let (other_branch, before) = (buffer.clone(), buffer.map_readable().unwrap().to_vec());
+        let out = harness.push_and_pull(buffer).unwrap();
+        assert_eq!(other_branch.map_readable().unwrap().as_slice(), before);
+        assert_ne!(out.map_readable().unwrap().as_slice(), before);
+        assert_eq!(gstretinaface::meta::read(&out, 320, 180).faces.len(), 1, "faces go on with the frame");
+    });
+}

@@ -1,0 +1,202 @@
+//! The element `facemetapublish`.
+
+use gst_video::VideoFormat;
+use retinaface::face::Face;
+use serde::Deserialize;
+
+mod common;
+use common::{face, frame_with, info, quoted, watched};
+
+/// The schema, written a second time: a field that is renamed, added or gone fails here.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    schema: String,
+    stream: String,
+    frame: u64,
+    pts_ns: Option<u64>,
+    utc: Option<String>,
+    width: u32,
+    height: u32,
+    faces: Vec<LineFace>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct LineFace {
+    score: f32,
+    #[serde(rename = "box")]
+    rect: LineBox,
+    landmarks: Option<[[f32; 2]; 5]>,
+    track_id: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct LineBox {
+    x: f32,
+    y: f32,
+    w: f32,
+    h: f32,
+}
+
+fn parse(text: &str) -> Vec<Line> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// The lines that these frames make.
+fn published(properties: &str, frames: Vec<gst::Buffer>) -> Vec<Line> {
+    common::init();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("faces.jsonl");
+    let mut harness =
+        gst_check::Harness::new_parse(&format!("facemetapublish location={} {properties}", quoted(&file)));
+    harness.set_src_caps(info(VideoFormat::I420, 320, 180).to_caps().unwrap());
+    for frame in frames {
+        let address = frame.map_readable().unwrap().as_ptr();
+        let out = harness.push_and_pull(frame).unwrap();
+        assert_eq!(out.map_readable().unwrap().as_ptr(), address, "the frame passes untouched");
+    }
+    // Read while the element still runs: each line is out as its frame passes.
+    parse(&std::fs::read_to_string(file).unwrap())
+}
+
+fn frames(faces: &[&[Face]]) -> Vec<gst::Buffer> {
+    let info = info(VideoFormat::I420, 320, 180);
+    faces.iter().enumerate().map(|(number, faces)| frame_with(&info, number as u64, faces)).collect()
+}
+
+#[test]
+fn each_frame_is_one_line_with_its_faces() {
+    watched(|| {
+        let one = Face { track_id: Some(9), ..face(0.75, 10.5, 20.25, 80.0, 90.0) };
+        let two = Face { landmarks: None, ..face(0.5, 100.0, 20.0, 60.0, 70.0) };
+        let lines = published("stream-id=door", frames(&[&[one.clone(), two], &[]]));
+        assert_eq!(lines.len(), 2);
+        let line = &lines[0];
+        assert_eq!((line.schema.as_str(), line.stream.as_str()), ("retinaface.frame/1", "door"));
+        assert_eq!((line.frame, line.pts_ns, line.width, line.height), (0, Some(0), 320, 180));
+        let [first, second] = line.faces.as_slice() else { panic!("{line:?}") };
+        assert_eq!(first.rect, LineBox { x: 10.5, y: 20.25, w: 80.0, h: 90.0 });
+        assert_eq!(first.landmarks.unwrap(), one.landmarks.unwrap().map(|p| [p.x, p.y]));
+        assert_eq!((first.score, first.track_id), (0.75, Some(9)));
+        assert_eq!((second.landmarks, second.track_id), (None, None));
+        assert_eq!((lines[1].frame, lines[1].pts_ns, lines[1].utc.as_deref()), (1, Some(40_000_000), None));
+        assert_eq!(lines[1].faces, []);
+    });
+}
+
+#[test]
+fn frames_without_faces_can_be_left_out_and_still_count() {
+    watched(|| {
+        let one = face(0.75, 10.5, 20.25, 80.0, 90.0);
+        let lines = published("add-empty-results=false", frames(&[&[], &[one], &[]]));
+        assert_eq!(lines.iter().map(|line| line.frame).collect::<Vec<_>>(), [1]);
+        assert!(!lines[0].stream.is_empty(), "GStreamer's stream id where none is set");
+    });
+}
+
+#[test]
+fn the_capture_time_comes_from_a_reference_timestamp() {
+    watched(|| {
+        let mut frames = frames(&[&[], &[], &[]]);
+        let unix = gst::ClockTime::from_nseconds(1_764_093_600_123_456_789);
+        for (frame, (name, offset)) in
+            frames.iter_mut().zip([("x-unix", 0), ("x-ntp", 2_208_988_800), ("x-made-up", 0)])
+        {
+            let reference = gst::Caps::new_empty_simple(format!("timestamp/{name}"));
+            let time = unix + gst::ClockTime::from_seconds(offset);
+            gst::ReferenceTimestampMeta::add(frame.get_mut().unwrap(), &reference, time, gst::ClockTime::NONE);
+        }
+        let utc = published("", frames).into_iter().map(|line| line.utc).collect::<Vec<_>>();
+        let expected = Some("2025-11-25T18:00:00.123456789Z".to_owned());
+        assert_eq!(utc, [expected.clone(), expected, None]);
+    });
+}
+
+#[test]
+fn the_schema_file_names_each_field_and_no_other() {
+    let text = std::fs::read_to_string(common::project::root().join("assets/retinaface.frame-1.schema.json")).unwrap();
+    let schema = serde_json::from_str::<serde_json::Value>(&text).unwrap();
+    let names = |object: &serde_json::Value| {
+        assert_eq!(object["additionalProperties"], false);
+        let mut names = object["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        names.sort();
+        names
+    };
+    let frame = ["faces", "frame", "height", "pts_ns", "schema", "source", "stream", "utc", "width"];
+    assert_eq!(names(&schema), frame);
+    let face = &schema["$defs"]["face"];
+    assert_eq!(names(face), ["box", "landmarks", "score", "track_id"]);
+    assert_eq!(names(&face["properties"]["box"]), ["h", "w", "x", "y"]);
+    assert_eq!(schema["properties"]["schema"]["const"], "retinaface.frame/1");
+}
+
+fn error_of(location: &str) -> String {
+    let pipeline = format!("videotestsrc num-buffers=5 ! facemetapublish location={location} ! fakesink");
+    common::try_run(&pipeline).expect_err("the pipeline fails")
+}
+
+#[test]
+fn a_full_disk_is_an_error_with_its_cause() {
+    watched(|| {
+        let error = error_of("/dev/full");
+        assert!(error.contains("No space left") && error.contains("/dev/full"), "{error}");
+    });
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_a_start_error() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for place in [folder.path().to_path_buf(), folder.path().join("none/faces.jsonl")] {
+            let error = error_of(&quoted(&place));
+            assert!(error.contains(&place.display().to_string()) && error.contains("set `location`"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_closed_pipe_is_an_error_and_gst_launch_lives_to_tell() {
+    watched(|| {
+        let target = common::target_folder();
+        let mut command = common::command("gst-launch-1.0", &target);
+        let pipeline = "videotestsrc num-buffers=200 ! video/x-raw,width=64,height=64 ! facemetapublish ! fakesink";
+        let child = command
+            .arg("-q")
+            .args(pipeline.split(' '))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code().is_some_and(|code| code != 0), "{:?} {errors}", output.status);
+        assert!(errors.contains("standard output has closed it"), "{errors}");
+    });
+}
+
+#[test]
+fn a_killed_pipeline_loses_at_most_the_line_in_flight() {
+    watched(|| {
+        let target = common::target_folder();
+        let file = target.path().join("faces.jsonl");
+        let mut command = common::command("gst-launch-1.0", &target);
+        let pipeline = format!(
+            "videotestsrc ! video/x-raw,width=64,height=64,framerate=1000/1 ! facemetapublish location={} ! fakesink",
+            file.display()
+        );
+        let mut child = command.arg("-q").args(pipeline.split(' ')).spawn().unwrap();
+        let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+        while lines().lines().count() < 200 {
+            assert!(child.try_wait().unwrap().is_none(), "it runs");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let text = lines();
+        let whole = &text[..text.rfind('\n').unwrap() + 1];
+        let numbers = parse(whole).into_iter().map(|line| line.frame).collect::<Vec<_>>();
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+    });
+}
