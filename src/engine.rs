@@ -369,8 +369,10 @@ mod tests {
         }
     }
 
+    type Shapes = Arc<Mutex<Vec<BatchShape>>>;
+
     /// An engine that gives each picture's first number back, and the shapes it was run with.
-    fn echo(delay: Duration) -> (Arc<Engine<Vec<f32>>>, Arc<Mutex<Vec<BatchShape>>>) {
+    fn echo(delay: Duration) -> (Arc<Engine<Vec<f32>>>, Shapes) {
         let shapes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&shapes);
         let engine = Engine::spawn(move |input: &[f32], shape: BatchShape| {

@@ -72,12 +72,12 @@ pub fn fill_input(
     let output = Output { rgb_planes, cols, rows, width, affine: affine(normalization) };
     let luma = planes[0].expect("every format has a first plane");
     match view.info().format.rgb_offsets() {
-        Some(offsets) => output.from_packed(luma, offsets),
+        Some(offsets) => output.write_packed(luma, offsets),
         None => match planes[1] {
-            None => output.from_packed(luma, [0, 0, 0]),
+            None => output.write_packed(luma, [0, 0, 0]),
             Some(first) => {
                 let chroma = Chroma { first, second: planes[2], halved: native };
-                output.from_yuv(luma, chroma, view.info().coding.rgb_from_yuv(), chroma_rows);
+                output.write_yuv(luma, chroma, view.info().coding.rgb_from_yuv(), chroma_rows);
             }
         },
     }
@@ -152,7 +152,7 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    fn from_packed(self, plane: Plane<'_>, offsets: [usize; 3]) {
+    fn write_packed(self, plane: Plane<'_>, offsets: [usize; 3]) {
         let Self { rgb_planes, cols, rows, width, affine } = self;
         // The step is a constant within each loop: it then compiles to vector code.
         let row_to_floats = match plane.layout.channels {
@@ -171,7 +171,7 @@ impl Output<'_> {
         }
     }
 
-    fn from_yuv(self, luma: Plane<'_>, chroma: Chroma<'_>, rgb_from_yuv: RgbFromYuv, rows_of: &mut [Vec<u8>; 2]) {
+    fn write_yuv(self, luma: Plane<'_>, chroma: Chroma<'_>, rgb_from_yuv: RgbFromYuv, rows_of: &mut [Vec<u8>; 2]) {
         let Self { rgb_planes: [red, green, blue], cols, rows, width, affine } = self;
         let [cb, cr] = rows_of;
         cb.resize(cols, 0);

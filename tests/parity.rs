@@ -1,5 +1,7 @@
 //! The Python references' numbers on photos and crops; clips are in the plugin's tests.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
 use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::prelude::*;
 use retinaface::align::{self, Scratch};

@@ -60,3 +60,46 @@ fn slot(key: Key) -> Slot {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn default_model() -> PathBuf {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.fetch/models/retinaface_mnet025.onnx");
+        assert!(file.exists(), "{} is not there: run `make setup`", file.display());
+        file
+    }
+
+    #[test]
+    fn a_model_is_shared_by_what_changes_its_answer_and_goes_with_its_last_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("model.onnx"), folder.path().join("link.onnx"));
+        fs::copy(default_model(), &file).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let options = |threads, provider| Options { threads, provider, home: None };
+        let first = get(&file, &options(1, Provider::Auto)).unwrap();
+        let same = get(&link, &options(1, Provider::Cpu)).unwrap();
+        assert!(Arc::ptr_eq(&first, &same), "another name of the same file, and what auto stands for");
+        let other = get(&file, &options(2, Provider::Cpu)).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other), "another number of threads");
+
+        let gone = Arc::downgrade(&first);
+        drop((first, same));
+        assert!(gone.upgrade().is_none(), "no list keeps it alive");
+        assert!(get(&file, &options(1, Provider::Cpu)).is_ok(), "it is opened again");
+        let left = lock(&SLOTS).len();
+        drop(other);
+        let _other_file = get(&default_model(), &options(1, Provider::Cpu)).unwrap();
+        assert!(lock(&SLOTS).len() < left + 1, "entries of models that are gone are gone");
+    }
+
+    #[test]
+    fn two_elements_that_start_at_once_open_the_model_once() {
+        let threads = [(); 4].map(|()| {
+            std::thread::spawn(|| get(&default_model(), &Options { threads: 3, ..Options::default() }).unwrap())
+        });
+        let models = threads.map(|thread| thread.join().unwrap());
+        assert!(models.iter().all(|model| Arc::ptr_eq(model, &models[0])));
+    }
+}

@@ -1,5 +1,7 @@
 //! The element `facealign`.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
 use gst::prelude::*;
 use gst_video::VideoFormat;
 use retinaface::align::{self, Scratch};

@@ -1,5 +1,7 @@
 //! The element `facemetapublish`.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
 use gst_video::VideoFormat;
 use retinaface::face::Face;
 use serde::Deserialize;

@@ -1,5 +1,7 @@
 //! Faces on buffers, through the elements that stand between ours.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
 use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;

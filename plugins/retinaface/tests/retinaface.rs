@@ -1,5 +1,7 @@
 //! The element `retinaface`.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
 use gst::prelude::*;
 use gst_video::VideoFormat;
 use retinaface::face::{Face, Point};
@@ -59,7 +61,7 @@ fn each_format_gives_the_same_faces() {
 #[test]
 fn odd_sizes_and_portrait_frames_give_faces_in_their_own_pixels() {
     watched(|| {
-        let expected = photo("video/x-raw,format=BGR ! retinaface");
+        let expected = photo("video/x-raw,format=BGR ! retinaface input-size=0");
         let check = |elements: &str, place: &dyn Fn(Point) -> Point, most: f32| {
             let moved = expected.iter().map(|face| face.mapped(place)).collect::<Vec<_>>();
             for format in ["NV12", "I420", "RGB", "BGRA"] {
@@ -70,7 +72,8 @@ fn odd_sizes_and_portrait_frames_give_faces_in_their_own_pixels() {
         for (width, height) in [(999, 667), (501, 333), (667, 445)] {
             let (x, y) = (width as f32 / 1000.0, height as f32 / 667.0);
             let elements = format!("videoscale add-borders=false ! video/x-raw,width={width},height={height}");
-            check(&elements, &|p| Point::new(p.x * x, p.y * y), 4.0);
+            // A face of half the size is another picture to the network: a few pixels, not a shift or a shear.
+            check(&elements, &|p| Point::new(p.x * x, p.y * y), 8.0);
         }
         // Portrait: black above and below.
         let elements = "videobox top=-301 bottom=-400 ! videoconvert ! video/x-raw,width=1000,height=1368";

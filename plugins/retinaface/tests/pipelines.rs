@@ -1,0 +1,317 @@
+//! Whole pipelines through gst-launch-1.0, as users run them; nothing of ours may warn in them.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use gst::prelude::*;
+
+mod common;
+use common::{clip, project, quoted, run, watched};
+
+/// Runs pipelines/`name`.launch.
+fn launch(name: &str, variables: &[(&str, &str)]) -> Output {
+    let target = common::target_folder();
+    let mut command = common::command("scripts/launch", &target);
+    command.arg(format!("pipelines/{name}.launch"));
+    for (variable, value) in variables {
+        command.arg(format!("{variable}={value}"));
+    }
+    command.output().unwrap()
+}
+
+fn launch_well(name: &str, variables: &[(&str, &str)]) -> Output {
+    let output = launch(name, variables);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {:?} {errors}", output.status);
+    for word in ["WARNING", "CRITICAL", "ERROR"] {
+        assert!(!errors.contains(word), "{name}: {errors}");
+    }
+    output
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files = entries.filter(|file| file.extension().is_some_and(|found| found == ending)).collect::<Vec<_>>();
+    files.sort();
+    files
+}
+
+fn lines(file: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// How many frames a video file decodes to, from its first to its end.
+fn frames_of(file: &Path) -> usize {
+    run(&format!("filesrc location={} ! decodebin ! video/x-raw ! appsink name=out", quoted(file))).len()
+}
+
+#[test]
+fn each_pipeline_file_has_a_test_here() {
+    let files = files(&project::root().join("pipelines"), "launch");
+    let names = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap()).collect::<BTreeSet<_>>();
+    let tested = ["annotate", "crops", "many", "metadata", "recogniser", "rtsp-record", "webcam"];
+    assert_eq!(names, BTreeSet::from(tested));
+    for file in files {
+        let first = std::fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned();
+        assert!(first.starts_with("# ") && first.ends_with('.'), "its first line says what it shows: {first}");
+    }
+}
+
+#[test]
+fn annotate_gives_a_video_that_plays_crops_and_a_line_a_frame() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        // A name with a space: it stays one word.
+        let input = folder.path().join("my clip.mp4");
+        std::os::unix::fs::symlink(project::media("WolfgangLanger_Pexels.mp4"), &input).unwrap();
+        launch_well("annotate", &[("INPUT", text(&input)), ("OUT", text(folder.path()))]);
+        let lines = lines(&folder.path().join("faces.jsonl"));
+        assert_eq!(lines.len(), 472);
+        let faces = lines.iter().map(|line| line["faces"].as_array().unwrap().len()).sum::<usize>();
+        assert!(faces >= 460, "one talking face: {faces}");
+        assert_eq!(files(folder.path(), "png").len(), faces);
+        assert_eq!(frames_of(&folder.path().join("annotated.mp4")), lines.len());
+    });
+}
+
+#[test]
+fn crops_metadata_and_recogniser_give_what_they_say() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = project::media("single_face.mp4");
+        launch_well("crops", &[("INPUT", text(&clip)), ("OUT", text(folder.path()))]);
+        let crops = files(folder.path(), "png");
+        assert!(crops.len() >= 60, "{} crops", crops.len());
+        let crop = run(&format!("filesrc location={} ! pngdec ! appsink name=out", quoted(&crops[0])));
+        let info = gst_video::VideoInfo::from_caps(crop[0].caps().unwrap()).unwrap();
+        assert_eq!((info.width(), info.height()), (112, 112));
+
+        let output = launch_well("metadata", &[("INPUT", text(&clip))]);
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(stdout.lines().count(), 72);
+        assert!(stdout.lines().all(|line| line.starts_with(r#"{"schema":"retinaface.frame/1","#)), "nothing else");
+
+        launch_well("recogniser", &[("INPUT", text(&clip)), ("OUT", text(folder.path()))]);
+        let bytes = std::fs::metadata(folder.path().join("crops.bgr")).unwrap().len();
+        assert!(bytes > 0 && bytes.is_multiple_of(112 * 112 * 3));
+    });
+}
+
+#[test]
+fn cameras_are_shown_and_recorded() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let source = format!("filesrc location={} ! decodebin", text(&project::media("single_face.mp4")));
+        launch_well("webcam", &[("SOURCE", &source), ("SINK", "fakesink")]);
+        launch_well("rtsp-record", &[("SOURCE", &source), ("OUT", text(folder.path()))]);
+        let videos = files(folder.path(), "mkv");
+        assert_eq!(videos.len(), 1);
+        let lines = lines(&folder.path().join("faces.jsonl"));
+        assert!(!lines.is_empty() && lines.iter().all(|line| line["stream"] == "camera"));
+        assert_eq!(frames_of(&videos[0]), lines.len());
+    });
+}
+
+#[test]
+fn two_streams_on_one_engine_do_not_mix() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let (with, without) = (project::media("single_face.mp4"), project::media("no_face.mp4"));
+        launch_well("many", &[("INPUT", text(&with)), ("OTHER", text(&without)), ("OUT", text(folder.path()))]);
+        let faces = |name: &str| {
+            let lines = lines(&folder.path().join(name));
+            let faces = lines.iter().map(|line| line["faces"].as_array().unwrap().len()).sum::<usize>();
+            (lines.len(), faces)
+        };
+        let (first, second) = (faces("first.jsonl"), faces("second.jsonl"));
+        assert!(first.0 == 72 && first.1 >= 70, "{first:?}");
+        assert!(second.0 > 90 && second.1 <= 2, "{second:?}");
+    });
+}
+
+#[test]
+fn a_face_that_leaves_and_one_that_enters_are_seen_doing_so() {
+    watched(|| {
+        let present = |name: &str| {
+            let samples = run(&format!("filesrc location={} ! decodebin ! retinaface ! appsink name=out", clip(name)));
+            samples.iter().map(|sample| !common::faces_on(sample).is_empty()).collect::<Vec<_>>()
+        };
+        let share = |frames: &[bool]| frames.iter().filter(|face| **face).count() * 100 / frames.len();
+        let leaves = present("face_noface.mov");
+        let (start, end) = (share(&leaves[..20]), share(&leaves[leaves.len() - 20..]));
+        assert!(start >= 95 && end <= 5, "leaves: {start} % at the start, {end} % at the end");
+        let enters = present("noface_face.mov");
+        let (start, end) = (share(&enters[..20]), share(&enters[enters.len() - 20..]));
+        assert!(start <= 5 && end >= 95, "enters: {start} % at the start, {end} % at the end");
+    });
+}
+
+#[test]
+fn what_decodes_of_a_truncated_video_is_kept_and_plays() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = folder.path().join("whole.mkv");
+        let clip = clip("single_face.mp4");
+        run(&format!(
+            "filesrc location={clip} ! qtdemux ! h264parse ! matroskamux ! filesink location={}",
+            quoted(&whole)
+        ));
+        let bytes = std::fs::read(&whole).unwrap();
+        let input = folder.path().join("cut.mkv");
+        std::fs::write(&input, &bytes[..bytes.len() * 6 / 10]).unwrap();
+        launch_well("annotate", &[("INPUT", text(&input)), ("OUT", text(folder.path()))]);
+        let lines = lines(&folder.path().join("faces.jsonl"));
+        assert!((20..72).contains(&lines.len()), "{} frames", lines.len());
+        assert_eq!(frames_of(&folder.path().join("annotated.mp4")), lines.len());
+        assert_eq!(
+            files(folder.path(), "png").len(),
+            lines.iter().map(|line| line["faces"].as_array().unwrap().len()).sum::<usize>()
+        );
+    });
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written_is_named() {
+    watched(|| {
+        let clip = project::media("single_face.mp4");
+        let target = common::target_folder();
+        let mut command = common::command("gst-launch-1.0", &target);
+        let pipeline = format!(
+            "filesrc location={} ! decodebin ! retinaface ! facemetapublish location=/proc/faces.jsonl ! fakesink",
+            clip.display()
+        );
+        let output = command.arg("-q").args(pipeline.split(' ')).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code().is_some_and(|code| code != 0) && errors.contains("/proc/faces.jsonl"), "{errors}");
+    });
+}
+
+/// Ours on two branches, behind `source`.
+fn both_branches(source: &str) -> gst::Element {
+    let elements = "retinaface ! tee name=t ! queue ! facealign ! fakesink t. ! queue ! facemetaoverlay ! fakesink";
+    gst::parse::launch(&format!("{source} ! {elements}")).unwrap()
+}
+
+fn wait_for_state(pipeline: &gst::Element) {
+    let (result, _, _) = pipeline.state(gst::ClockTime::from_seconds(30));
+    let error = pipeline.bus().and_then(|bus| bus.pop_filtered(&[gst::MessageType::Error]));
+    assert!(result.is_ok(), "{error:?}");
+}
+
+#[test]
+fn a_pipeline_stops_at_any_moment() {
+    watched(|| {
+        common::init();
+        let source = format!("filesrc location={} ! decodebin", clip("WolfgangLanger_Pexels.mp4"));
+        for wait in [0, 1, 5, 20, 60, 150, 300] {
+            let pipeline = both_branches(&source);
+            pipeline.set_state(gst::State::Playing).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(wait));
+            pipeline.set_state(gst::State::Null).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_pipeline_that_was_stopped_starts_again() {
+    watched(|| {
+        common::init();
+        let pipeline = both_branches("videotestsrc ! video/x-raw,width=320,height=180");
+        for _ in 0..5 {
+            pipeline.set_state(gst::State::Playing).unwrap();
+            wait_for_state(&pipeline);
+            pipeline.set_state(gst::State::Ready).unwrap();
+            pipeline.set_state(gst::State::Paused).unwrap();
+            wait_for_state(&pipeline);
+            pipeline.set_state(gst::State::Null).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_seek_flushes_through_all_elements() {
+    watched(|| {
+        common::init();
+        let source = format!("filesrc location={} ! decodebin", clip("WolfgangLanger_Pexels.mp4"));
+        let pipeline = both_branches(&source);
+        pipeline.set_state(gst::State::Paused).unwrap();
+        wait_for_state(&pipeline);
+        for second in [10, 2, 15] {
+            let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE;
+            pipeline.seek_simple(flags, gst::ClockTime::from_seconds(second)).unwrap();
+            wait_for_state(&pipeline);
+            let position = pipeline.query_position::<gst::ClockTime>().unwrap();
+            assert!(
+                position.absdiff(gst::ClockTime::from_seconds(second)) < gst::ClockTime::from_mseconds(200),
+                "{position}"
+            );
+        }
+        pipeline.set_state(gst::State::Null).unwrap();
+    });
+}
+
+#[test]
+fn the_public_surface_is_the_committed_one() {
+    common::init();
+    let mut text = String::new();
+    for name in ["retinaface", "facealign", "facemetaoverlay", "facemetapublish"] {
+        let element = gst::ElementFactory::make(name).build().unwrap();
+        let factory = element.factory().unwrap();
+        text +=
+            &format!("{name}: {} ({})\n", factory.metadata("long-name").unwrap(), factory.metadata("klass").unwrap());
+        for template in factory.static_pad_templates() {
+            text +=
+                &format!("  pad {} {:?} {:?}\n", template.name_template(), template.direction(), template.presence());
+            text += &format!("    {}\n", template.caps().to_string().replace("; ", "\n    "));
+        }
+        let own = |property: &&gst::glib::ParamSpec| property.owner_type() == element.type_();
+        for property in element.list_properties().iter().filter(own) {
+            let access = match (property.flags().contains(gst::glib::ParamFlags::WRITABLE), property.flags()) {
+                (false, _) => "read only",
+                (true, flags) if flags.contains(gst::PARAM_FLAG_MUTABLE_PLAYING) => "while playing",
+                (true, _) => "when stopped",
+            };
+            text += &format!(
+                "  {} {} = {}{}, {access}\n    {}\n",
+                property.name(),
+                property.value_type(),
+                default_of(property),
+                range_of(property),
+                property.blurb().unwrap()
+            );
+        }
+        text += "\n";
+    }
+    let file = project::root().join("tests/fixtures/elements.txt");
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let committed = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(committed == text, "the surface changed; if it should, run this test with UPDATE_SNAPSHOTS=1\n{text}");
+}
+
+fn default_of(property: &gst::glib::ParamSpec) -> String {
+    if !property.flags().contains(gst::glib::ParamFlags::WRITABLE) {
+        return "none".to_owned();
+    }
+    let value = property.default_value();
+    value.serialize().map_or_else(|_| "none".to_owned(), |text| text.to_string())
+}
+
+fn range_of(property: &gst::glib::ParamSpec) -> String {
+    use gst::glib::{ParamSpecFloat, ParamSpecUInt};
+    if let Some(spec) = property.downcast_ref::<ParamSpecUInt>() {
+        return format!(", {}..={}", spec.minimum(), spec.maximum());
+    }
+    property
+        .downcast_ref::<ParamSpecFloat>()
+        .map_or_else(String::new, |spec| format!(", {}..={}", spec.minimum(), spec.maximum()))
+}
