@@ -7,7 +7,8 @@ use nalgebra::{Matrix2, Vector2};
 
 use crate::cv;
 use crate::face::{Landmarks, Point};
-use crate::image::{ImageView, ImageViewMut, PixelFormat, Plane};
+use crate::image::{ImageView, ImageViewMut, PixelFormat, Plane, RgbFromYuv};
+use crate::simd;
 
 /// Side of a crop that recognisers of the ArcFace family take, in pixels.
 pub const ARCFACE_SIZE: usize = 112;
@@ -77,6 +78,11 @@ impl Similarity {
     /// This transform of coordinates that are first scaled by `factor` and then shifted by `shift` on both axes.
     fn after_scaling(&self, factor: f64, shift: f64) -> Self {
         Self { matrix: self.matrix.map(|[a, b, c]| [a * factor, b * factor, (a + b) * shift + c]) }
+    }
+
+    /// This transform to coordinates in which pixels 2c and 2c + 1 are sample c.
+    fn before_halving(&self) -> Self {
+        Self { matrix: self.matrix.map(|[a, b, c]| [a / 2.0, b / 2.0, (c - 0.5) / 2.0]) }
     }
 }
 
@@ -158,13 +164,16 @@ pub fn crop_from_frame(landmarks: &Landmarks, size: usize) -> Result<Similarity,
 #[derive(Debug, Default)]
 pub struct Scratch {
     planes: [Vec<u8>; 3],
+    chroma: [Vec<u8>; 2],
+    rows: [Vec<u8>; 5],
 }
 
 /// Warps the frame into `crop`, an RGB or BGR picture: one bilinear warp from full resolution, black
 /// outside the frame.
 ///
 /// Planar formats are warped plane by plane and converted afterwards, so only the crop's pixels are
-/// converted; colour samples are taken to lie between the pixels they belong to.
+/// converted; colour samples are taken to lie between the pixels they belong to, and have half the
+/// crop's resolution.
 ///
 /// # Errors
 /// If OpenCV refuses; it takes pictures of up to 32,766 pixels a side.
@@ -186,62 +195,120 @@ pub fn warp(
     if matches!(format, PixelFormat::Rgb | PixelFormat::Bgr) {
         cv::warp_affine(&luma, crop.plane_mut(0), &crop_from_frame.matrix, 0)?;
         if format.rgb_offsets() != Some(target) {
-            for_each_row(crop, |row| row.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2)));
+            for_each_row(crop, |_, row| row.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2)));
         }
         return Ok(());
     }
     let coding = frame.info().coding;
-    let mut planes = [None; 3];
-    for (index, (slot, buffer)) in planes.iter_mut().zip(&mut scratch.planes).enumerate().take(format.planes()) {
-        let plane = frame.plane(index);
-        let mut warped = cv::scratch(buffer, width, height, plane.layout.channels);
-        // Colour sample c covers pixels 2c and 2c + 1, so its centre lies at 2c + 0.5.
-        let (matrix, border) = match index {
-            0 if format.is_yuv420() => (*crop_from_frame, coding.yuv_from_rgb([0, 0, 0])[0]),
-            0 => (*crop_from_frame, 0),
-            _ => (crop_from_frame.after_scaling(2.0, 0.5), 128),
-        };
-        cv::warp_affine(&plane, &mut warped, &matrix.matrix, border)?;
-        *slot = Some(Plane { layout: warped.layout, data: warped.data });
-    }
-    let luma = planes[0].expect("every format has a first plane");
-    let mut index = 0..height;
-    let mut next = || index.next().expect("one call a row");
-    match (format.rgb_offsets(), planes[1]) {
-        (Some(source), _) => for_each_row(crop, |row| {
-            let pixels = luma.row(next()).as_chunks::<4>().0;
-            for (to, from) in row.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+    let [luma_buffer, first_buffer, second_buffer] = &mut scratch.planes;
+    let black = if format.is_yuv420() { coding.yuv_from_rgb([0, 0, 0])[0] } else { 0 };
+    let luma = warped(&luma, crop_from_frame, (width, height), black, luma_buffer)?;
+    if let Some(source) = format.rgb_offsets() {
+        for_each_row(crop, |index, row| {
+            for (to, from) in row.as_chunks_mut::<3>().0.iter_mut().zip(luma.row(index).as_chunks::<4>().0) {
                 target.iter().zip(source).for_each(|(t, s)| to[*t] = from[s]);
             }
-        }),
-        (None, None) => for_each_row(crop, |row| {
-            row.as_chunks_mut::<3>().0.iter_mut().zip(luma.row(next())).for_each(|(to, y)| to.fill(*y));
-        }),
-        (None, Some(first)) => {
-            let second = planes[2];
-            let rgb_from_yuv = coding.rgb_from_yuv();
-            for_each_row(crop, |row| {
-                let index = next();
-                let (first, second) = (first.row(index), second.as_ref().map(|plane| plane.row(index)));
-                for (col, (to, y)) in row.as_chunks_mut::<3>().0.iter_mut().zip(luma.row(index)).enumerate() {
-                    let (cb, cr) = match second {
-                        Some(second) => (first[col], second[col]),
-                        None => (first[2 * col], first[2 * col + 1]),
-                    };
-                    let rgb = rgb_from_yuv.rgb(*y, cb, cr);
-                    target.iter().zip(rgb).for_each(|(t, value)| to[*t] = (value + 0.5) as u8);
-                }
-            });
-        }
+        });
+        return Ok(());
     }
+    if !format.is_yuv420() {
+        for_each_row(crop, |index, row| {
+            row.as_chunks_mut::<3>().0.iter_mut().zip(luma.row(index)).for_each(|(to, y)| to.fill(*y));
+        });
+        return Ok(());
+    }
+    // Colour is warped to half the crop's size and enlarged. Its sample c covers pixels 2c and 2c + 1 of
+    // the frame, and of the crop, so its centre lies at 2c + 0.5 of each.
+    let half = crop_from_frame.after_scaling(2.0, 0.5).before_halving();
+    let side = (width.div_ceil(2), height.div_ceil(2));
+    let [first_large, second_large] = &mut scratch.chroma;
+    let first = enlarged(&warped(&frame.plane(1), &half, side, 128, first_buffer)?, first_large)?;
+    let second = match format {
+        PixelFormat::I420 => Some(enlarged(&warped(&frame.plane(2), &half, side, 128, second_buffer)?, second_large)?),
+        _ => None,
+    };
+    let rgb_from_yuv = coding.rgb_from_yuv();
+    let rows = &mut scratch.rows;
+    rows.iter_mut().for_each(|row| row.resize(width, 0));
+    for_each_row(crop, |index, row| {
+        let pixels = row.as_chunks_mut::<3>().0;
+        let (luma, first, second) = (luma.row(index), first.row(index), second.map(|plane| plane.row(index)));
+        simd::widest(
+            #[inline(always)]
+            || convert(luma, first, second, rgb_from_yuv, target[0] == 2, rows, pixels),
+        );
+    });
     Ok(())
 }
 
-fn for_each_row(image: &mut ImageViewMut<'_>, mut work: impl FnMut(&mut [u8])) {
+/// A plane warped into `buffer`, `border` outside of it.
+fn warped<'b>(
+    plane: &Plane<'_>,
+    target_from_source: &Similarity,
+    (cols, rows): (usize, usize),
+    border: u8,
+    buffer: &'b mut Vec<u8>,
+) -> opencv::Result<Plane<'b>> {
+    let mut target = cv::scratch(buffer, cols, rows, plane.layout.channels);
+    cv::warp_affine(plane, &mut target, &target_from_source.matrix, border)?;
+    Ok(Plane { layout: target.layout, data: target.data })
+}
+
+/// A plane at twice its size.
+fn enlarged<'b>(plane: &Plane<'_>, buffer: &'b mut Vec<u8>) -> opencv::Result<Plane<'b>> {
+    let layout = plane.layout;
+    let mut target = cv::scratch(buffer, 2 * layout.cols, 2 * layout.rows, layout.channels);
+    cv::resize(plane, &mut target)?;
+    Ok(Plane { layout: target.layout, data: target.data })
+}
+
+/// A row of YUV samples, its colour interleaved or in two rows, to pixels. `rows` have the row's length.
+#[inline(always)]
+fn convert(
+    luma: &[u8],
+    first: &[u8],
+    second: Option<&[u8]>,
+    rgb_from_yuv: RgbFromYuv,
+    blue_first: bool,
+    rows: &mut [Vec<u8>; 5],
+    pixels: &mut [[u8; 3]],
+) {
+    let len = luma.len();
+    // Equal lengths known here let the compiler drop the bounds checks, without which this is vector code.
+    let [cb, cr, red, green, blue] = rows;
+    let (cb, cr) = (&mut cb[..len], &mut cr[..len]);
+    let (red, green, blue) = (&mut red[..len], &mut green[..len], &mut blue[..len]);
+    if let Some(second) = second {
+        cb.copy_from_slice(&first[..len]);
+        cr.copy_from_slice(&second[..len]);
+    } else {
+        let pairs = &first.as_chunks::<2>().0[..len];
+        for i in 0..len {
+            cb[i] = pairs[i][0];
+            cr[i] = pairs[i][1];
+        }
+    }
+    // Adding 2^23 rounds and leaves the whole number in the lowest bits; `as` would compile to a branch each.
+    let byte = |value: f32| (value + 8_388_608.0).to_bits() as u8;
+    for i in 0..len {
+        let [r, g, b] = rgb_from_yuv.rgb(luma[i], cb[i], cr[i]);
+        red[i] = byte(r);
+        green[i] = byte(g);
+        blue[i] = byte(b);
+    }
+    let (first, third) = if blue_first { (blue, red) } else { (red, blue) };
+    let pixels = &mut pixels[..len];
+    for i in 0..len {
+        pixels[i] = [first[i], green[i], third[i]];
+    }
+}
+
+/// Calls `work` with each row's number and pixels.
+fn for_each_row(image: &mut ImageViewMut<'_>, mut work: impl FnMut(usize, &mut [u8])) {
     let plane = image.plane_mut(0);
     let (stride, bytes) = (plane.layout.stride, plane.layout.row_bytes());
-    for row in plane.data.chunks_mut(stride).take(plane.layout.rows) {
-        work(&mut row[..bytes]);
+    for (index, row) in plane.data.chunks_mut(stride).take(plane.layout.rows).enumerate() {
+        work(index, &mut row[..bytes]);
     }
 }
 

@@ -67,7 +67,7 @@ impl PixelFormat {
     }
 
     /// Columns and rows of plane `plane` of a picture of `width` x `height`.
-    const fn plane_size(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
+    pub(crate) const fn plane_size(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
         if plane > 0 { (width.div_ceil(2), height.div_ceil(2)) } else { (width, height) }
     }
 }

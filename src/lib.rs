@@ -28,3 +28,4 @@ pub mod preprocess;
 pub mod priors;
 pub mod record;
 pub mod runtime;
+mod simd;

@@ -181,7 +181,13 @@ impl Model {
         let provider_is_cpu = provider.is_none();
         // The binding asserts on types that it does not know; a file must never bring the process down.
         let session = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
-            let mut builder = Session::builder(&environment)?.with_optimization_level(GraphOptimizationLevel::All)?;
+            let mut builder = Session::builder(&environment)?
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                // Small blocks for the threads of a run: with one large block each, a thread that comes late is
+                // waited for. On a machine of 2 virtual cores, runs took 0.6 of the time.
+                .with_config_entry("session.dynamic_block_base", "4")?
+                // Between runs the cores are for preprocessing, decoders and encoders, not for spinning.
+                .with_config_entry("session.force_spinning_stop", "1")?;
             if options.threads > 0 {
                 builder = builder.with_intra_threads(options.threads)?;
             }

@@ -5,6 +5,7 @@
 use crate::cv;
 use crate::image::{ImageView, Plane, RgbFromYuv};
 use crate::letterbox::Letterbox;
+use crate::simd;
 
 /// Channel order of a model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +36,8 @@ pub struct Scratch {
 
 /// Fills `input`, a tensor `[3, height, width]` of the letterbox's input size, from `view`.
 ///
-/// Planes are resized first (area average when shrinking to half or less, else bilinear). Padding
-/// becomes 0.0, the mean colour.
+/// Planes are resized first, bilinearly, the colour planes of 4:2:0 formats to half the size of the luma
+/// plane; there each colour sample then counts for 2 x 2 pixels. Padding becomes 0.0, the mean colour.
 ///
 /// # Errors
 /// If OpenCV refuses, which for a checked view means that it is out of memory.
@@ -63,24 +64,26 @@ pub fn fill_input(
         *slot = Some(if native {
             source
         } else {
+            let (cols, rows) = view.info().format.plane_size(index, cols, rows);
             let mut small = cv::scratch(buffer, cols, rows, source.layout.channels);
             cv::resize(&source, &mut small)?;
             Plane { layout: small.layout, data: small.data }
         });
     }
-    let rgb_planes = planar(input, width, normalization.order);
+    let rgb_planes = planar(input, normalization.order);
     let output = Output { rgb_planes, cols, rows, width, affine: affine(normalization) };
     let luma = planes[0].expect("every format has a first plane");
-    match view.info().format.rgb_offsets() {
-        Some(offsets) => output.write_packed(luma, offsets),
-        None => match planes[1] {
-            None => output.write_packed(luma, [0, 0, 0]),
-            Some(first) => {
-                let chroma = Chroma { first, second: planes[2], halved: native };
+    simd::widest(
+        #[inline(always)]
+        || match (view.info().format.rgb_offsets(), planes[1]) {
+            (Some(offsets), _) => output.write_packed(luma, offsets),
+            (None, None) => output.write_packed(luma, [0, 0, 0]),
+            (None, Some(first)) => {
+                let chroma = Chroma { first, second: planes[2] };
                 output.write_yuv(luma, chroma, view.info().coding.rgb_from_yuv(), chroma_rows);
             }
         },
-    }
+    );
     Ok(())
 }
 
@@ -94,8 +97,7 @@ fn affine(normalization: &Normalization) -> [(f32, f32); 3] {
 }
 
 /// The red, green and blue plane of the tensor.
-fn planar(input: &mut [f32], width: usize, order: ChannelOrder) -> [&mut [f32]; 3] {
-    debug_assert!(width > 0);
+fn planar(input: &mut [f32], order: ChannelOrder) -> [&mut [f32]; 3] {
     let plane = input.len() / 3;
     let (first, rest) = input.split_at_mut(plane);
     let (second, third) = rest.split_at_mut(plane);
@@ -105,41 +107,39 @@ fn planar(input: &mut [f32], width: usize, order: ChannelOrder) -> [&mut [f32]; 
     }
 }
 
-/// The colour planes that go with a luma plane.
+/// The colour planes that go with a luma plane, at half its size.
 struct Chroma<'a> {
     /// Interleaved Cb, Cr, or Cb alone.
     first: Plane<'a>,
     /// Cr, where it has a plane of its own.
     second: Option<Plane<'a>>,
-    /// Half the luma's size; each sample then counts for 2 x 2 pixels.
-    halved: bool,
 }
 
 impl Chroma<'_> {
-    /// Cb and Cr for each pixel of luma row `row`.
+    /// Cb and Cr for each pixel of a luma row that shares colour row `row` with another.
+    #[inline(always)]
     fn expand(&self, row: usize, cb: &mut [u8], cr: &mut [u8]) {
-        let row = if self.halved { row / 2 } else { row };
-        let step = if self.halved { 2 } else { 1 };
-        match self.second {
-            Some(second) => {
-                repeat(self.first.row(row).iter(), step, cb);
-                repeat(second.row(row).iter(), step, cr);
-            }
-            None => {
-                let pairs = self.first.row(row).as_chunks::<2>().0;
-                repeat(pairs.iter().map(|pair| &pair[0]), step, cb);
-                repeat(pairs.iter().map(|pair| &pair[1]), step, cr);
-            }
+        if let Some(second) = self.second {
+            twice(self.first.row(row), cb, |sample| *sample);
+            twice(second.row(row), cr, |sample| *sample);
+        } else {
+            let pairs = self.first.row(row).as_chunks::<2>().0;
+            twice(pairs, cb, |pair| pair[0]);
+            twice(pairs, cr, |pair| pair[1]);
         }
     }
 }
 
-/// Writes each sample `step` times.
-fn repeat<'s>(samples: impl Iterator<Item = &'s u8>, step: usize, row: &mut [u8]) {
-    if step == 1 {
-        row.iter_mut().zip(samples).for_each(|(to, from)| *to = *from);
-    } else {
-        row.chunks_mut(step).zip(samples).for_each(|(to, from)| to.fill(*from));
+/// Writes each sample two times; the last one time where the row is of odd length.
+#[inline(always)]
+fn twice<S>(samples: &[S], row: &mut [u8], value: impl Fn(&S) -> u8) {
+    let (pairs, last) = row.as_chunks_mut::<2>();
+    for (pair, sample) in pairs.iter_mut().zip(samples) {
+        // As one number of 16 bits, of which vector units take many at once.
+        *pair = (u16::from(value(sample)) * 0x0101).to_ne_bytes();
+    }
+    if let ([last], Some(sample)) = (last, samples.get(pairs.len())) {
+        *last = value(sample);
     }
 }
 
@@ -152,25 +152,35 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
+    #[inline(always)]
     fn write_packed(self, plane: Plane<'_>, offsets: [usize; 3]) {
         let Self { rgb_planes, cols, rows, width, affine } = self;
-        // The step is a constant within each loop: it then compiles to vector code.
-        let row_to_floats = match plane.layout.channels {
-            1 => strided::<1>,
-            3 => strided::<3>,
-            _ => strided::<4>,
-        };
         for ((target, offset), affine) in rgb_planes.into_iter().zip(offsets).zip(affine) {
             for (row, line) in target.chunks_exact_mut(width).enumerate() {
                 let content = if row < rows { cols } else { 0 };
                 if content > 0 {
-                    row_to_floats(&plane.row(row)[offset..], affine, &mut line[..content]);
+                    let (pixels, line) = (plane.row(row), &mut line[..content]);
+                    // What differs is a constant within each loop, which then compiles to vector code.
+                    match plane.layout.channels {
+                        1 => samples(pixels.as_chunks::<1>().0, |[sample]| *sample, affine, line),
+                        3 => match offset {
+                            0 => samples(pixels.as_chunks::<3>().0, |pixel| pixel[0], affine, line),
+                            1 => samples(pixels.as_chunks::<3>().0, |pixel| pixel[1], affine, line),
+                            _ => samples(pixels.as_chunks::<3>().0, |pixel| pixel[2], affine, line),
+                        },
+                        _ => {
+                            let shift = 8 * offset as u32;
+                            let value = |pixel: &[u8; 4]| (u32::from_le_bytes(*pixel) >> shift) as u8;
+                            samples(pixels.as_chunks::<4>().0, value, affine, line);
+                        }
+                    }
                 }
                 line[content..].fill(0.0);
             }
         }
     }
 
+    #[inline(always)]
     fn write_yuv(self, luma: Plane<'_>, chroma: Chroma<'_>, rgb_from_yuv: RgbFromYuv, rows_of: &mut [Vec<u8>; 2]) {
         let Self { rgb_planes: [red, green, blue], cols, rows, width, affine } = self;
         let [cb, cr] = rows_of;
@@ -188,24 +198,35 @@ impl Output<'_> {
             if content == 0 {
                 continue;
             }
-            chroma.expand(row, cb, cr);
-            let samples = luma.row(row).iter().zip(cb.iter().zip(cr.iter()));
-            let targets = red.iter_mut().zip(green.iter_mut().zip(blue.iter_mut()));
-            for ((y, (cb, cr)), (red, (green, blue))) in samples.zip(targets) {
-                let [r, g, b] = rgb_from_yuv.rgb(*y, *cb, *cr);
-                *red = r * affine[0].0 + affine[0].1;
-                *green = g * affine[1].0 + affine[1].1;
-                *blue = b * affine[2].0 + affine[2].1;
+            if row.is_multiple_of(2) {
+                chroma.expand(row / 2, cb, cr);
             }
+            yuv_row(luma.row(row), cb, cr, rgb_from_yuv, affine, [red, green, blue]);
         }
     }
 }
 
-/// Every `STEP`th byte of `row` as a float.
-fn strided<const STEP: usize>(row: &[u8], (scale, offset): (f32, f32), line: &mut [f32]) {
-    // The last pixel may end before its last byte when `row` begins within the first.
-    for (value, pixel) in line.iter_mut().zip(row.chunks(STEP)) {
-        *value = f32::from(pixel[0]) * scale + offset;
+/// A row of samples to red, green and blue floats. All slices have the same length.
+#[inline(always)]
+fn yuv_row(y: &[u8], cb: &[u8], cr: &[u8], coding: RgbFromYuv, affine: [(f32, f32); 3], rgb: [&mut [f32]; 3]) {
+    let [red, green, blue] = rgb;
+    let len = y.len();
+    // Equal lengths known here let the compiler drop the bounds checks, without which this is vector code.
+    let (cb, cr) = (&cb[..len], &cr[..len]);
+    let (red, green, blue) = (&mut red[..len], &mut green[..len], &mut blue[..len]);
+    for i in 0..len {
+        let [r, g, b] = coding.rgb(y[i], cb[i], cr[i]);
+        red[i] = r * affine[0].0 + affine[0].1;
+        green[i] = g * affine[1].0 + affine[1].1;
+        blue[i] = b * affine[2].0 + affine[2].1;
+    }
+}
+
+/// One sample of each pixel as a float.
+#[inline(always)]
+fn samples<P>(pixels: &[P], sample: impl Fn(&P) -> u8, (scale, offset): (f32, f32), line: &mut [f32]) {
+    for (value, pixel) in line.iter_mut().zip(pixels) {
+        *value = f32::from(sample(pixel)) * scale + offset;
     }
 }
 

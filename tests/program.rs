@@ -264,7 +264,7 @@ fn no_runtime_an_old_one_and_one_that_is_none_are_told_apart() {
         stderr(&output)
     };
     let says = |text: &str, parts: &[&str]| {
-        parts.iter().for_each(|part| assert!(text.contains(part), "{part} is not in: {text}"))
+        parts.iter().for_each(|part| assert!(text.contains(part), "{part} is not in: {text}"));
     };
     says(
         &error(Path::new("/nowhere/libonnxruntime.so")),

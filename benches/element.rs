@@ -1,0 +1,56 @@
+//! The whole element on a decoded 1080p clip, and a bare session beside it.
+//!
+//! 48 frames of the demo clip, decoded, scaled to 1920 x 1080 and held in memory as NV12, go through the element; the
+//! bare session runs the model as often on a tensor of the same shape that is always the same.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic; criterion_main! has no docs")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use gst::prelude::*;
+use retinaface::model::{Model, Options};
+
+#[path = "../plugins/retinaface/tests/common/mod.rs"]
+mod common;
+
+const FRAMES: usize = 48;
+
+fn element(c: &mut Criterion) {
+    common::init();
+    let clip = common::clip("WolfgangLanger_Pexels.mp4");
+    let samples = common::run(&format!(
+        "filesrc location={clip} ! decodebin ! identity eos-after={} ! videoconvert ! videoscale \
+         ! video/x-raw,format=NV12,width=1920,height=1080 ! appsink name=out",
+        FRAMES + 1
+    ));
+    let samples = &samples[..FRAMES];
+    let model = common::quoted(&common::project::default_model());
+    let harness = |description: &str| {
+        let mut harness = gst_check::Harness::new_parse(description);
+        harness.set_src_caps(samples[0].caps_owned().unwrap());
+        harness
+    };
+    let all_frames = |harness: &mut gst_check::Harness| {
+        for sample in samples {
+            black_box(harness.push_and_pull(sample.buffer_owned().unwrap()).unwrap());
+        }
+    };
+
+    let mut group = c.benchmark_group("clip");
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(FRAMES as u64));
+    let mut bare = Model::open(&common::project::default_model(), &Options::default()).unwrap();
+    let input = vec![0.0; 3 * 640 * 384];
+    group.bench_function("bare_session", |b| {
+        b.iter(|| (0..FRAMES).for_each(|_| drop(black_box(bare.run(&input, 1, 640, 384).unwrap()))));
+    });
+    let mut detecting = harness(&format!("retinaface model-file={model}"));
+    group.bench_function("retinaface", |b| b.iter(|| all_frames(&mut detecting)));
+    let mut whole = harness(&format!("retinaface model-file={model} ! facemetaoverlay ! facealign"));
+    group.bench_function("retinaface_overlay_align", |b| b.iter(|| all_frames(&mut whole)));
+    group.finish();
+}
+
+criterion_group!(benches, element);
+criterion_main!(benches);

@@ -1,0 +1,107 @@
+//! What surrounds the network, stage by stage, and the network itself beside it.
+//!
+//! All on one 1920 x 1080 NV12 frame at `input-size` 640 with the default model, unless a name says otherwise.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic; criterion_main! has no docs")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use opencv::core::Mat;
+use opencv::imgcodecs::{IMREAD_COLOR, imread};
+use opencv::imgproc;
+use opencv::prelude::*;
+use retinaface::align::{self, Scratch as AlignScratch};
+use retinaface::decode::{Decoded, decode};
+use retinaface::detector::{Detector, Settings, SharedModel};
+use retinaface::draw::{self, Style};
+use retinaface::image::{ImageInfo, ImageView, ImageViewMut, OwnedImage, PixelFormat};
+use retinaface::letterbox::{InputSize, Letterbox};
+use retinaface::model::{Model, Options};
+use retinaface::nms::nms;
+use retinaface::preprocess::{Scratch, fill_input};
+use retinaface::priors;
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+/// multi_face.jpg scaled to 1920 x 1080, as NV12 planes.
+fn frame() -> [Vec<u8>; 2] {
+    let photo = imread(common::media("multi_face.jpg"), IMREAD_COLOR).unwrap();
+    let mut large = Mat::default();
+    imgproc::resize(&photo, &mut large, opencv::core::Size::new(1920, 1080), 0.0, 0.0, imgproc::INTER_CUBIC).unwrap();
+    let mut yuv = Mat::default();
+    imgproc::cvt_color(&large, &mut yuv, imgproc::COLOR_BGR2YUV_I420, 0).unwrap();
+    let planes = yuv.data_bytes().unwrap();
+    let (luma, chroma) = planes.split_at(1920 * 1080);
+    let (cb, cr) = chroma.split_at(960 * 540);
+    [luma.to_vec(), cb.iter().zip(cr).flat_map(|(cb, cr)| [*cb, *cr]).collect()]
+}
+
+fn view(planes: &[Vec<u8>; 2]) -> ImageView<'_> {
+    ImageView::new(ImageInfo::new(PixelFormat::Nv12, 1920, 1080), &[&planes[0], &planes[1]], &[1920, 1920]).unwrap()
+}
+
+fn stages(c: &mut Criterion) {
+    let planes = frame();
+    let frame = view(&planes);
+    let letterbox = Letterbox::new(1920, 1080, InputSize::Longest(640));
+    let (width, height) = letterbox.input();
+    let mut model = Model::open(&common::default_model(), &Options::default()).unwrap();
+    let normalization = model.contract().normalization;
+    let mut input = vec![0.0; 3 * width * height];
+    let mut scratch = Scratch::default();
+    let settings = Settings::default();
+    let priors = priors::generate(width, height);
+    let all = |heads| -> Decoded { decode(heads, &priors, settings.score_threshold) };
+
+    let mut group = c.benchmark_group("frame");
+    group.sample_size(60);
+    group.bench_function("preprocess", |b| {
+        b.iter(|| fill_input(&frame, &letterbox, &normalization, black_box(&mut input), &mut scratch).unwrap());
+    });
+    group.bench_function("model", |b| b.iter(|| model.run(black_box(&input), 1, width, height).unwrap()));
+    let outputs = model.run(&input, 1, width, height).unwrap();
+    group.bench_function("decode_nms", |b| {
+        b.iter(|| nms(all(outputs.heads(0).unwrap()).candidates, settings.iou_threshold));
+    });
+    let detector = Detector::new(&SharedModel::open(&common::default_model(), &Options::default()).unwrap());
+    group.bench_function("detect", |b| b.iter(|| detector.detect(black_box(&frame), &settings).unwrap()));
+    let faces = detector.detect(&frame, &settings).unwrap().faces;
+    assert_eq!(faces.len(), 5);
+
+    let landmarks = faces[0].landmarks.unwrap();
+    let mut crop = OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, 112, 112), vec![0; 3 * 112 * 112]).unwrap();
+    let mut scratch = AlignScratch::default();
+    group.bench_function("align_one_nv12", |b| {
+        b.iter(|| {
+            let transform = align::crop_from_frame(black_box(&landmarks), 112).unwrap();
+            align::warp(&frame, &transform, &mut crop.view_mut(), &mut scratch).unwrap();
+        });
+    });
+    let mut bgr = Mat::default();
+    let photo = imread(common::media("multi_face.jpg"), IMREAD_COLOR).unwrap();
+    imgproc::resize(&photo, &mut bgr, opencv::core::Size::new(1920, 1080), 0.0, 0.0, imgproc::INTER_CUBIC).unwrap();
+    let info = ImageInfo::new(PixelFormat::Bgr, 1920, 1080);
+    let packed = ImageView::new(info, &[bgr.data_bytes().unwrap()], &[3 * 1920]).unwrap();
+    group.bench_function("align_one_bgr", |b| {
+        b.iter(|| {
+            let transform = align::crop_from_frame(black_box(&landmarks), 112).unwrap();
+            align::warp(&packed, &transform, &mut crop.view_mut(), &mut scratch).unwrap();
+        });
+    });
+
+    let mut drawn = planes.clone();
+    group.bench_function("overlay_five", |b| {
+        b.iter(|| {
+            let [luma, chroma] = &mut drawn;
+            let info = ImageInfo::new(PixelFormat::Nv12, 1920, 1080);
+            let mut view = ImageViewMut::new(info, vec![luma, chroma], &[1920, 1920]).unwrap();
+            draw::draw_faces(&mut view, black_box(&faces), &Style::default()).unwrap();
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, stages);
+criterion_main!(benches);
