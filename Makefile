@@ -49,7 +49,8 @@ deny:
 	cargo deny --locked check bans licenses sources
 
 bench: setup
-	cargo bench --locked --workspace
+	cargo bench --locked --workspace --bench stages --bench element -- --noplot
+	python3 benches/report.py $(target)
 
 install: build
 	install -D -m 755 $(target)/release/libgstretinaface.so $(DESTDIR)$(PREFIX)/lib/gstreamer-1.0/libgstretinaface.so
