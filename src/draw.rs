@@ -133,7 +133,7 @@ impl<'c, 'a> Canvas<'c, 'a> {
     }
 
     fn dot(&mut self, centre: Point, color: Rgb) -> Result<()> {
-        let radius = self.line as f32;
+        let radius = 1.5 * self.line as f32;
         self.each_plane(color, |mat, color, scale| {
             let radius = (radius * scale * (1 << FRACTION) as f32) as i32;
             imgproc::circle(mat, fixed(centre, scale), radius, color, imgproc::FILLED, imgproc::LINE_AA, FRACTION)
