@@ -8,7 +8,6 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use gst::prelude::*;
 use retinaface::model::{Model, Options};
 
 #[path = "../plugins/retinaface/tests/common/mod.rs"]
