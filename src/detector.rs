@@ -231,11 +231,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From candidates in input pixels to the faces wanted, in frame pixels.
+/// From candidates in input pixels to the faces wanted, in frame pixels. What lies wholly outside the frame, in the
+/// padding, is no face.
 fn select(candidates: Vec<Face>, letterbox: &Letterbox, settings: &Settings) -> Vec<Face> {
+    let (width, height) = letterbox.frame();
     let mut faces = nms::nms(candidates, settings.iou_threshold)
         .iter()
         .map(|face| face.mapped(|point| letterbox.frame_from_input(point)))
+        .filter(|face| face.rect.clipped(width as f32, height as f32).is_some())
         .filter(|face| face.rect.w.min(face.rect.h) >= settings.min_face_size)
         .collect::<Vec<_>>();
     if settings.max_faces > 0 {
@@ -262,5 +265,14 @@ mod tests {
         assert_eq!(faces, [face(0.8, 200.0, 60.0)]);
         let all = select(candidates, &letterbox, &Settings::default());
         assert_eq!(all.len(), 3);
+    }
+
+    #[test]
+    fn a_face_in_the_padding_is_none() {
+        // 1280 x 720 fills 640 x 360 of the input's 640 x 384.
+        let letterbox = Letterbox::new(1280, 720, InputSize::Longest(640));
+        let at = |y: f32| Face { rect: Rect::new(100.0, y, 20.0, 20.0), ..face(0.9, 0.0, 0.0) };
+        assert_eq!(select(vec![at(361.0)], &letterbox, &Settings::default()), []);
+        assert_eq!(select(vec![at(359.0)], &letterbox, &Settings::default()).len(), 1);
     }
 }

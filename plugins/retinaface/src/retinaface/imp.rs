@@ -355,7 +355,11 @@ impl BaseTransformImpl for RetinaFace {
         let detector = detector.ok_or_else(|| gst::loggable_error!(CAT, "caps before start"))?;
         // The first run of a shape is slow, and a live pipeline asks for our latency before the first
         // frame: a black frame answers both.
-        let warm = self.warm_up(&detector, &info).map_err(|error| gst::loggable_error!(CAT, "{error}"))?;
+        let warm = self.warm_up(&detector, &info).map_err(|error| {
+            // The caller only logs, and upstream would hear no more than "not negotiated".
+            self.stream_error(&error);
+            gst::loggable_error!(CAT, "{error}")
+        })?;
         self.observe(warm);
         if let Some(state) = &mut *lock(&self.state) {
             state.info = Some(info);
