@@ -49,10 +49,7 @@ pub fn decode(heads: Heads<'_>, priors: &[Prior], score_threshold: f32) -> Decod
             continue;
         }
         let face = candidate(priors[index], *score, &loc[index], &landmarks[index]);
-        if face.score.is_finite()
-            && face.rect.is_finite()
-            && face.landmarks.is_some_and(|p| p.iter().all(|p| p.is_finite()))
-        {
+        if face.is_finite() {
             decoded.candidates.push(Face { score: face.score.clamp(0.0, 1.0), ..face });
         } else {
             decoded.non_finite += 1;

@@ -45,6 +45,11 @@ impl SharedModel {
     }
 }
 
+/// Frames that share a run where it is left open: more bring nothing on a CPU,
+const AUTO_BATCH: usize = 8;
+/// and their tensor stays below this many bytes.
+const AUTO_BATCH_BYTES: usize = 64 << 20;
+
 /// What a detection can be told from call to call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
@@ -58,7 +63,7 @@ pub struct Settings {
     pub max_faces: usize,
     /// Faces whose shorter side is below this many frame pixels are left out.
     pub min_face_size: f32,
-    /// At most so many frames share a run; at least 1.
+    /// At most so many frames share a run; 0 for as many as are worth it, and as memory allows.
     pub max_batch: usize,
     /// How long a frame may wait for others to share its run.
     pub batch_timeout: Duration,
@@ -105,8 +110,6 @@ pub struct Detection {
     pub faces: Vec<Face>,
     /// Candidates dropped because the model gave numbers that are not finite.
     pub non_finite: usize,
-    /// How many frames shared the run.
-    pub batch: usize,
     /// How long it took.
     pub timing: Timing,
 }
@@ -198,7 +201,10 @@ impl Detector {
             input: std::mem::take(&mut buffers.input),
             width,
             height,
-            max_batch: contract.batch(settings.max_batch),
+            max_batch: contract.batch(match settings.max_batch {
+                0 => AUTO_BATCH.min(AUTO_BATCH_BYTES / (3 * width * height * size_of::<f32>())),
+                wanted => wanted,
+            }),
             batch_timeout: settings.batch_timeout,
         })?;
         buffers.input = reply.input;
@@ -208,9 +214,14 @@ impl Detector {
         let priors = self.priors(width, height);
         let heads = reply.outputs.heads(reply.index).map_err(DetectError::Outputs)?;
         let decoded = decode::decode(heads, &priors.priors, settings.score_threshold);
-        let faces = select(decoded.candidates, &letterbox, settings);
+        let (faces, overflowed) = select(decoded.candidates, &letterbox, settings);
         let timing = Timing { preprocess, wait: reply.wait, inference: reply.run, decode: start.elapsed() };
-        Ok(Detection { faces, non_finite: decoded.non_finite, batch: reply.batch, timing })
+        Ok(Detection { faces, non_finite: decoded.non_finite + overflowed, timing })
+    }
+
+    /// Tells the model's engine that no frame will come for a while, so that others need not wait for one.
+    pub fn rest(&self) {
+        self.client.rest();
     }
 
     fn priors(&self, width: usize, height: usize) -> Arc<Priors> {
@@ -231,20 +242,24 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From candidates in input pixels to the faces wanted, in frame pixels. What lies wholly outside the frame, in the
-/// padding, is no face.
-fn select(candidates: Vec<Face>, letterbox: &Letterbox, settings: &Settings) -> Vec<Face> {
+/// From candidates in input pixels to the faces wanted, in frame pixels, and how many have no finite place there.
+/// What lies wholly outside the frame, in the padding, is no face.
+fn select(candidates: Vec<Face>, letterbox: &Letterbox, settings: &Settings) -> (Vec<Face>, usize) {
     let (width, height) = letterbox.frame();
-    let mut faces = nms::nms(candidates, settings.iou_threshold)
-        .iter()
-        .map(|face| face.mapped(|point| letterbox.frame_from_input(point)))
+    let kept = nms::nms(candidates, settings.iou_threshold);
+    let count = kept.len();
+    let in_frame = kept.iter().map(|face| face.mapped(|point| letterbox.frame_from_input(point)));
+    let finite = in_frame.filter(Face::is_finite).collect::<Vec<_>>();
+    let overflowed = count - finite.len();
+    let mut faces = finite
+        .into_iter()
         .filter(|face| face.rect.clipped(width as f32, height as f32).is_some())
         .filter(|face| face.rect.w.min(face.rect.h) >= settings.min_face_size)
         .collect::<Vec<_>>();
     if settings.max_faces > 0 {
         faces.truncate(settings.max_faces);
     }
-    faces
+    (faces, overflowed)
 }
 
 #[cfg(test)]
@@ -261,9 +276,9 @@ mod tests {
         let letterbox = Letterbox::new(1280, 720, InputSize::Longest(640));
         let candidates = vec![face(0.9, 0.0, 10.0), face(0.8, 100.0, 30.0), face(0.7, 200.0, 40.0)];
         let settings = Settings { min_face_size: 25.0, max_faces: 1, ..Settings::default() };
-        let faces = select(candidates.clone(), &letterbox, &settings);
+        let (faces, _) = select(candidates.clone(), &letterbox, &settings);
         assert_eq!(faces, [face(0.8, 200.0, 60.0)]);
-        let all = select(candidates, &letterbox, &Settings::default());
+        let (all, _) = select(candidates, &letterbox, &Settings::default());
         assert_eq!(all.len(), 3);
     }
 
@@ -272,7 +287,14 @@ mod tests {
         // 1280 x 720 fills 640 x 360 of the input's 640 x 384.
         let letterbox = Letterbox::new(1280, 720, InputSize::Longest(640));
         let at = |y: f32| Face { rect: Rect::new(100.0, y, 20.0, 20.0), ..face(0.9, 0.0, 0.0) };
-        assert_eq!(select(vec![at(361.0)], &letterbox, &Settings::default()), []);
-        assert_eq!(select(vec![at(359.0)], &letterbox, &Settings::default()).len(), 1);
+        assert_eq!(select(vec![at(361.0)], &letterbox, &Settings::default()), (vec![], 0));
+        assert_eq!(select(vec![at(359.0)], &letterbox, &Settings::default()).0.len(), 1);
+    }
+
+    #[test]
+    fn a_face_that_overflows_on_its_way_to_the_frame_is_dropped_and_counted() {
+        let letterbox = Letterbox::new(7680, 4320, InputSize::Longest(640));
+        let far = face(0.9, f32::MAX / 2.0, 20.0);
+        assert_eq!(select(vec![far], &letterbox, &Settings::default()), (vec![], 1));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -136,10 +136,9 @@ impl<O: Send + Sync + 'static> Engine<O> {
         Ok(Arc::new(Self { queue: Some(queue), clients, panicked, thread: Some(thread) }))
     }
 
-    /// A caller's handle. Their number tells the engine when nobody is left to wait for.
+    /// A caller's handle. The number of those in use tells the engine when nobody is left to wait for.
     pub fn client(self: &Arc<Self>) -> Client<O> {
-        self.clients.fetch_add(1, Ordering::Relaxed);
-        Client { engine: Arc::clone(self) }
+        Client { engine: Arc::clone(self), active: AtomicBool::new(false) }
     }
 
     /// Whether a run has panicked, so that a new engine is needed.
@@ -162,6 +161,8 @@ impl<O> Drop for Engine<O> {
 #[derive(Debug)]
 pub struct Client<O> {
     engine: Arc<Engine<O>>,
+    /// Whether others' batches wait for this caller: from its first request until it rests.
+    active: AtomicBool,
 }
 
 impl<O: Send + Sync + 'static> Client<O> {
@@ -170,6 +171,9 @@ impl<O: Send + Sync + 'static> Client<O> {
     /// # Errors
     /// If the engine has stopped.
     pub fn submit(&self, request: Request) -> Result<Ticket<O>, EngineError> {
+        if !self.active.swap(true, Ordering::Relaxed) {
+            self.engine.clients.fetch_add(1, Ordering::Relaxed);
+        }
         let (answer, ticket) = bounded(1);
         let queue = self.engine.queue.as_ref().ok_or(EngineError::Stopped)?;
         queue.send(Pending { request, since: Instant::now(), answer }).map_err(|_| EngineError::Stopped)?;
@@ -185,9 +189,19 @@ impl<O: Send + Sync + 'static> Client<O> {
     }
 }
 
+impl<O> Client<O> {
+    /// Tells the engine that no request will come for a while (a stream has ended or paused), so that others'
+    /// batches need not wait for one. The next request ends the rest.
+    pub fn rest(&self) {
+        if self.active.swap(false, Ordering::Relaxed) {
+            self.engine.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl<O> Drop for Client<O> {
     fn drop(&mut self) {
-        self.engine.clients.fetch_sub(1, Ordering::Relaxed);
+        self.rest();
     }
 }
 
@@ -254,7 +268,8 @@ where
             let batch = self.batch_indices();
             let limit = batch.iter().map(|index| self.pending[*index].request.max_batch.max(1)).min().unwrap_or(1);
             let everyone = self.pending.len() >= self.clients.load(Ordering::Relaxed);
-            let deadline = batch.iter().map(|index| self.pending[*index].deadline()).min();
+            // Of all that wait, not of this batch alone: one that comes after it must not wait for its company.
+            let deadline = self.pending.iter().map(Pending::deadline).min();
             let Some(deadline) = deadline.filter(|deadline| *deadline > Instant::now()) else { return };
             if batch.len() >= limit || everyone || self.pending.len() >= QUEUE {
                 return;
@@ -441,19 +456,44 @@ mod tests {
         watched(|| {
             let (engine, shapes) = echo(Duration::ZERO);
             let (one, other) = (engine.client(), engine.client());
+            // A caller counts from its first request.
+            one.infer(request(0.0, 4, 2, 10_000)).unwrap();
+            other.infer(request(0.0, 4, 2, 0)).unwrap();
             let ticket = one.submit(request(1.0, 4, 2, 10_000)).unwrap();
             thread::sleep(Duration::from_millis(20));
             other.infer(request(2.0, 4, 2, 10_000)).unwrap();
             ticket.wait().unwrap();
-            // `other` pauses: `one` goes on alone once its time is up.
+            // `other` stays away: `one` goes on alone once its time is up.
             let start = Instant::now();
             one.infer(request(3.0, 4, 2, 30)).unwrap();
             assert!(start.elapsed() >= Duration::from_millis(30));
-            // `other` is gone: nobody is left to wait for.
-            drop(other);
+            // `other` rests: nobody is left to wait for, until it is back.
+            other.rest();
             one.infer(request(4.0, 4, 2, 10_000)).unwrap();
+            other.infer(request(5.0, 4, 2, 0)).unwrap();
+            let ticket = one.submit(request(6.0, 4, 2, 10_000)).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            other.infer(request(7.0, 4, 2, 10_000)).unwrap();
+            ticket.wait().unwrap();
+            // `other` is gone.
+            drop(other);
+            one.infer(request(8.0, 4, 2, 10_000)).unwrap();
             let runs = shapes.lock().unwrap().iter().map(|shape| shape.count).collect::<Vec<_>>();
-            assert_eq!(runs, [2, 1, 1]);
+            assert_eq!(runs, [1, 1, 2, 1, 1, 1, 2, 1]);
+        });
+    }
+
+    #[test]
+    fn a_request_that_will_not_wait_is_not_held_up_by_one_of_another_shape_that_does() {
+        watched(|| {
+            let (engine, _) = echo(Duration::ZERO);
+            let [patient, hasty, idle] = [(); 3].map(|()| engine.client());
+            idle.infer(request(0.0, 4, 1, 0)).unwrap();
+            let ticket = patient.submit(request(1.0, 4, 8, 10_000)).unwrap();
+            let start = Instant::now();
+            hasty.infer(request(2.0, 6, 1, 0)).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(5));
+            ticket.wait().unwrap();
         });
     }
 

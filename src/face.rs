@@ -101,6 +101,12 @@ pub struct Face {
 }
 
 impl Face {
+    /// Whether its score, box and landmarks are finite numbers.
+    pub fn is_finite(&self) -> bool {
+        let landmarks = self.landmarks.iter().flatten().all(|point| point.is_finite());
+        self.score.is_finite() && self.rect.is_finite() && landmarks
+    }
+
     /// The same face after `transform` moved each of its points.
     ///
     /// `transform` must be an axis-aligned scaling and shift; a rectangle has no rotation to keep.

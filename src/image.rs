@@ -66,6 +66,12 @@ impl PixelFormat {
         }
     }
 
+    /// Bytes of a row, and rows, of plane `plane` of a picture of `width` x `height`.
+    pub const fn plane_bytes(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
+        let (cols, rows) = self.plane_size(plane, width, height);
+        (cols * self.channels(plane), rows)
+    }
+
     /// Columns and rows of plane `plane` of a picture of `width` x `height`.
     pub(crate) const fn plane_size(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
         if plane > 0 { (width.div_ceil(2), height.div_ceil(2)) } else { (width, height) }

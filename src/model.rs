@@ -23,8 +23,7 @@ use crate::runtime::{self, Provider, RuntimeError, panic_message};
 /// What biubug6's training did to its pictures (`data/data_augment.py`, `rgb_means`).
 const BIUBUG6: Normalization = Normalization { order: ChannelOrder::Bgr, mean: [104.0, 117.0, 123.0], scale: 1.0 };
 
-/// Width and height of the probe, for models that take any: small, and with a different side each, so
-/// that a transposed layout cannot pass.
+/// Width and height of the probe, for models that take any.
 const PROBE: (usize, usize) = (2 * INPUT_MULTIPLE, INPUT_MULTIPLE);
 
 /// What a user can do about a model that is not recognised.
@@ -239,7 +238,13 @@ impl Model {
             }
         }
         let outputs = [boxes.0, scores.0, landmarks.0];
-        let Input { name, fixed_size, dynamic_batch } = input;
+        let Input { name, fixed_size, mut dynamic_batch } = input;
+        if dynamic_batch {
+            // Some exports declare any number of pictures and reshape to one inside.
+            let two = run_values(&mut session, &name, &[probe.as_slice(), &probe].concat(), [2, 3, height, width]);
+            let first = |value: &DynValue| tensor_shape(value).and_then(|shape| shape.first().copied());
+            dynamic_batch = two.is_ok_and(|found| found.iter().all(|(_, value)| first(value) == Some(2)));
+        }
         let family = "RetinaFace (biubug6), 5 landmarks";
         let contract = Contract { family, input: name, fixed_size, dynamic_batch, outputs, normalization: BIUBUG6 };
         Ok(Self { path, session, contract })

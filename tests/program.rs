@@ -151,6 +151,18 @@ fn crops_and_drawn_copies_are_written_and_no_name_is_used_twice() {
 }
 
 #[test]
+fn an_input_is_never_written_over_and_its_faces_are_not_lost_for_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let photo = folder.path().join("photo.jpg");
+    std::fs::copy(common::media("single_face.jpg"), &photo).unwrap();
+    let before = std::fs::read(&photo).unwrap();
+    let output = run(&["detect", text(&photo), "--annotate", text(folder.path())]);
+    assert_eq!((status(&output), lines(&output)[0].faces.len()), (2, 1));
+    assert!(stderr(&output).contains("is one of the inputs"), "{}", stderr(&output));
+    assert_eq!(std::fs::read(&photo).unwrap(), before);
+}
+
+#[test]
 fn png_and_webp_are_read_too() {
     let folder = tempfile::tempdir().unwrap();
     let photo = opencv::imgcodecs::imread(common::media("single_face.jpg"), opencv::imgcodecs::IMREAD_COLOR).unwrap();

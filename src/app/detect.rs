@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use retinaface::align::{self, ARCFACE_SIZE, Scratch};
@@ -72,13 +72,16 @@ impl Detect {
         for (number, input) in self.inputs.iter().enumerate() {
             bar.set_message(input.display().to_string());
             match job.picture(number, input) {
-                Ok(Done { line, faces, notes }) => {
+                Ok(Done { line, faces, notes, error }) => {
                     found |= faces > 0;
+                    failed |= error.is_some();
                     // A picture's line is out before the next one is looked at.
                     bar.suspend(|| {
-                        notes.iter().for_each(|note| tell(input, note));
                         let mut stdout = io::stdout().lock();
-                        stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush())
+                        stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush())?;
+                        notes.iter().for_each(|note| tell(input, note));
+                        error.iter().for_each(|error| tell(input, &format!("{error:#}")));
+                        io::Result::Ok(())
                     })?;
                 }
                 Err(error) => {
@@ -127,6 +130,8 @@ struct Done {
     line: String,
     faces: usize,
     notes: Vec<String>,
+    /// Why not every file of it could be written. What was found is not lost for that.
+    error: Option<anyhow::Error>,
 }
 
 struct Job<'a> {
@@ -144,21 +149,43 @@ impl Job<'_> {
         let source = input.to_string_lossy();
         let (width, height) = (image.view().width(), image.view().height());
         let line = FrameRecord::new(Origin::Source(&source), number as u64, width, height, &faces).to_line();
-        let name = self.name(input);
         let mut notes = Vec::new();
+        let error = self.write_files(input, &mut image, &faces, &mut notes).err();
+        Ok(Done { line, faces: faces.len(), notes, error })
+    }
+
+    /// Writes the crops and the drawn copy that are asked for.
+    fn write_files(
+        &mut self,
+        input: &Path,
+        image: &mut OwnedImage,
+        faces: &[Face],
+        notes: &mut Vec<String>,
+    ) -> anyhow::Result<()> {
+        let name = self.name(input);
         if let Some(folder) = &self.detect.crops {
             for (index, face) in faces.iter().enumerate() {
-                match self.crop(&image, face)? {
-                    Ok(crop) => picture::write(&folder.join(format!("{name}-{index}.png")), &crop)?,
+                match self.crop(image, face)? {
+                    Ok(crop) => self.write(&folder.join(format!("{name}-{index}.png")), &crop)?,
                     Err(why) => notes.push(format!("face {index} has no crop: {why}")),
                 }
             }
         }
         if let Some(folder) = &self.detect.annotate {
-            draw::draw_faces(&mut image.view_mut(), &faces, &Style::default())?;
-            picture::write(&folder.join(format!("{name}.jpg")), &image)?;
+            draw::draw_faces(&mut image.view_mut(), faces, &Style::default())?;
+            self.write(&folder.join(format!("{name}.jpg")), image)?;
         }
-        Ok(Done { line, faces: faces.len(), notes })
+        Ok(())
+    }
+
+    /// Writes a picture, but never over one of the inputs.
+    fn write(&self, path: &Path, image: &OwnedImage) -> anyhow::Result<()> {
+        if let Ok(existing) = path.canonicalize()
+            && self.detect.inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing))
+        {
+            bail!("{} is one of the inputs and is not written over; choose another folder", path.display());
+        }
+        picture::write(path, image)
     }
 
     /// A face's crop, or why its landmarks give none.

@@ -26,11 +26,31 @@ pub(super) fn read(path: &Path) -> anyhow::Result<OwnedImage> {
 
 /// Whether a JPEG file ends before its picture does. Decoders fill the rest with grey and say nothing.
 ///
-/// Within the picture's data a byte FF is always followed by 00 or a restart marker, so an end marker
-/// after the last start of a scan is the picture's own.
+/// Walks the segments, so that neither a thumbnail within nor a video behind the picture counts. Source: ITU-T T.81,
+/// annex B.
 fn is_cut_jpeg(bytes: &[u8]) -> bool {
-    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xFF, marker]);
-    bytes.starts_with(&[0xFF, 0xD8]) && last(0xD9).unwrap_or(0) < last(0xDA).unwrap_or(bytes.len())
+    let Some(mut rest) = bytes.strip_prefix(&[0xFF, 0xD8]) else { return false };
+    loop {
+        // Fill bytes may stand before a marker.
+        let [0xFF, marker, after @ ..] = rest else { return rest.len() < 2 };
+        match marker {
+            0xFF => rest = &rest[1..],
+            0xD9 => return false,
+            // Without a length: restart markers, TEM.
+            0xD0..=0xD7 | 0x01 => rest = after,
+            _ => {
+                let [high, low, ..] = after else { return true };
+                let Some(next) = after.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { return true };
+                rest = next;
+                if *marker == 0xDA {
+                    // The scan's data: FF is followed by 00, a restart marker or the next segment's marker.
+                    let is_marker = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7);
+                    let Some(at) = rest.windows(2).position(is_marker) else { return true };
+                    rest = &rest[at..];
+                }
+            }
+        }
+    }
 }
 
 /// Writes a BGR picture; the name's ending says how.
@@ -54,10 +74,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_jpeg_file_is_cut_when_its_last_scan_has_no_end() {
-        let whole = [0xFF, 0xD8, 0xFF, 0xE1, 0xFF, 0xDA, 1, 0xFF, 0xD9, 0xFF, 0xDA, 1, 0xFF, 0x00, 2, 0xFF, 0xD9, 9, 9];
-        assert!(!is_cut_jpeg(&whole), "bytes after the end do not matter");
-        assert!(is_cut_jpeg(&whole[..15]), "the thumbnail's end is not the picture's");
+    fn a_jpeg_file_is_cut_when_its_picture_has_no_end() {
+        let thumbnail = [0xFF, 0xE1, 0, 8, 0xFF, 0xDA, 1, 0xFF, 0xD9, 7];
+        let scan = [0xFF, 0xDA, 0, 3, 9, 1, 0xFF, 0x00, 2, 0xFF, 0xD0, 3];
+        let whole = [&[0xFF, 0xD8][..], &thumbnail, &scan, &scan, &[0xFF, 0xD9]].concat();
+        assert!(!is_cut_jpeg(&whole));
+        let with_video = [&whole[..], &[1, 0xFF, 0xDA, 5, 0xFF, 0xDA]].concat();
+        assert!(!is_cut_jpeg(&with_video), "what stands behind the picture does not matter");
+        for len in 4..whole.len() {
+            assert!(is_cut_jpeg(&whole[..len]), "cut after {len} bytes");
+        }
         assert!(!is_cut_jpeg(b"\x89PNG"));
     }
 }

@@ -4,18 +4,19 @@ use std::sync::LazyLock;
 
 use gst::prelude::*;
 use gst_video::VideoFormat;
+use retinaface::image::PixelFormat;
 
-/// The formats taken, in the order of preference.
-const FORMATS: [VideoFormat; 9] = [
-    VideoFormat::Nv12,
-    VideoFormat::I420,
-    VideoFormat::Rgb,
-    VideoFormat::Bgr,
-    VideoFormat::Rgbx,
-    VideoFormat::Bgrx,
-    VideoFormat::Rgba,
-    VideoFormat::Bgra,
-    VideoFormat::Gray8,
+/// The formats taken, in the order of preference, and what the library calls them.
+pub(crate) const FORMATS: [(VideoFormat, PixelFormat); 9] = [
+    (VideoFormat::Nv12, PixelFormat::Nv12),
+    (VideoFormat::I420, PixelFormat::I420),
+    (VideoFormat::Rgb, PixelFormat::Rgb),
+    (VideoFormat::Bgr, PixelFormat::Bgr),
+    (VideoFormat::Rgbx, PixelFormat::Rgbx),
+    (VideoFormat::Bgrx, PixelFormat::Bgrx),
+    (VideoFormat::Rgba, PixelFormat::Rgba),
+    (VideoFormat::Bgra, PixelFormat::Bgra),
+    (VideoFormat::Gray8, PixelFormat::Gray8),
 ];
 
 /// Smallest and largest side of a frame, in pixels.
@@ -23,7 +24,8 @@ const SIDE: std::ops::RangeInclusive<i32> = 16..=16384;
 
 static CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
     let (from, to) = (*SIDE.start(), *SIDE.end());
-    gst_video::VideoCapsBuilder::new().format_list(FORMATS).width_range(from..=to).height_range(from..=to).build()
+    let formats = FORMATS.map(|(format, _)| format);
+    gst_video::VideoCapsBuilder::new().format_list(formats).width_range(from..=to).height_range(from..=to).build()
 });
 
 /// Raw video in system memory, in the formats that every element takes.
@@ -53,7 +55,7 @@ pub(crate) fn explain_refusals(element: &impl IsA<gst::Element>, sink: &gst::Pad
 }
 
 fn refuse(element: &gst::Element, caps: &gst::CapsRef) {
-    let formats = FORMATS.map(|format| format.to_str().to_string()).join(", ");
+    let formats = FORMATS.map(|(format, _)| format.to_str().to_string()).join(", ");
     let name = element.name();
     gst::element_error!(
         element,

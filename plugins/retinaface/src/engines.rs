@@ -7,12 +7,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::SystemTime;
 
 use retinaface::detector::SharedModel;
 use retinaface::model::{ModelError, Options};
 use retinaface::runtime::Provider;
+
+use crate::lock::lock;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -55,10 +57,6 @@ fn slot(key: Key) -> Slot {
         *other == key || Arc::strong_count(slot) > 1 || lock(slot).strong_count() > 0
     });
     Arc::clone(slots.entry(key).or_default())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! A mapped video frame -> an image view. The one place where GStreamer's strides and crop metas are met.
 
-use gst_video::{VideoColorMatrix, VideoColorRange, VideoFormat, VideoFrameExt, VideoFrameRef, VideoInfo};
+use gst_video::{VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo, VideoMeta};
 use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region, YuvCoding, YuvMatrix};
+
+use crate::caps;
+use crate::meta::FrameSize;
 
 /// Why a buffer cannot be looked at as a frame.
 #[derive(Debug)]
 pub(crate) enum FrameError {
-    /// The buffer does not hold what its caps say.
+    /// The buffer does not hold what its caps or its video meta say.
     Map,
     /// Its layout is not one that a view can have.
     Layout(ImageError),
@@ -15,7 +18,7 @@ pub(crate) enum FrameError {
 impl std::fmt::Display for FrameError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Map => f.write_str("the buffer cannot be mapped as a frame of its caps (too small?)"),
+            Self::Map => f.write_str("the buffer is too small for a frame of its caps or its video meta"),
             Self::Layout(error) => write!(f, "the frame's memory layout is not usable: {error}"),
         }
     }
@@ -34,10 +37,12 @@ pub(crate) fn read<T>(
     info: &VideoInfo,
     work: impl FnOnce(&ImageView<'_>) -> T,
 ) -> Result<T, FrameError> {
+    check_video_meta(buffer, info)?;
+    let region = region(buffer, info);
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| FrameError::Map)?;
     let image = image_info(frame.info())?;
     let planes = frame.planes_data();
-    let view = ImageView::cropped(image, &planes[..image.format.planes()], &strides(&frame), crop(buffer, image))?;
+    let view = ImageView::cropped(image, &planes[..image.format.planes()], &strides(&frame), region)?;
     Ok(work(&view))
 }
 
@@ -47,17 +52,35 @@ pub(crate) fn write<T>(
     info: &VideoInfo,
     work: impl FnOnce(&mut ImageViewMut<'_>) -> T,
 ) -> Result<T, FrameError> {
-    let crop_of = |image| (image, crop(buffer, image));
-    // Where a video meta gives another size than the caps, the mapped frame has the meta's.
-    let mapped = buffer.meta::<gst_video::VideoMeta>().map(|meta| (meta.width() as usize, meta.height() as usize));
-    let mut image = image_info(info)?;
-    (image.width, image.height) = mapped.unwrap_or((image.width, image.height));
-    let (image, region) = crop_of(image);
+    check_video_meta(buffer, info)?;
+    let region = region(buffer, info);
     let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, info).map_err(|_| FrameError::Map)?;
+    let image = image_info(frame.info())?;
     let strides = strides(&frame);
     let planes = frame.planes_data_mut().into_iter().take(image.format.planes()).collect();
     let mut view = ImageViewMut::cropped(image, planes, &strides, region)?;
     Ok(work(&mut view))
+}
+
+/// Where a buffer has a video meta, GStreamer maps what it says without a look at how much memory there is.
+fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), FrameError> {
+    let Some(meta) = buffer.meta::<VideoMeta>() else { return Ok(()) };
+    let format = image_info(info)?.format;
+    let (width, height) = (meta.width() as usize, meta.height() as usize);
+    let fits = meta.width() >= info.width() && meta.height() >= info.height();
+    if meta.format() != info.format() || meta.n_planes() as usize != format.planes() || !fits {
+        return Err(FrameError::Map);
+    }
+    for (plane, (offset, stride)) in meta.offset().iter().zip(meta.stride()).enumerate().take(format.planes()) {
+        let (row, rows) = format.plane_bytes(plane, width, height);
+        let stride = usize::try_from(*stride).map_err(|_| FrameError::Map)?;
+        // The whole of the last row's stride, since that is what is mapped as the plane.
+        let end = stride.checked_mul(rows).and_then(|bytes| bytes.checked_add(*offset));
+        if stride < row || end.is_none_or(|end| end - (stride - row) > buffer.size()) {
+            return Err(FrameError::Map);
+        }
+    }
+    Ok(())
 }
 
 /// The frame's strides in bytes; one that is negative becomes 0, which no view accepts.
@@ -66,36 +89,22 @@ fn strides(frame: &impl VideoFrameExt) -> Vec<usize> {
     frame.plane_stride()[..planes].iter().map(|stride| usize::try_from(*stride).unwrap_or(0)).collect()
 }
 
-/// The part of the frame that counts: its crop meta's rectangle, or all of it.
-fn crop(buffer: &gst::BufferRef, image: ImageInfo) -> Region {
-    let Some(crop) = buffer.meta::<gst_video::VideoCropMeta>() else {
-        return Region { x: 0, y: 0, width: image.width, height: image.height };
-    };
-    let (x, y, width, height) = crop.rect();
+/// The part of the frame that counts: its crop meta's rectangle, or what the caps say.
+fn region(buffer: &gst::BufferRef, info: &VideoInfo) -> Region {
+    let whole = (0, 0, info.width(), info.height());
+    let (x, y, width, height) = buffer.meta::<VideoCropMeta>().map_or(whole, |crop| crop.rect());
     Region { x: x as usize, y: y as usize, width: width as usize, height: height as usize }
 }
 
-/// The size in which faces are counted: the crop's, or the caps'.
-pub(crate) fn frame_size(buffer: &gst::BufferRef, info: &VideoInfo) -> (usize, usize) {
-    match buffer.meta::<gst_video::VideoCropMeta>() {
-        Some(crop) => (crop.rect().2 as usize, crop.rect().3 as usize),
-        None => (info.width() as usize, info.height() as usize),
-    }
+/// The size in which faces are counted.
+pub(crate) fn frame_size(buffer: &gst::BufferRef, info: &VideoInfo) -> FrameSize {
+    let Region { width, height, .. } = region(buffer, info);
+    FrameSize { width, height, pixel_aspect: info.par() }
 }
 
 fn image_info(info: &VideoInfo) -> Result<ImageInfo, FrameError> {
-    let format = match info.format() {
-        VideoFormat::Nv12 => PixelFormat::Nv12,
-        VideoFormat::I420 => PixelFormat::I420,
-        VideoFormat::Rgb => PixelFormat::Rgb,
-        VideoFormat::Bgr => PixelFormat::Bgr,
-        VideoFormat::Rgbx => PixelFormat::Rgbx,
-        VideoFormat::Bgrx => PixelFormat::Bgrx,
-        VideoFormat::Rgba => PixelFormat::Rgba,
-        VideoFormat::Bgra => PixelFormat::Bgra,
-        VideoFormat::Gray8 => PixelFormat::Gray8,
-        _ => return Err(FrameError::Map),
-    };
+    let known = caps::FORMATS.iter().find(|(format, _)| *format == info.format());
+    let format: PixelFormat = known.ok_or(FrameError::Map)?.1;
     let colorimetry = info.colorimetry();
     let matrix = match colorimetry.matrix() {
         VideoColorMatrix::Bt709 => YuvMatrix::Bt709,

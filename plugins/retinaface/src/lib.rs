@@ -19,6 +19,7 @@ mod facealign;
 mod facemetaoverlay;
 mod facemetapublish;
 mod frame;
+mod lock;
 pub mod meta;
 mod retinaface;
 

@@ -6,8 +6,10 @@
 //! on the rectangle's id; it has no tags, so that elements between us carry it along untouched.
 //!
 //! A face whose rectangle is gone (after `videocrop`) is not read. Where the rectangle moved by no more
-//! than the frame's change of size explains, coordinates are the floats scaled by that change, exact
-//! through any number of rescalings; where something else moved the rectangle, they move with it.
+//! than the frame's change of size and its rounding explain, coordinates are the floats scaled by that
+//! change, exact through any number of rescalings; where something else moved the rectangle, they move
+//! with it. A face is dropped where its place cannot be known: its rectangle was cut off, or the shape of
+//! the picture changed, since `videoscale` then adds borders (or not) and leaves no word of them.
 //!
 //! For readers of DL Streamer's metadata the rectangle carries a `detection` param; it is never read back.
 
@@ -32,7 +34,9 @@ pub const CROP_META: &str = "RetinaFaceCropMeta";
 /// differ from its scaled self by this many pixels,
 const ROUNDING_PIXELS: f32 = 8.0;
 /// or by this part of its size.
-const ROUNDING_PART: f32 = 0.12;
+const ROUNDING_PART: f32 = 0.06;
+/// A picture whose shape changed by no more than this many pixels was rounded, not given borders.
+const BORDER_PIXELS: f64 = 2.0;
 
 /// Makes the custom metas known to GStreamer; may be called often.
 pub fn register() {
@@ -44,6 +48,31 @@ pub fn register() {
             }
         }
     });
+}
+
+/// A frame's size in pixels and the shape of a pixel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameSize {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Width of a pixel over its height.
+    pub pixel_aspect: gst::Fraction,
+}
+
+impl From<(usize, usize)> for FrameSize {
+    /// Width and height, with square pixels.
+    fn from((width, height): (usize, usize)) -> Self {
+        Self { width, height, pixel_aspect: gst::Fraction::new(1, 1) }
+    }
+}
+
+impl FrameSize {
+    /// Width in units of which the height of a pixel is one.
+    fn display_width(&self) -> f64 {
+        self.width as f64 * f64::from(self.pixel_aspect.numer()) / f64::from(self.pixel_aspect.denom().max(1))
+    }
 }
 
 /// A face on a frame.
@@ -62,6 +91,13 @@ pub struct FrameFaces {
     pub detected: bool,
     /// The faces, in the order in which they were attached: best score first.
     pub faces: Vec<FrameFace>,
+}
+
+impl FrameFaces {
+    /// The faces alone.
+    pub fn into_faces(self) -> Vec<Face> {
+        self.faces.into_iter().map(|found| found.face).collect()
+    }
 }
 
 fn next_roi_id() -> i32 {
@@ -125,13 +161,15 @@ fn face_from(structure: &gst::StructureRef) -> Option<Face> {
     })
 }
 
-/// Attaches `faces`, in pixels of a frame of `width` x `height`, in place of any that are there. A face
-/// wholly outside the frame has no rectangle and is left out.
+/// Attaches `faces`, in pixels of a frame of `size`, in place of any that are there. A face wholly outside
+/// the frame has no rectangle and is left out.
 ///
 /// # Errors
 /// If GStreamer cannot add the meta.
-pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], width: usize, height: usize) -> Result<(), glib::BoolError> {
+pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], size: impl Into<FrameSize>) -> Result<(), glib::BoolError> {
     register();
+    let size = size.into();
+    let FrameSize { width, height, .. } = size;
     remove(buffer);
     let mut entries = Vec::with_capacity(faces.len());
     for face in faces {
@@ -157,6 +195,7 @@ pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], width: usize, height:
     let structure = meta.mut_structure();
     structure.set("width", width as u32);
     structure.set("height", height as u32);
+    structure.set("display-width", size.display_width());
     structure.set("faces", gst::Array::new(entries));
     Ok(())
 }
@@ -188,15 +227,19 @@ fn entries(structure: &gst::StructureRef) -> Vec<gst::Structure> {
     array.iter().flat_map(|array| array.iter()).filter_map(|value| value.get::<gst::Structure>().ok()).collect()
 }
 
-/// The faces on a frame that now has `width` x `height` pixels.
-pub fn read(buffer: &gst::BufferRef, width: usize, height: usize) -> FrameFaces {
+/// The faces on a frame that now has that size.
+pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
+    let size = size.into();
+    let FrameSize { width, height, .. } = size;
     register();
     let Ok(meta) = CustomMeta::from_buffer(buffer, FRAME_META) else { return FrameFaces::default() };
     let structure = meta.structure();
     let (Ok(was_width), Ok(was_height)) = (structure.get::<u32>("width"), structure.get::<u32>("height")) else {
         return FrameFaces::default();
     };
-    let scale = (width as f32 / was_width.max(1) as f32, height as f32 / was_height.max(1) as f32);
+    let was_shape = structure.get::<f64>("display-width").unwrap_or(was_width.into()) / f64::from(was_height.max(1));
+    let shape_changed = shape_changed(was_shape, &size);
+    let scale = Some((width as f32 / was_width.max(1) as f32, height as f32 / was_height.max(1) as f32));
     let rois = buffer
         .iter_meta::<VideoRegionOfInterestMeta>()
         .filter(|roi| roi.roi_type() == ROI_TYPE)
@@ -211,9 +254,21 @@ pub fn read(buffer: &gst::BufferRef, width: usize, height: usize) -> FrameFaces 
             return None;
         };
         let was = Rect::new(x as f32, y as f32, w as f32, h as f32);
-        Some(FrameFace { roi_id, face: follow(&face_from(entry)?, was, now, scale) })
+        // In a picture of another shape only a rectangle that kept its size tells where it went: it was cropped around.
+        if shape_changed && (now.w, now.h) != (was.w, was.h) {
+            return None;
+        }
+        let face = follow(&face_from(entry)?, was, now, scale.filter(|_| !shape_changed))?;
+        Some(FrameFace { roi_id, face })
     };
     FrameFaces { detected: true, faces: entries(structure).iter().filter_map(face).collect() }
+}
+
+/// Whether a picture that was `was_shape` times as wide as high has, in a frame of `size`, room for borders.
+fn shape_changed(was_shape: f64, size: &FrameSize) -> bool {
+    let (width, height) = (size.display_width(), size.height as f64);
+    let (fitting_width, fitting_height) = (height * was_shape, width / was_shape);
+    width - fitting_width > BORDER_PIXELS || height - fitting_height > BORDER_PIXELS
 }
 
 /// One axis of a rectangle: where it begins, and how long it is.
@@ -231,13 +286,19 @@ fn only_scaled(was: Span, now: Span, scale: f32) -> bool {
     near(was.0, now.0) && near(was.0 + was.1, now.0 + now.1)
 }
 
-/// The face after its rectangle went from `was` to `now` while the frame's sides changed by `scale`.
-fn follow(face: &Face, was: Rect, now: Rect, scale: (f32, f32)) -> Face {
-    if only_scaled((was.x, was.w), (now.x, now.w), scale.0) && only_scaled((was.y, was.h), (now.y, now.h), scale.1) {
-        return face.mapped(|point| Point::new(point.x * scale.0, point.y * scale.1));
+/// The face after its rectangle went from `was` to `now` while the frame's sides changed by `scale`, where that is all
+/// that can have happened; `None` if the rectangle was cut off, so that nothing says where the face is within it.
+fn follow(face: &Face, was: Rect, now: Rect, scale: Option<(f32, f32)>) -> Option<Face> {
+    let scaled = |(x, y): &(f32, f32)| {
+        only_scaled((was.x, was.w), (now.x, now.w), *x) && only_scaled((was.y, was.h), (now.y, now.h), *y)
+    };
+    if let Some((x, y)) = scale.filter(scaled) {
+        return Some(face.mapped(|point| Point::new(point.x * x, point.y * y)));
     }
     let (x, y) = (now.w / was.w.max(1.0), now.h / was.h.max(1.0));
-    face.mapped(|point| Point::new(now.x + (point.x - was.x) * x, now.y + (point.y - was.y) * y))
+    let (wide, high) = ((now.w - was.w * y).abs(), (now.h - was.h * x).abs());
+    let same_shape = wide.min(high) <= (ROUNDING_PART * now.w.min(now.h)).max(ROUNDING_PIXELS / 2.0);
+    same_shape.then(|| face.mapped(|point| Point::new(now.x + (point.x - was.x) * x, now.y + (point.y - was.y) * y)))
 }
 
 /// Where an aligned crop comes from.

@@ -22,6 +22,15 @@ fn pull_all(harness: &mut gst_check::Harness) -> Vec<gst::Buffer> {
     std::iter::from_fn(|| harness.try_pull()).collect()
 }
 
+/// Start and duration of each gap that came out.
+fn gaps(harness: &mut gst_check::Harness) -> Vec<(gst::ClockTime, Option<gst::ClockTime>)> {
+    let gap = |event: gst::Event| match event.view() {
+        gst::EventView::Gap(gap) => Some(gap.get()),
+        _ => None,
+    };
+    events(harness).into_iter().filter_map(gap).collect()
+}
+
 fn events(harness: &mut gst_check::Harness) -> Vec<gst::Event> {
     std::iter::from_fn(|| harness.try_pull_event()).collect()
 }
@@ -40,7 +49,7 @@ fn every_face_becomes_a_crop_with_the_frames_time_and_its_origin() {
         assert_eq!(harness.push(frame.clone()), Ok(gst::FlowSuccess::Ok));
         let crops = pull_all(&mut harness);
         assert_eq!(crops.len(), 3);
-        let on_frame = gstretinaface::meta::read(&frame, 640, 360).faces;
+        let on_frame = gstretinaface::meta::read(&frame, (640, 360)).faces;
         for ((crop, face), on_frame) in crops.iter().zip(&faces).zip(on_frame) {
             assert_eq!((crop.pts(), crop.duration()), (frame.pts(), frame.duration()));
             let origin = gstretinaface::meta::read_crop(crop).unwrap();
@@ -79,19 +88,37 @@ fn a_frame_without_a_face_that_is_wanted_becomes_a_gap() {
         }
         harness.push(common::frame(&info, 3)).unwrap();
         assert_eq!(pull_all(&mut harness).len(), 0);
-        let gaps = events(&mut harness).into_iter().filter_map(|event| match event.view() {
-            gst::EventView::Gap(gap) => Some(gap.get()),
-            _ => None,
-        });
         let ms = gst::ClockTime::from_mseconds;
-        assert_eq!(gaps.collect::<Vec<_>>(), [0, 40, 80, 120].map(|start| (ms(start), Some(ms(40)))));
+        assert_eq!(gaps(&mut harness), [(ms(0), Some(ms(40)))], "the first at once");
+        for number in 4..60 {
+            harness.push(common::frame(&info, number)).unwrap();
+        }
+        assert_eq!(gaps(&mut harness), [(ms(40), Some(ms(1000))), (ms(1040), Some(ms(1000)))], "then one a second");
         let good = face(0.8, 100.0, 20.0, 80.0, 90.0);
-        harness.push(frame_with(&info, 4, &[small, good, poor, face(0.7, 200.0, 20.0, 80.0, 90.0)])).unwrap();
+        harness.push(frame_with(&info, 60, &[small, good, poor, face(0.7, 200.0, 20.0, 80.0, 90.0)])).unwrap();
         let crops = pull_all(&mut harness);
         assert_eq!(
             crops.iter().map(|crop| gstretinaface::meta::read_crop(crop).unwrap().face.score).collect::<Vec<_>>(),
             [0.8]
         );
+    });
+}
+
+#[test]
+fn a_gap_is_told_at_once_after_each_crop_and_the_rest_of_it_before_the_end() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 320, 180);
+        let ms = gst::ClockTime::from_mseconds;
+        let mut harness = harness("facealign", 320, 180);
+        for start in [0, 4] {
+            harness.push(frame_with(&info, start, &[face(0.9, 50.0, 20.0, 100.0, 120.0)])).unwrap();
+            for next in 1..4 {
+                harness.push(common::frame(&info, start + next)).unwrap();
+            }
+        }
+        assert_eq!(gaps(&mut harness), [(ms(40), Some(ms(40))), (ms(200), Some(ms(40)))]);
+        assert!(harness.push_event(gst::event::Eos::new()));
+        assert_eq!(gaps(&mut harness), [(ms(240), Some(ms(80)))]);
     });
 }
 

@@ -63,6 +63,6 @@ fn the_other_branch_of_a_tee_keeps_its_pixels() {
         let out = harness.push_and_pull(buffer).unwrap();
         assert_eq!(other_branch.map_readable().unwrap().as_slice(), before);
         assert_ne!(out.map_readable().unwrap().as_slice(), before);
-        assert_eq!(gstretinaface::meta::read(&out, 320, 180).faces.len(), 1, "faces go on with the frame");
+        assert_eq!(gstretinaface::meta::read(&out, (320, 180)).faces.len(), 1, "faces go on with the frame");
     });
 }

@@ -100,21 +100,44 @@ fn each_branch_of_a_tee_has_the_faces() {
 #[test]
 fn landmarks_land_on_the_same_pixel_after_scaling_however_small_the_frame_was_between() {
     watched(|| {
+        // The last two change the shape of pixels, not of the picture.
         for (width, height) in [(320, 180), (1920, 1080), (214, 121), (640, 200), (1001, 333)] {
-            let elements = format!("videoscale ! video/x-raw,width={width},height={height},pixel-aspect-ratio=1/1");
-            let elements = elements.replace("videoscale", "videoscale add-borders=false");
+            let scale = |width, height| format!("videoscale ! video/x-raw,width={width},height={height}");
             // Read in the scaled frame and scaled back by hand.
-            let scaled = one(&elements, 640, 360, &faces());
+            let scaled = one(&scale(width, height), 640, 360, &faces());
             let (x, y) = (640.0 / width as f32, 360.0 / height as f32);
             let back = scaled.iter().map(|face| face.mapped(|p| Point::new(p.x * x, p.y * y))).collect::<Vec<_>>();
             assert_near(&back, &faces(), 0.5);
             // Scaled back by GStreamer.
-            let elements = format!(
-                "{elements} ! videoscale add-borders=false ! video/x-raw,width=640,height=360,pixel-aspect-ratio=1/1"
-            );
-            assert_near(&one(&elements, 640, 360, &faces()), &faces(), 0.5);
+            let there_and_back = format!("{} ! {}", scale(width, height), scale(640, 360));
+            assert_near(&one(&there_and_back, 640, 360, &faces()), &faces(), 0.5);
         }
     });
+}
+
+#[test]
+fn a_change_of_the_pictures_shape_drops_faces_since_it_may_have_added_borders() {
+    watched(|| {
+        for (width, height) in [(640, 640), (320, 120), (1000, 360)] {
+            for borders in [true, false] {
+                let caps = format!("video/x-raw,width={width},height={height},pixel-aspect-ratio=1/1");
+                let found = one(&format!("videoscale add-borders={borders} ! {caps}"), 640, 360, &faces());
+                assert_eq!(found, [], "{width}x{height}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_rectangle_that_was_cut_off_drops_its_face() {
+    common::init();
+    let info = info(VideoFormat::I420, 640, 360);
+    let mut buffer = frame_with(&info, 0, &[face(0.9, 100.0, 100.0, 80.0, 80.0)]);
+    let out = buffer.get_mut().unwrap();
+    for mut meta in out.iter_meta_mut::<gst_video::VideoRegionOfInterestMeta>() {
+        meta.set_rect((0, 100, 40, 80));
+    }
+    assert_eq!(gstretinaface::meta::read(out, (640, 360)).faces, []);
 }
 
 #[test]
@@ -141,7 +164,7 @@ fn a_rectangle_that_someone_moved_takes_its_landmarks_along() {
     for mut meta in out.iter_meta_mut::<gst_video::VideoRegionOfInterestMeta>() {
         meta.set_rect((300, 50, 160, 160));
     }
-    let found = gstretinaface::meta::read(out, 640, 360).faces;
+    let found = gstretinaface::meta::read(out, (640, 360)).faces;
     assert_near(&[found[0].face.clone()], &[face(0.9, 300.0, 50.0, 160.0, 160.0)], 0.01);
 }
 
@@ -157,7 +180,7 @@ fn a_crop_that_keeps_rectangles_is_not_taken_for_a_scaling() {
             let (x, y, w, h) = meta.rect();
             meta.set_rect((x - left, y, w, h));
         }
-        let found = gstretinaface::meta::read(out, 640 - left as usize, 360).faces;
+        let found = gstretinaface::meta::read(out, (640 - left as usize, 360)).faces;
         let moved = faces()[0].mapped(|p| Point::new(p.x - left as f32, p.y));
         assert_near(&[found[0].face.clone()], &[moved], 1e-3);
     }
@@ -171,8 +194,8 @@ fn a_second_detection_replaces_the_first_and_leaves_strangers_alone() {
     let out = buffer.get_mut().unwrap();
     gst_video::VideoRegionOfInterestMeta::add(out, "car", (1, 2, 30, 40));
     gst_video::VideoRegionOfInterestMeta::add(out, "face", (5, 5, 50, 50)).set_id(-5);
-    gstretinaface::meta::attach(out, &faces()[1..2], 640, 360).unwrap();
-    let found = gstretinaface::meta::read(out, 640, 360);
+    gstretinaface::meta::attach(out, &faces()[1..2], (640, 360)).unwrap();
+    let found = gstretinaface::meta::read(out, (640, 360));
     assert_near(&found.faces.iter().map(|found| found.face.clone()).collect::<Vec<_>>(), &faces()[1..2], 1e-3);
     let types = out.iter_meta::<gst_video::VideoRegionOfInterestMeta>().map(|roi| roi.roi_type()).collect::<Vec<_>>();
     assert_eq!(types.len(), 3, "{types:?}");
@@ -196,7 +219,7 @@ fn other_programs_see_a_rectangle_and_a_normalised_detection() {
 fn a_frame_nobody_looked_at_differs_from_one_without_faces() {
     common::init();
     let info = info(VideoFormat::I420, 64, 64);
-    assert!(!gstretinaface::meta::read(&common::frame(&info, 0), 64, 64).detected);
-    let empty = gstretinaface::meta::read(&frame_with(&info, 0, &[]), 64, 64);
+    assert!(!gstretinaface::meta::read(&common::frame(&info, 0), (64, 64)).detected);
+    let empty = gstretinaface::meta::read(&frame_with(&info, 0, &[]), (64, 64));
     assert!(empty.detected && empty.faces.is_empty());
 }

@@ -83,6 +83,19 @@ fn annotate_gives_a_video_that_plays_crops_and_a_line_a_frame() {
 }
 
 #[test]
+fn annotate_does_not_wait_for_a_face_that_comes_late_or_never() {
+    watched(|| {
+        for (name, frames) in [("noface_face.mov", 100..), ("no_face.mp4", 90..)] {
+            let folder = tempfile::tempdir().unwrap();
+            launch_well("annotate", &[("INPUT", text(&project::media(name))), ("OUT", text(folder.path()))]);
+            let lines = lines(&folder.path().join("faces.jsonl"));
+            assert!(frames.contains(&lines.len()), "{name}: {} frames", lines.len());
+            assert_eq!(frames_of(&folder.path().join("annotated.mp4")), lines.len(), "{name}");
+        }
+    });
+}
+
+#[test]
 fn crops_metadata_and_recogniser_give_what_they_say() {
     watched(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -175,6 +188,48 @@ fn what_decodes_of_a_truncated_video_is_kept_and_plays() {
             files(folder.path(), "png").len(),
             lines.iter().map(|line| line["faces"].as_array().unwrap().len()).sum::<usize>()
         );
+    });
+}
+
+#[test]
+fn without_onnx_runtime_the_element_does_not_start_and_says_where_it_looked() {
+    watched(|| {
+        let error = |variable: Option<&str>| {
+            let target = common::target_folder();
+            let mut command = common::command("gst-launch-1.0", &target);
+            match variable {
+                Some(value) => command.env("ORT_DYLIB_PATH", value),
+                None => command.env_remove("ORT_DYLIB_PATH"),
+            };
+            let output =
+                command.args(["-q", "videotestsrc", "num-buffers=1", "!", "retinaface", "!", "fakesink"]).output();
+            let output = output.unwrap();
+            assert!(output.status.code().is_some_and(|code| code != 0));
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        assert!(error(Some("/nowhere.so")).contains("ORT_DYLIB_PATH is set to /nowhere.so"));
+        let nowhere = error(None);
+        assert!(nowhere.contains("libonnxruntime.so.1") && nowhere.contains("$ORT_DYLIB_PATH (not set)"), "{nowhere}");
+    });
+}
+
+#[test]
+fn a_reader_that_stalls_does_not_keep_a_pipeline_from_stopping() {
+    watched(|| {
+        common::init();
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        // Opened for both, so that neither end waits; nothing is ever read.
+        let _reader = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        let description = format!(
+            "videotestsrc ! video/x-raw,width=64,height=64 ! facemetapublish location={} ! fakesink",
+            quoted(&pipe)
+        );
+        let pipeline = gst::parse::launch(&description).unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        pipeline.set_state(gst::State::Null).unwrap();
     });
 }
 

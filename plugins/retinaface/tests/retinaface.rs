@@ -108,7 +108,7 @@ fn a_crop_meta_moves_the_faces_with_it() {
         let mut harness = harness("input-size=0");
         harness.set_src_caps(common::info(VideoFormat::Nv12, 700, 500).to_caps().unwrap());
         let out = harness.push_and_pull(buffer).unwrap();
-        let found = gstretinaface::meta::read(&out, 700, 500).faces;
+        let found = gstretinaface::meta::read(&out, (700, 500)).faces;
         let found = found.into_iter().map(|found| found.face).collect::<Vec<_>>();
         let moved =
             expected.iter().map(|face| face.mapped(|p| Point::new(p.x - 150.0, p.y - 40.0))).collect::<Vec<_>>();
@@ -150,12 +150,52 @@ fn rows_with_padding_of_any_length_give_the_same_faces() {
             let mut harness = harness("");
             harness.set_src_caps(sample.caps_owned().unwrap());
             let out = harness.push_and_pull(buffer).unwrap();
-            gstretinaface::meta::read(&out, width, height).faces.into_iter().map(|found| found.face).collect::<Vec<_>>()
+            gstretinaface::meta::read(&out, (width, height))
+                .faces
+                .into_iter()
+                .map(|found| found.face)
+                .collect::<Vec<_>>()
         };
         let expected = faces(0);
         assert_eq!(expected.len(), 1);
         for padding in [1, 7, 64, 1000] {
             assert_eq!(faces(padding), expected, "{padding} bytes of padding");
+        }
+    });
+}
+
+#[test]
+fn a_video_meta_that_says_more_than_the_memory_holds_is_an_error() {
+    watched(|| {
+        let info = info(VideoFormat::Nv12, 64, 64);
+        let whole = info.size();
+        for (width, height, offset, stride) in [
+            (64, 64, [0, 64 * 64], [64, 6400]),
+            (64, 64, [0, whole], [64, 64]),
+            (64, 6400, [0, 64 * 64], [64, 64]),
+            (64, 64, [usize::MAX - 10, 64 * 64], [64, 64]),
+            (64, 64, [0, 64 * 64], [-64, 64]),
+            (64, 64, [0, 64 * 64], [16, 64]),
+            (32, 32, [0, 64 * 64], [64, 64]),
+        ] {
+            for element in ["retinaface", "facealign", "facemetaoverlay"] {
+                let mut buffer = common::frame_with(&info, 0, &[common::face(0.9, 10.0, 10.0, 40.0, 40.0)]);
+                let flags = gst_video::VideoFrameFlags::empty();
+                let out = buffer.get_mut().unwrap();
+                // Some of these GStreamer refuses to attach.
+                if gst_video::VideoMeta::add_full(out, flags, VideoFormat::Nv12, width, height, &offset, &stride)
+                    .is_err()
+                {
+                    continue;
+                }
+                let mut harness = gst_check::Harness::new(element);
+                harness.set_src_caps(info.to_caps().unwrap());
+                assert_eq!(
+                    harness.push(buffer),
+                    Err(gst::FlowError::Error),
+                    "{element} {width}x{height} {offset:?} {stride:?}"
+                );
+            }
         }
     });
 }
@@ -175,7 +215,7 @@ fn frames_from_16_by_16_to_8k_pass() {
             let mut harness = harness("input-size=160");
             harness.set_src_caps(info.to_caps().unwrap());
             let out = harness.push_and_pull(common::frame(&info, 0)).unwrap();
-            assert!(gstretinaface::meta::read(&out, width as usize, height as usize).detected, "{info:?}");
+            assert!(gstretinaface::meta::read(&out, (width as usize, height as usize)).detected, "{info:?}");
         }
     });
 }
@@ -189,8 +229,8 @@ fn pixels_that_a_tee_shares_are_never_copied() {
         let buffer = common::frame(&info, 3);
         let other_branch = buffer.clone();
         let out = harness.push_and_pull(buffer).unwrap();
-        assert!(gstretinaface::meta::read(&out, 640, 360).detected);
-        assert!(!gstretinaface::meta::read(&other_branch, 640, 360).detected, "the other branch's buffer is its own");
+        assert!(gstretinaface::meta::read(&out, (640, 360)).detected);
+        assert!(!gstretinaface::meta::read(&other_branch, (640, 360)).detected, "the other branch's buffer is its own");
         let address = |buffer: &gst::Buffer| buffer.map_readable().unwrap().as_ptr();
         assert_eq!(address(&out), address(&other_branch), "both show the same memory");
         assert_eq!((out.pts(), out.duration()), (other_branch.pts(), other_branch.duration()));
@@ -214,7 +254,7 @@ fn thresholds_sizes_and_numbers_are_obeyed_and_may_change_while_playing() {
         harness.set_src_caps(sample.caps_owned().unwrap());
         let count = |harness: &mut gst_check::Harness| {
             let out = harness.push_and_pull(sample.buffer_owned().unwrap()).unwrap();
-            gstretinaface::meta::read(&out, 1000, 667).faces.len()
+            gstretinaface::meta::read(&out, (1000, 667)).faces.len()
         };
         assert_eq!(count(&mut harness), 5);
         element(&harness).set_property("max-faces", 1u32);
@@ -230,7 +270,7 @@ fn every_nth_frame_is_looked_at_and_stats_tell() {
         harness.set_src_caps(info.to_caps().unwrap());
         let looked_at = (0..7).map(|number| {
             let out = harness.push_and_pull(common::frame(&info, number)).unwrap();
-            gstretinaface::meta::read(&out, 320, 180).detected
+            gstretinaface::meta::read(&out, (320, 180)).detected
         });
         assert_eq!(looked_at.collect::<Vec<_>>(), [true, false, false, true, false, false, true]);
         let element = element(&harness);
@@ -296,7 +336,7 @@ fn caps_may_change_while_playing() {
             let info = info(format, width, height);
             harness.set_src_caps(info.to_caps().unwrap());
             let out = harness.push_and_pull(common::frame(&info, number as u64)).unwrap();
-            assert!(gstretinaface::meta::read(&out, width as usize, height as usize).detected);
+            assert!(gstretinaface::meta::read(&out, (width as usize, height as usize)).detected);
         }
     });
 }

@@ -1,4 +1,4 @@
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use gst::glib;
 use gst::prelude::*;
@@ -8,6 +8,7 @@ use retinaface::align::{self, ARCFACE_SIZE, AlignError, Scratch, Similarity};
 use retinaface::face::Face;
 use retinaface::image::ImageView;
 
+use crate::lock::lock;
 use crate::meta::{self, CropOrigin, FrameFace};
 use crate::{caps, frame};
 
@@ -15,6 +16,8 @@ const DEFAULT_SIZE: u32 = ARCFACE_SIZE as u32;
 const DEFAULT_MIN_FACE_SIZE: u32 = 0;
 const DEFAULT_MIN_SCORE: f32 = 0.0;
 const DEFAULT_MAX_FACES: u32 = 0;
+/// Gaps after the first are told of for so long a time at once.
+const GAP_EVERY: gst::ClockTime = gst::ClockTime::from_seconds(1);
 /// Sides of a crop, in pixels.
 const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
 
@@ -50,9 +53,44 @@ impl Settings {
     }
 }
 
-/// What exists once caps have come.
+/// Time without a crop of which downstream has not been told yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gap {
+    /// Whether downstream was told of a gap since the last crop.
+    told: bool,
+    /// Where what was not told begins and ends.
+    span: Option<(gst::ClockTime, gst::ClockTime)>,
+}
+
+impl Gap {
+    /// Adds a frame without a crop; gives the start and duration of the gap to tell of now. The first is told at
+    /// once, so that sinks need not wait; then one for each [`GAP_EVERY`]: encoders keep every one until the next crop.
+    fn add(
+        &mut self,
+        pts: gst::ClockTime,
+        duration: Option<gst::ClockTime>,
+    ) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
+        if !std::mem::replace(&mut self.told, true) {
+            return Some((pts, duration));
+        }
+        let end = pts + duration.unwrap_or_default();
+        let (start, _) = *self.span.get_or_insert((pts, end));
+        self.span = Some((start, end));
+        if end.checked_sub(start)? < GAP_EVERY {
+            return None;
+        }
+        self.rest()
+    }
+
+    /// What has not been told yet.
+    fn rest(&mut self) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
+        let (start, end) = self.span.take()?;
+        Some((start, end.checked_sub(start)))
+    }
+}
+
+/// What exists once crops were agreed on with downstream.
 struct State {
-    frame: VideoInfo,
     crop: VideoInfo,
     pool: gst::BufferPool,
     scratch: Scratch,
@@ -62,11 +100,10 @@ pub(crate) struct FaceAlign {
     sink: gst::Pad,
     src: gst::Pad,
     settings: Mutex<Settings>,
+    /// The frames' caps, there once they have come.
+    frame: Mutex<Option<VideoInfo>>,
     state: Mutex<Option<State>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    gap: Mutex<Gap>,
 }
 
 #[glib::object_subclass]
@@ -89,7 +126,14 @@ impl ObjectSubclass for FaceAlign {
             })
             .build();
         let src = gst::Pad::builder_from_template(&template("src")).build();
-        Self { sink, src, settings: Mutex::default(), state: Mutex::default() }
+        Self {
+            sink,
+            src,
+            settings: Mutex::default(),
+            frame: Mutex::default(),
+            state: Mutex::default(),
+            gap: Mutex::default(),
+        }
     }
 }
 
@@ -196,6 +240,7 @@ impl ElementImpl for FaceAlign {
         let result = self.parent_change_state(transition);
         if transition == gst::StateChange::PausedToReady {
             self.drop_state();
+            *lock(&self.frame) = None;
         }
         result
     }
@@ -203,6 +248,7 @@ impl ElementImpl for FaceAlign {
 
 impl FaceAlign {
     fn drop_state(&self) {
+        *lock(&self.gap) = Gap::default();
         if let Some(state) = lock(&self.state).take() {
             // Crops that are still in use downstream go back to a pool that frees them.
             let _ = state.pool.set_active(false);
@@ -220,30 +266,42 @@ impl FaceAlign {
     }
 
     fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
-        let gst::EventView::Caps(caps) = event.view() else {
-            // Segment, flush, EOS and the rest go on as they are: there is nothing to drain.
-            return gst::Pad::event_default(pad, Some(&*self.obj()), event);
-        };
-        let Ok(frame) = VideoInfo::from_caps(caps.caps()) else {
-            gst::error!(CAT, imp = self, "{} is not raw video", caps.caps());
-            return false;
-        };
-        match self.negotiate(frame) {
-            Ok(()) => true,
-            Err(gst::FlowError::Flushing) => false,
-            Err(_) => {
-                gst::element_imp_error!(
-                    self,
-                    gst::CoreError::Negotiation,
-                    ("No format for aligned crops: what follows takes neither RGB nor BGR of this size; put `videoconvert` after it")
-                );
-                false
+        match event.view() {
+            gst::EventView::Caps(caps) => {
+                let Ok(frame) = VideoInfo::from_caps(caps.caps()) else {
+                    gst::error!(CAT, imp = self, "{} is not raw video", caps.caps());
+                    return false;
+                };
+                *lock(&self.frame) = Some(frame);
+                return self.negotiate().is_ok();
             }
+            gst::EventView::FlushStop(_) => *lock(&self.gap) = Gap::default(),
+            gst::EventView::Eos(_) | gst::EventView::Segment(_) => {
+                self.push_gap(lock(&self.gap).rest());
+                *lock(&self.gap) = Gap::default();
+            }
+            _ => {}
         }
+        // Segment, flush, EOS and the rest go on as they are.
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    /// Agrees with downstream on the crops' format; says on the bus why it cannot.
+    fn negotiate(&self) -> Result<(), gst::FlowError> {
+        let result = self.try_negotiate();
+        match result {
+            Ok(()) | Err(gst::FlowError::Flushing) => {}
+            Err(_) => gst::element_imp_error!(
+                self,
+                gst::CoreError::Negotiation,
+                ("No format for aligned crops: what follows takes neither RGB nor BGR of this size; put `videoconvert` after it")
+            ),
+        }
+        result
     }
 
     /// Agrees with downstream on the crops' format, RGB if it does not care.
-    fn negotiate(&self, frame: VideoInfo) -> Result<(), gst::FlowError> {
+    fn try_negotiate(&self) -> Result<(), gst::FlowError> {
         let size = lock(&self.settings).size;
         let formats = [VideoFormat::Rgb, VideoFormat::Bgr].into_iter().map(|format| {
             gst_video::VideoCapsBuilder::new()
@@ -275,58 +333,62 @@ impl FaceAlign {
             gst::FlowError::Error
         })?;
         gst::debug!(CAT, imp = self, "crops: {caps}");
-        *lock(&self.state) = Some(State { frame, crop, pool, scratch: Scratch::default() });
+        *lock(&self.state) = Some(State { crop, pool, scratch: Scratch::default() });
         Ok(())
     }
 
     fn chain(&self, _pad: &gst::Pad, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        if self.src.check_reconfigure() {
-            let frame = lock(&self.state).as_ref().map(|state| state.frame.clone());
-            if let Some(Err(error)) = frame.map(|frame| self.negotiate(frame)) {
-                self.src.mark_reconfigure();
-                return Err(error);
-            }
+        let frame = lock(&self.frame).clone().ok_or(gst::FlowError::NotNegotiated)?;
+        if self.src.check_reconfigure()
+            && let Err(error) = self.negotiate()
+        {
+            self.src.mark_reconfigure();
+            return Err(error);
         }
         let settings = *lock(&self.settings);
         // The lock ends before anything is pushed.
         let crops = {
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
-            self.crops(&buffer, state, &settings)?
+            self.crops(&buffer, &frame, state, &settings)?
         };
         if crops.is_empty() {
-            return self.push_gap(&buffer);
+            if let Some(pts) = buffer.pts() {
+                let gap = lock(&self.gap).add(pts, buffer.duration());
+                self.push_gap(gap);
+            }
+            return Ok(gst::FlowSuccess::Ok);
         }
+        *lock(&self.gap) = Gap::default();
         for crop in crops {
             self.src.push(crop)?;
         }
         Ok(gst::FlowSuccess::Ok)
     }
 
-    fn push_gap(&self, frame: &gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
-        if let Some(pts) = frame.pts() {
+    /// Tells downstream that no crop comes for a while.
+    fn push_gap(&self, gap: Option<(gst::ClockTime, Option<gst::ClockTime>)>) {
+        if let Some((start, duration)) = gap {
             // A gap that nobody takes changes nothing; the next crop's push tells of flushing or EOS.
-            self.src.push_event(gst::event::Gap::builder(pts).duration(frame.duration()).build());
+            self.src.push_event(gst::event::Gap::builder(start).duration(duration).build());
         }
-        Ok(gst::FlowSuccess::Ok)
     }
 
     fn crops(
         &self,
         buffer: &gst::BufferRef,
+        frame: &VideoInfo,
         state: &mut State,
         settings: &Settings,
     ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
-        let (width, height) = frame::frame_size(buffer, &state.frame);
-        let faces = meta::read(buffer, width, height).faces;
+        let faces = meta::read(buffer, frame::frame_size(buffer, frame)).faces;
         let wanted =
             faces.into_iter().filter(|found| settings.wants(&found.face)).take(settings.most()).collect::<Vec<_>>();
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let stream = self.sink.stream_id().map(|id| id.to_string()).unwrap_or_default();
-        let frame_info = state.frame.clone();
-        let cut = frame::read(buffer, &frame_info, |view| {
+        let cut = frame::read(buffer, frame, |view| {
             wanted.iter().filter_map(|found| self.crop(buffer, view, found, &stream, state).transpose()).collect()
         });
         cut.map_err(|error| self.failed(&error))?

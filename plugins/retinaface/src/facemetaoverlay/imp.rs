@@ -1,4 +1,4 @@
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use gst::glib;
 use gst::prelude::*;
@@ -8,6 +8,7 @@ use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::draw::{self, Rgb, Style};
 
+use crate::lock::lock;
 use crate::{caps, frame, meta};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -29,10 +30,6 @@ pub(crate) struct FaceMetaOverlay {
     settings: Mutex<Style>,
     /// There between caps and stop.
     state: Mutex<Option<VideoInfo>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[glib::object_subclass]
@@ -167,8 +164,7 @@ impl BaseTransformImpl for FaceMetaOverlay {
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
         let style = *lock(&self.settings);
         let info = lock(&self.state).clone().ok_or(gst::FlowError::NotNegotiated)?;
-        let (width, height) = frame::frame_size(buffer, &info);
-        let faces = meta::read(buffer, width, height).faces.into_iter().map(|found| found.face).collect::<Vec<_>>();
+        let faces = meta::read(buffer, frame::frame_size(buffer, &info)).into_faces();
         if faces.is_empty() {
             return Ok(gst::FlowSuccess::Ok);
         }

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, Mutex};
 
 use gst::glib;
 use gst::prelude::*;
@@ -10,7 +11,8 @@ use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::record::{FrameRecord, Origin};
 
-use super::sink::LineSink;
+use super::sink::{LineSink, Written};
+use crate::lock::lock;
 use crate::{caps, frame, meta};
 
 const DEFAULT_ADD_EMPTY_RESULTS: bool = true;
@@ -48,10 +50,8 @@ struct State {
 pub(crate) struct FaceMetaPublish {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Set while a write that waits for a slow reader should give up: on the way down, and during a flush.
+    stop: AtomicBool,
 }
 
 #[glib::object_subclass]
@@ -138,6 +138,12 @@ impl ElementImpl for FaceMetaPublish {
         });
         &TEMPLATES
     }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        // Before the parent waits for the streaming thread.
+        self.stop.store(transition == gst::StateChange::PausedToReady, Ordering::Relaxed);
+        self.parent_change_state(transition)
+    }
 }
 
 impl BaseTransformImpl for FaceMetaPublish {
@@ -171,6 +177,15 @@ impl BaseTransformImpl for FaceMetaPublish {
         Ok(())
     }
 
+    fn sink_event(&self, event: gst::Event) -> bool {
+        match event.type_() {
+            gst::EventType::FlushStart => self.stop.store(true, Ordering::Relaxed),
+            gst::EventType::FlushStop => self.stop.store(false, Ordering::Relaxed),
+            _ => {}
+        }
+        self.parent_sink_event(event)
+    }
+
     fn transform_ip_passthrough(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         let Settings { add_empty_results, stream_id, .. } = lock(&self.settings).clone();
         let stream =
@@ -180,18 +195,19 @@ impl BaseTransformImpl for FaceMetaPublish {
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
             let info = state.info.as_ref().ok_or(gst::FlowError::NotNegotiated)?;
-            let (width, height) = frame::frame_size(buffer, info);
+            let size = frame::frame_size(buffer, info);
             let number = state.frames;
             state.frames += 1;
-            let faces = meta::read(buffer, width, height).faces.into_iter().map(|found| found.face).collect::<Vec<_>>();
+            let faces = meta::read(buffer, size).into_faces();
             if faces.is_empty() && !add_empty_results {
                 return Ok(gst::FlowSuccess::Ok);
             }
-            let record = FrameRecord::new(Origin::Stream(&stream), number, width, height, &faces)
+            let record = FrameRecord::new(Origin::Stream(&stream), number, size.width, size.height, &faces)
                 .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
                 .with_utc(utc(buffer).map(gst::ClockTime::nseconds));
-            match state.sink.write(&record.to_line()) {
-                Ok(()) => return Ok(gst::FlowSuccess::Ok),
+            match state.sink.write(&record.to_line(), &self.stop) {
+                Ok(Written::Whole) => return Ok(gst::FlowSuccess::Ok),
+                Ok(Written::GivenUp) => return Err(gst::FlowError::Flushing),
                 Err(error) => (error, state.name.clone()),
             }
         };

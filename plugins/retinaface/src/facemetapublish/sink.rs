@@ -1,37 +1,90 @@
 //! Where lines go: a file, a pipe or standard output.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
+use nix::libc::O_NONBLOCK;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// A writer that has no buffer of its own.
+/// How often a write that waits for a slow reader looks whether it should give up, in ms.
+const LOOK_EVERY: u8 = 50;
+/// A pipe that is ready takes this much without blocking (POSIX's least PIPE_BUF is less, Linux's is this).
+const CHUNK: usize = 4096;
+
+/// A writer that has no buffer of its own, and never blocks for longer than [`LOOK_EVERY`].
 #[derive(Debug)]
-pub(super) enum LineSink {
-    File(File),
-    Stdout(io::Stdout),
+pub(super) struct LineSink {
+    file: File,
+}
+
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// All of it went out.
+    Whole,
+    /// The writer was told to give up while the reader took nothing.
+    GivenUp,
 }
 
 impl LineSink {
     /// Opens `location` anew; `None` is standard output.
+    ///
+    /// # Errors
+    /// If it cannot be opened; for a named pipe, if nothing reads it yet.
     pub(super) fn open(location: Option<&Path>) -> io::Result<Self> {
-        match location {
-            Some(path) => File::create(path).map(Self::File),
-            None => Ok(Self::Stdout(io::stdout())),
-        }
+        let file = match location {
+            // Without O_NONBLOCK, opening a named pipe that nobody reads would wait for ever.
+            Some(path) => {
+                let opened =
+                    OpenOptions::new().write(true).create(true).truncate(true).custom_flags(O_NONBLOCK).open(path);
+                opened.map_err(|error| match error.raw_os_error() {
+                    Some(code) if code == Errno::ENXIO as i32 => {
+                        io::Error::other("nothing reads this pipe: start its reader first")
+                    }
+                    _ => error,
+                })?
+            }
+            None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+        };
+        Ok(Self { file })
     }
 
-    /// Writes a whole line and hands it to the system.
-    pub(super) fn write(&mut self, line: &str) -> io::Result<()> {
-        without_sigpipe(|| match self {
-            Self::File(file) => file.write_all(line.as_bytes()),
-            Self::Stdout(stdout) => {
-                let mut stdout = stdout.lock();
-                stdout.write_all(line.as_bytes())?;
-                stdout.flush()
+    /// Writes a whole line and hands it to the system; gives up once `stop` is set and the reader takes nothing.
+    ///
+    /// # Errors
+    /// What the system says of a full disk, a closed pipe and the like. Part of the line may be out then.
+    pub(super) fn write(&mut self, line: &str, stop: &AtomicBool) -> io::Result<Written> {
+        without_sigpipe(|| {
+            let mut rest = line.as_bytes();
+            while !rest.is_empty() {
+                let mut ready = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut ready, PollTimeout::from(LOOK_EVERY)) {
+                    Ok(0) if stop.load(Ordering::Relaxed) => return Ok(Written::GivenUp),
+                    Ok(0) | Err(Errno::EINTR) => continue,
+                    Ok(_) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                match self.file.write(&rest[..rest.len().min(CHUNK)]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => rest = &rest[written..],
+                    Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                    Err(error) => return Err(error),
+                }
             }
+            Ok(Written::Whole)
         })
+    }
+}
+
+impl From<OwnedFd> for LineSink {
+    fn from(fd: OwnedFd) -> Self {
+        Self { file: File::from(fd) }
     }
 }
 
@@ -53,7 +106,7 @@ fn without_sigpipe<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::OwnedFd;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_closed_pipe_is_an_error_and_not_a_signal() {
@@ -64,11 +117,34 @@ mod tests {
         }
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        let mut sink = LineSink::File(File::from(OwnedFd::from(writer)));
+        let mut sink = LineSink::from(OwnedFd::from(writer));
         for _ in 0..2 {
-            assert_eq!(sink.write("line\n").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            let error = sink.write("line\n", &AtomicBool::new(false)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         }
         let blocked = SigSet::thread_get_mask().unwrap().contains(Signal::SIGPIPE);
         assert!(!blocked, "the thread's signals are as before");
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_holds_the_writer_only_until_it_is_told_to_stop() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut sink = LineSink::from(OwnedFd::from(writer));
+        let line = "x".repeat(1000);
+        let start = Instant::now();
+        // A pipe holds 64 KiB; a line that finds it full gives up.
+        let results = (0..1000).map(|_| sink.write(&line, &AtomicBool::new(true)).unwrap());
+        assert!(results.take_while(|written| *written == Written::Whole).count() < 100);
+        assert!(start.elapsed() < Duration::from_secs(10));
+        drop(reader);
+    }
+
+    #[test]
+    fn a_named_pipe_without_a_reader_is_an_error_and_not_a_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = LineSink::open(Some(&pipe)).unwrap_err();
+        assert!(error.to_string().contains("start its reader first"), "{error}");
     }
 }

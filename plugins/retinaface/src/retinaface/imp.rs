@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use gst::glib;
@@ -17,6 +17,7 @@ use retinaface::runtime::{Provider, RuntimeError};
 
 use super::latency::Latency;
 use super::stats::Stats;
+use crate::lock::lock;
 use crate::{caps, engines, frame, meta};
 
 const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
@@ -28,9 +29,6 @@ const DEFAULT_INFERENCE_INTERVAL: u32 = 1;
 const DEFAULT_BATCH_SIZE: u32 = 0;
 const DEFAULT_BATCH_TIMEOUT: u32 = 10;
 const DEFAULT_THREADS: u32 = 0;
-
-/// Frames that share a run where `batch-size` is 0.
-const AUTO_BATCH: usize = 8;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("retinaface", gst::DebugColorFlags::empty(), Some("RetinaFace detection"))
@@ -113,7 +111,7 @@ impl Settings {
             input_size: InputSize::from(self.input_size),
             max_faces: self.max_faces as usize,
             min_face_size: self.min_face_size as f32,
-            max_batch: if self.batch_size == 0 { AUTO_BATCH } else { self.batch_size as usize },
+            max_batch: self.batch_size as usize,
             batch_timeout: self.batch_timeout(),
         }
     }
@@ -132,11 +130,6 @@ struct State {
 pub(crate) struct RetinaFace {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
-}
-
-/// Nothing that can panic half way through a change runs under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[glib::object_subclass]
@@ -312,6 +305,14 @@ impl ElementImpl for RetinaFace {
         });
         &TEMPLATES
     }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        let result = self.parent_change_state(transition);
+        if transition == gst::StateChange::PlayingToPaused {
+            self.rest();
+        }
+        result
+    }
 }
 
 impl BaseTransformImpl for RetinaFace {
@@ -357,7 +358,7 @@ impl BaseTransformImpl for RetinaFace {
         // frame: a black frame answers both.
         let warm = self.warm_up(&detector, &info).map_err(|error| {
             // The caller only logs, and upstream would hear no more than "not negotiated".
-            self.stream_error(&error);
+            let _ = self.stream_error(&error);
             gst::loggable_error!(CAT, "{error}")
         })?;
         self.observe(warm);
@@ -365,6 +366,13 @@ impl BaseTransformImpl for RetinaFace {
             state.info = Some(info);
         }
         Ok(())
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        if matches!(event.type_(), gst::EventType::Eos | gst::EventType::FlushStart) {
+            self.rest();
+        }
+        self.parent_sink_event(event)
     }
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
@@ -403,9 +411,9 @@ impl BaseTransformImpl for RetinaFace {
             Ok(Err(error)) => return Err(self.stream_error(&error)),
             Err(error) => return Err(self.stream_error(&error)),
         };
-        let (width, height) = frame::frame_size(buffer, &info);
-        meta::attach(buffer, &detection.faces, width, height).map_err(|error| self.stream_error(&error))?;
-        self.count(&detection);
+        let size = frame::frame_size(buffer, &info);
+        meta::attach(buffer, &detection.faces, size).map_err(|error| self.stream_error(&error))?;
+        self.count(&detection, settings.batch_timeout());
         Ok(gst::FlowSuccess::Ok)
     }
 }
@@ -415,6 +423,13 @@ impl RetinaFace {
     fn home(&self) -> Option<PathBuf> {
         let file = self.obj().factory()?.plugin()?.filename()?;
         file.parent().map(Path::to_path_buf)
+    }
+
+    /// Lets other streams' batches go on without waiting for a frame of this one.
+    fn rest(&self) {
+        if let Some(state) = &*lock(&self.state) {
+            state.detector.rest();
+        }
     }
 
     /// What the element adds to a frame's way: waiting for a batch, and the work.
@@ -436,7 +451,7 @@ impl RetinaFace {
         Ok(detection.timing.total())
     }
 
-    fn count(&self, detection: &Detection) {
+    fn count(&self, detection: &Detection, batch_timeout: Duration) {
         gst::log!(CAT, imp = self, "{} faces in {:?}", detection.faces.len(), detection.timing);
         if let Some(state) = &mut *lock(&self.state) {
             state.stats.detection(detection);
@@ -444,9 +459,9 @@ impl RetinaFace {
         if detection.non_finite > 0 {
             gst::debug!(CAT, imp = self, "{} candidates were not finite and are dropped", detection.non_finite);
         }
+        // Waiting for a batch to fill is reported by its limit; waiting for others' runs is part of the work.
         let timing = detection.timing;
-        // Waiting for a batch is reported by its limit, not by what it happened to be.
-        self.observe(timing.preprocess + timing.inference + timing.decode);
+        self.observe(timing.total() - timing.wait.min(batch_timeout));
     }
 
     /// Takes a frame's time into account and announces a change of the latency.

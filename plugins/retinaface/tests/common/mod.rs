@@ -9,6 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use gst::prelude::*;
+use gstretinaface::meta::FrameSize;
 use retinaface::face::{Face, Landmarks, Point, Rect};
 
 #[path = "../../../../tests/common/mod.rs"]
@@ -99,7 +100,7 @@ pub fn frame(info: &gst_video::VideoInfo, number: u64) -> gst::Buffer {
 pub fn frame_with(info: &gst_video::VideoInfo, number: u64, faces: &[Face]) -> gst::Buffer {
     let mut buffer = frame(info, number);
     let out = buffer.get_mut().unwrap();
-    gstretinaface::meta::attach(out, faces, info.width() as usize, info.height() as usize).unwrap();
+    gstretinaface::meta::attach(out, faces, (info.width() as usize, info.height() as usize)).unwrap();
     buffer
 }
 
@@ -145,8 +146,8 @@ pub fn try_run(description: &str) -> Result<Vec<gst::Sample>, String> {
 /// The faces on a sample, in its own pixels.
 pub fn faces_on(sample: &gst::Sample) -> Vec<Face> {
     let info = gst_video::VideoInfo::from_caps(sample.caps().unwrap()).unwrap();
-    let found = gstretinaface::meta::read(sample.buffer().unwrap(), info.width() as usize, info.height() as usize);
-    found.faces.into_iter().map(|found| found.face).collect()
+    let size = FrameSize { width: info.width() as usize, height: info.height() as usize, pixel_aspect: info.par() };
+    gstretinaface::meta::read(sample.buffer().unwrap(), size).into_faces()
 }
 
 /// A quoted path for a pipeline description.
