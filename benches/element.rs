@@ -2,10 +2,14 @@
 //!
 //! 48 frames of the demo clip, decoded, scaled to 1920 x 1080 and held in memory as NV12, go through the element; the
 //! bare session runs the model as often on a tensor of the same shape that is always the same.
+//!
+//! Machines are shared and change their speed within seconds, so the ratios that count are taken in pairs: a round of
+//! the bare session, then one of the element, twenty times; `target/tmp/paired.json` gets each pair.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic; criterion_main! has no docs")]
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use retinaface::model::{Model, Options};
@@ -49,6 +53,21 @@ fn element(c: &mut Criterion) {
     let mut whole = harness(&format!("retinaface model-file={model} ! facemetaoverlay ! facealign"));
     group.bench_function("retinaface_overlay_align", |b| b.iter(|| all_frames(&mut whole)));
     group.finish();
+
+    let seconds = |work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    };
+    let mut bare_round = || (0..FRAMES).for_each(|_| drop(black_box(bare.run(&input, 1, 640, 384).unwrap())));
+    let pairs = (0..20).map(|_| {
+        let bare = seconds(&mut bare_round);
+        let element = seconds(&mut || all_frames(&mut detecting));
+        let whole = seconds(&mut || all_frames(&mut whole));
+        [bare, element, whole]
+    });
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("paired.json");
+    std::fs::write(file, serde_json::to_string(&pairs.collect::<Vec<_>>()).unwrap()).unwrap();
 }
 
 criterion_group!(benches, element);
