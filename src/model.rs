@@ -182,10 +182,8 @@ impl Model {
         let session = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
             let mut builder = Session::builder(&environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
-                // Small blocks for the threads of a run: with one large block each, a thread that comes late is
-                // waited for. On a machine of 2 virtual cores, runs took 0.6 of the time.
-                .with_config_entry("session.dynamic_block_base", "4")?
-                // Between runs the cores are for preprocessing, decoders and encoders, not for spinning.
+                // Between runs the cores are for preprocessing, decoders and encoders, not for spinning: that costs
+                // the model nothing and took a third off preprocessing (benches/README.md).
                 .with_config_entry("session.force_spinning_stop", "1")?;
             if options.threads > 0 {
                 builder = builder.with_intra_threads(options.threads)?;
