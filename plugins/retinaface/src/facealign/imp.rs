@@ -73,7 +73,7 @@ impl Gap {
         if !std::mem::replace(&mut self.told, true) {
             return Some((pts, duration));
         }
-        let end = pts + duration.unwrap_or_default();
+        let end = pts.saturating_add(duration.unwrap_or_default());
         let (start, _) = *self.span.get_or_insert((pts, end));
         self.span = Some((start, end));
         if end.checked_sub(start)? < GAP_EVERY {

@@ -387,7 +387,7 @@ impl BaseTransformImpl for RetinaFace {
                 let (live, min, max) = upstream.result();
                 let ours = self.latency();
                 gst::debug!(CAT, imp = self, "latency: {min} upstream, {ours} ours");
-                latency.set(live, min + ours, max.map(|max| max + ours));
+                latency.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
                 true
             }
             _ => BaseTransformImplExt::parent_query(self, direction, query),
