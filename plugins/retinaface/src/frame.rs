@@ -74,7 +74,7 @@ fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), Fra
     for (plane, (offset, stride)) in meta.offset().iter().zip(meta.stride()).enumerate().take(format.planes()) {
         let (row, rows) = format.plane_bytes(plane, width, height);
         let stride = usize::try_from(*stride).map_err(|_| FrameError::Map)?;
-        // The whole of the last row's stride, since that is what is mapped as the plane.
+        // The last row may end with its pixels.
         let end = stride.checked_mul(rows).and_then(|bytes| bytes.checked_add(*offset));
         if stride < row || end.is_none_or(|end| end - (stride - row) > buffer.size()) {
             return Err(FrameError::Map);

@@ -282,8 +282,9 @@ fn only_scaled(was: Span, now: Span, scale: f32) -> bool {
         return false;
     }
     let most = (ROUNDING_PIXELS * scale.max(1.0)).max(ROUNDING_PART * was.1 * scale);
-    let near = |was: f32, now: f32| (was * scale - now).abs() <= most;
-    near(was.0, now.0) && near(was.0 + was.1, now.0 + now.1)
+    let off = |was: f32, now: f32| (was * scale - now).abs();
+    // Begin and length are truncated each for itself, so the end may be off by both.
+    off(was.0, now.0) <= most && off(was.0 + was.1, now.0 + now.1) <= 2.0 * most
 }
 
 /// The face after its rectangle went from `was` to `now` while the frame's sides changed by `scale`, where that is all
@@ -297,7 +298,7 @@ fn follow(face: &Face, was: Rect, now: Rect, scale: Option<(f32, f32)>) -> Optio
     }
     let (x, y) = (now.w / was.w.max(1.0), now.h / was.h.max(1.0));
     let (wide, high) = ((now.w - was.w * y).abs(), (now.h - was.h * x).abs());
-    let same_shape = wide.min(high) <= (ROUNDING_PART * now.w.min(now.h)).max(ROUNDING_PIXELS / 2.0);
+    let same_shape = wide.min(high) <= (ROUNDING_PART * now.w.min(now.h)).max(ROUNDING_PIXELS);
     same_shape.then(|| face.mapped(|point| Point::new(now.x + (point.x - was.x) * x, now.y + (point.y - was.y) * y)))
 }
 

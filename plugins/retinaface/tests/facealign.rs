@@ -86,14 +86,11 @@ fn a_frame_without_a_face_that_is_wanted_becomes_a_gap() {
         for (number, faces) in [vec![], vec![poor.clone()], vec![small.clone()]].into_iter().enumerate() {
             harness.push(frame_with(&info, number as u64, &faces)).unwrap();
         }
-        harness.push(common::frame(&info, 3)).unwrap();
         assert_eq!(pull_all(&mut harness).len(), 0);
         let ms = gst::ClockTime::from_mseconds;
-        assert_eq!(gaps(&mut harness), [(ms(0), Some(ms(40)))], "the first at once");
-        for number in 4..60 {
-            harness.push(common::frame(&info, number)).unwrap();
-        }
-        assert_eq!(gaps(&mut harness), [(ms(40), Some(ms(1000))), (ms(1040), Some(ms(1000)))], "then one a second");
+        assert_eq!(gaps(&mut harness), [0, 40, 80].map(|start| (ms(start), Some(ms(40)))));
+        harness.push(common::frame(&info, 3)).unwrap();
+        assert_eq!(gaps(&mut harness), [(ms(120), Some(ms(40)))]);
         let good = face(0.8, 100.0, 20.0, 80.0, 90.0);
         harness.push(frame_with(&info, 60, &[small, good, poor, face(0.7, 200.0, 20.0, 80.0, 90.0)])).unwrap();
         let crops = pull_all(&mut harness);
@@ -105,20 +102,23 @@ fn a_frame_without_a_face_that_is_wanted_becomes_a_gap() {
 }
 
 #[test]
-fn a_gap_is_told_at_once_after_each_crop_and_the_rest_of_it_before_the_end() {
+fn gap_interval_makes_one_gap_of_many_but_the_first_after_a_crop_comes_at_once() {
     watched(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
         let ms = gst::ClockTime::from_mseconds;
-        let mut harness = harness("facealign", 320, 180);
-        for start in [0, 4] {
+        let mut harness = harness("facealign gap-interval=1000", 320, 180);
+        for start in [0, 60] {
             harness.push(frame_with(&info, start, &[face(0.9, 50.0, 20.0, 100.0, 120.0)])).unwrap();
-            for next in 1..4 {
+            for next in 1..56 {
                 harness.push(common::frame(&info, start + next)).unwrap();
             }
+            let first = 40 * (start + 1);
+            let expected =
+                [(first, 40), (first + 40, 1000), (first + 1040, 1000)].map(|(at, long)| (ms(at), Some(ms(long))));
+            assert_eq!(gaps(&mut harness), expected);
         }
-        assert_eq!(gaps(&mut harness), [(ms(40), Some(ms(40))), (ms(200), Some(ms(40)))]);
         assert!(harness.push_event(gst::event::Eos::new()));
-        assert_eq!(gaps(&mut harness), [(ms(240), Some(ms(80)))]);
+        assert_eq!(gaps(&mut harness), [(ms(40 * 112), Some(ms(160)))], "the rest before the end");
     });
 }
 

@@ -16,8 +16,7 @@ const DEFAULT_SIZE: u32 = ARCFACE_SIZE as u32;
 const DEFAULT_MIN_FACE_SIZE: u32 = 0;
 const DEFAULT_MIN_SCORE: f32 = 0.0;
 const DEFAULT_MAX_FACES: u32 = 0;
-/// Gaps after the first are told of for so long a time at once.
-const GAP_EVERY: gst::ClockTime = gst::ClockTime::from_seconds(1);
+const DEFAULT_GAP_INTERVAL: u32 = 0;
 /// Sides of a crop, in pixels.
 const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
 
@@ -30,6 +29,7 @@ struct Settings {
     min_face_size: u32,
     min_score: f32,
     max_faces: u32,
+    gap_interval: u32,
 }
 
 impl Default for Settings {
@@ -39,6 +39,7 @@ impl Default for Settings {
             min_face_size: DEFAULT_MIN_FACE_SIZE,
             min_score: DEFAULT_MIN_SCORE,
             max_faces: DEFAULT_MAX_FACES,
+            gap_interval: DEFAULT_GAP_INTERVAL,
         }
     }
 }
@@ -64,19 +65,20 @@ struct Gap {
 
 impl Gap {
     /// Adds a frame without a crop; gives the start and duration of the gap to tell of now. The first is told at
-    /// once, so that sinks need not wait; then one for each [`GAP_EVERY`]: encoders keep every one until the next crop.
+    /// once, so that sinks need not wait; then one for each `interval`, or for each frame where that is zero.
     fn add(
         &mut self,
         pts: gst::ClockTime,
         duration: Option<gst::ClockTime>,
+        interval: gst::ClockTime,
     ) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
-        if !std::mem::replace(&mut self.told, true) {
+        if !std::mem::replace(&mut self.told, true) || interval.is_zero() {
             return Some((pts, duration));
         }
         let end = pts.saturating_add(duration.unwrap_or_default());
         let (start, _) = *self.span.get_or_insert((pts, end));
         self.span = Some((start, end));
-        if end.checked_sub(start)? < GAP_EVERY {
+        if end.checked_sub(start)? < interval {
             return None;
         }
         self.rest()
@@ -170,6 +172,15 @@ impl ObjectImpl for FaceAlign {
                     .default_value(DEFAULT_MAX_FACES)
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecUInt::builder("gap-interval")
+                    .nick("Gap interval")
+                    .blurb(
+                        "While no face comes, send a GAP event for each so many ms after the first; 0: for each frame",
+                    )
+                    .maximum(60_000)
+                    .default_value(DEFAULT_GAP_INTERVAL)
+                    .mutable_playing()
+                    .build(),
             ]
         });
         &PROPERTIES
@@ -183,6 +194,7 @@ impl ObjectImpl for FaceAlign {
             "min-face-size" => settings.min_face_size = value.get().expect(CHECKED),
             "min-score" => settings.min_score = value.get().expect(CHECKED),
             "max-faces" => settings.max_faces = value.get().expect(CHECKED),
+            "gap-interval" => settings.gap_interval = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets the properties above only"),
         }
     }
@@ -194,6 +206,7 @@ impl ObjectImpl for FaceAlign {
             "min-face-size" => settings.min_face_size.to_value(),
             "min-score" => settings.min_score.to_value(),
             "max-faces" => settings.max_faces.to_value(),
+            "gap-interval" => settings.gap_interval.to_value(),
             _ => unreachable!("GObject reads the properties above only"),
         }
     }
@@ -277,8 +290,8 @@ impl FaceAlign {
             }
             gst::EventView::FlushStop(_) => *lock(&self.gap) = Gap::default(),
             gst::EventView::Eos(_) | gst::EventView::Segment(_) => {
-                self.push_gap(lock(&self.gap).rest());
-                *lock(&self.gap) = Gap::default();
+                let rest = std::mem::take(&mut *lock(&self.gap)).rest();
+                self.push_gap(rest);
             }
             _ => {}
         }
@@ -354,7 +367,8 @@ impl FaceAlign {
         };
         if crops.is_empty() {
             if let Some(pts) = buffer.pts() {
-                let gap = lock(&self.gap).add(pts, buffer.duration());
+                let interval = gst::ClockTime::from_mseconds(settings.gap_interval.into());
+                let gap = lock(&self.gap).add(pts, buffer.duration(), interval);
                 self.push_gap(gap);
             }
             return Ok(gst::FlowSuccess::Ok);

@@ -7,8 +7,8 @@
 //! A crop is one bilinear warp from the full-resolution frame by the similarity transform that brings
 //! the five landmarks to the ArcFace template: InsightFace's `norm_crop`. It has the frame's time, and
 //! a meta that says where it comes from and how to map points both ways, see [`crate::meta::CropOrigin`].
-//! Frames without a face that is wanted become GAP events, so that sinks do not wait: the first at once, what
-//! follows one for each second.
+//! A frame without a face that is wanted becomes a GAP event, so that sinks do not wait. Encoders behind keep every
+//! one until the next crop: where faces are rare, `gap-interval` makes one of many.
 
 use gst::glib;
 use gst::prelude::*;

@@ -50,8 +50,10 @@ struct State {
 pub(crate) struct FaceMetaPublish {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
-    /// Set while a write that waits for a slow reader should give up: on the way down, and during a flush.
-    stop: AtomicBool,
+    /// On the way down: a write that waits for a slow reader should give up.
+    stopping: AtomicBool,
+    /// Likewise, during a flush.
+    flushing: AtomicBool,
 }
 
 #[glib::object_subclass]
@@ -140,8 +142,15 @@ impl ElementImpl for FaceMetaPublish {
     }
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        // Before the parent waits for the streaming thread.
-        self.stop.store(transition == gst::StateChange::PausedToReady, Ordering::Relaxed);
+        match transition {
+            // Before the parent waits for the streaming thread.
+            gst::StateChange::PausedToReady => self.stopping.store(true, Ordering::Relaxed),
+            gst::StateChange::ReadyToPaused => {
+                self.stopping.store(false, Ordering::Relaxed);
+                self.flushing.store(false, Ordering::Relaxed);
+            }
+            _ => {}
+        }
         self.parent_change_state(transition)
     }
 }
@@ -179,8 +188,8 @@ impl BaseTransformImpl for FaceMetaPublish {
 
     fn sink_event(&self, event: gst::Event) -> bool {
         match event.type_() {
-            gst::EventType::FlushStart => self.stop.store(true, Ordering::Relaxed),
-            gst::EventType::FlushStop => self.stop.store(false, Ordering::Relaxed),
+            gst::EventType::FlushStart => self.flushing.store(true, Ordering::Relaxed),
+            gst::EventType::FlushStop => self.flushing.store(false, Ordering::Relaxed),
             _ => {}
         }
         self.parent_sink_event(event)
@@ -205,7 +214,9 @@ impl BaseTransformImpl for FaceMetaPublish {
             let record = FrameRecord::new(Origin::Stream(&stream), number, size.width, size.height, &faces)
                 .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
                 .with_utc(utc(buffer).map(gst::ClockTime::nseconds));
-            match state.sink.write(&record.to_line(), &self.stop) {
+            match state.sink.write(&record.to_line(), || {
+                self.stopping.load(Ordering::Relaxed) || self.flushing.load(Ordering::Relaxed)
+            }) {
                 Ok(Written::Whole) => return Ok(gst::FlowSuccess::Ok),
                 Ok(Written::GivenUp) => return Err(gst::FlowError::Flushing),
                 Err(error) => (error, state.name.clone()),

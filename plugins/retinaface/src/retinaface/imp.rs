@@ -362,6 +362,7 @@ impl BaseTransformImpl for RetinaFace {
             gst::loggable_error!(CAT, "{error}")
         })?;
         self.observe(warm);
+        detector.rest();
         if let Some(state) = &mut *lock(&self.state) {
             state.info = Some(info);
         }
@@ -414,6 +415,10 @@ impl BaseTransformImpl for RetinaFace {
         let size = frame::frame_size(buffer, &info);
         meta::attach(buffer, &detection.faces, size).map_err(|error| self.stream_error(&error))?;
         self.count(&detection, settings.batch_timeout());
+        if self.obj().current_state() != gst::State::Playing {
+            // The frame of a preroll: no other follows it until the pipeline plays.
+            detector.rest();
+        }
         Ok(gst::FlowSuccess::Ok)
     }
 }
