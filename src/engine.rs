@@ -391,11 +391,18 @@ mod tests {
         let shapes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&shapes);
         let engine = Engine::spawn(move |input: &[f32], shape: BatchShape| {
-            thread::sleep(delay);
             seen.lock().unwrap().push(shape);
+            thread::sleep(delay);
             Ok(input.chunks(input.len() / shape.count).map(|picture| picture[0]).collect())
         });
         (engine.unwrap(), shapes)
+    }
+
+    /// Waits until the engine is busy with its first run, so that what is handed in now waits.
+    fn wait_for_the_first_run(shapes: &Shapes) {
+        while shapes.lock().unwrap().is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]
@@ -420,10 +427,10 @@ mod tests {
     #[test]
     fn waiting_requests_of_one_shape_share_a_run_and_other_shapes_do_not() {
         watched(|| {
-            let (engine, shapes) = echo(Duration::from_millis(50));
+            let (engine, shapes) = echo(Duration::from_millis(200));
             let client = engine.client();
             let first = client.submit(request(0.0, 4, 8, 0)).unwrap();
-            thread::sleep(Duration::from_millis(10));
+            wait_for_the_first_run(&shapes);
             let tickets = [(1.0, 4), (2.0, 6), (3.0, 4), (4.0, 6)]
                 .map(|(value, width)| (value, client.submit(request(value, width, 8, 0)).unwrap()));
             first.wait().unwrap();
@@ -439,10 +446,10 @@ mod tests {
     #[test]
     fn a_batch_never_exceeds_what_any_of_its_requests_allows() {
         watched(|| {
-            let (engine, shapes) = echo(Duration::from_millis(50));
+            let (engine, shapes) = echo(Duration::from_millis(200));
             let client = engine.client();
             let first = client.submit(request(0.0, 4, 1, 0)).unwrap();
-            thread::sleep(Duration::from_millis(10));
+            wait_for_the_first_run(&shapes);
             let tickets = [8, 2, 8, 1].map(|limit| client.submit(request(1.0, 4, limit, 0)).unwrap());
             first.wait().unwrap();
             tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_ok()));
@@ -501,13 +508,16 @@ mod tests {
     fn a_failing_run_reaches_every_caller_of_its_batch_and_the_next_run_works() {
         watched(|| {
             let mut fail = true;
+            let shapes = Shapes::default();
+            let seen = Arc::clone(&shapes);
             let engine = Engine::spawn(move |_: &[f32], shape: BatchShape| {
-                thread::sleep(Duration::from_millis(30));
+                seen.lock().unwrap().push(shape);
+                thread::sleep(Duration::from_millis(200));
                 if shape.count > 1 && std::mem::take(&mut fail) { Err("out of memory".to_owned()) } else { Ok(()) }
             });
             let client = engine.unwrap().client();
             let first = client.submit(request(0.0, 4, 8, 0)).unwrap();
-            thread::sleep(Duration::from_millis(10));
+            wait_for_the_first_run(&shapes);
             let tickets = [(); 3].map(|()| client.submit(request(0.0, 4, 8, 0)).unwrap());
             assert!(first.wait().is_ok());
             for ticket in tickets {
