@@ -7,8 +7,9 @@ use nalgebra::{Matrix2, Vector2};
 
 use crate::cv;
 use crate::face::{Landmarks, Point};
-use crate::image::{ImageView, ImageViewMut, PixelFormat, Plane, RgbFromYuv};
+use crate::image::{ImageView, ImageViewMut, PixelFormat, Plane};
 use crate::simd;
+use crate::yuv::RgbFromYuv;
 
 /// Side of a crop that recognisers of the ArcFace family take, in pixels.
 pub const ARCFACE_SIZE: usize = 112;

@@ -194,7 +194,8 @@ fn fixed(point: Point, scale: f32) -> CvPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{ImageInfo, YuvCoding};
+    use crate::image::ImageInfo;
+    use crate::yuv::YuvCoding;
     use proptest::prelude::*;
 
     fn face(rect: Rect) -> Face {

@@ -29,3 +29,4 @@ pub mod priors;
 pub mod record;
 pub mod runtime;
 mod simd;
+pub mod yuv;

@@ -3,9 +3,10 @@
 //! The camera's own format goes straight in. Only the small, resized picture is ever converted.
 
 use crate::cv;
-use crate::image::{ImageView, Plane, RgbFromYuv};
+use crate::image::{ImageView, Plane};
 use crate::letterbox::Letterbox;
 use crate::simd;
+use crate::yuv::RgbFromYuv;
 
 /// Channel order of a model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,8 +234,9 @@ fn samples<P>(pixels: &[P], sample: impl Fn(&P) -> u8, (scale, offset): (f32, f3
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{ImageInfo, PixelFormat, YuvCoding};
+    use crate::image::{ImageInfo, PixelFormat};
     use crate::letterbox::InputSize;
+    use crate::yuv::{YuvCoding, YuvMatrix};
 
     const BIUBUG6: Normalization = Normalization { order: ChannelOrder::Bgr, mean: [104.0, 117.0, 123.0], scale: 1.0 };
 
@@ -310,7 +312,7 @@ mod tests {
     #[test]
     fn bt709_and_bt601_differ_as_their_weights_do() {
         // Pure red of BT.709 read as BT.601 is off by 22 levels.
-        let coding = YuvCoding { matrix: crate::image::YuvMatrix::Bt709, full_range: false };
+        let coding = YuvCoding { matrix: YuvMatrix::Bt709, full_range: false };
         let [y, cb, cr] = coding.yuv_from_rgb([255, 0, 0]);
         let memory = [vec![y; 32 * 32], [cb, cr].repeat(16 * 16)];
         let letterbox = Letterbox::new(32, 32, InputSize::Native);

@@ -1,7 +1,8 @@
 //! A mapped video frame -> an image view. The one place where GStreamer's strides and crop metas are met.
 
 use gst_video::{VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo, VideoMeta};
-use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region, YuvCoding, YuvMatrix};
+use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region};
+use retinaface::yuv::{YuvCoding, YuvMatrix};
 
 use crate::caps;
 use crate::meta::FrameSize;
