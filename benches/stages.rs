@@ -21,6 +21,7 @@ use retinaface::model::{Model, Options};
 use retinaface::nms::nms;
 use retinaface::preprocess::{Scratch, fill_input};
 use retinaface::priors;
+use retinaface::tensors::{Feed, Found};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -49,7 +50,7 @@ fn stages(c: &mut Criterion) {
     let (width, height) = letterbox.input();
     let mut model = Model::open(&common::default_model(), &Options::default()).unwrap();
     let normalization = model.contract().normalization;
-    let mut input = vec![0.0; 3 * width * height];
+    let mut tensors = model.maker().tensors(Feed::Floats { width, height }).unwrap();
     let mut scratch = Scratch::default();
     let settings = Settings::default();
     let priors = priors::generate(width, height);
@@ -58,12 +59,18 @@ fn stages(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame");
     group.sample_size(60);
     group.bench_function("preprocess", |b| {
-        b.iter(|| fill_input(&frame, &letterbox, &normalization, black_box(&mut input), &mut scratch).unwrap());
+        b.iter(|| {
+            let input = tensors.floats().unwrap();
+            fill_input(&frame, &letterbox, &normalization, black_box(input), &mut scratch).unwrap();
+        });
     });
-    group.bench_function("model", |b| b.iter(|| model.run(black_box(&input), 1, width, height).unwrap()));
-    let outputs = model.run(&input, 1, width, height).unwrap();
+    group.bench_function("model", |b| b.iter(|| model.run(black_box(std::slice::from_mut(&mut tensors))).unwrap()));
+    let heads = || match tensors.found().unwrap() {
+        Found::Heads(heads) => heads,
+        Found::Candidates(_) => unreachable!("floats were fed"),
+    };
     group.bench_function("decode_nms", |b| {
-        b.iter(|| nms(all(outputs.heads(0).unwrap()).candidates, settings.iou_threshold));
+        b.iter(|| nms(all(heads()).candidates, settings.iou_threshold));
     });
     let detector = Detector::new(&SharedModel::open(&common::default_model(), &Options::default()).unwrap());
     group.bench_function("detect", |b| b.iter(|| detector.detect(black_box(&frame), &settings).unwrap()));

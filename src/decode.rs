@@ -2,13 +2,14 @@
 //!
 //! Source: biubug6/Pytorch_Retinaface, `utils/box_utils.py` (`decode`, `decode_landm`).
 
+use crate::device::CANDIDATE;
 use crate::face::{Face, Point, Rect};
 use crate::priors::Prior;
 
 /// Variance of centres and points, a factor of the prior's size.
-const CENTRE_VARIANCE: f32 = 0.1;
+pub(crate) const CENTRE_VARIANCE: f32 = 0.1;
 /// Variance of sizes, within the exponential.
-const SIZE_VARIANCE: f32 = 0.2;
+pub(crate) const SIZE_VARIANCE: f32 = 0.2;
 
 /// The heads' outputs for one image with `A` priors.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +49,35 @@ pub fn decode(heads: Heads<'_>, priors: &[Prior], score_threshold: f32) -> Decod
         if *score <= score_threshold {
             continue;
         }
-        let face = candidate(priors[index], *score, &loc[index], &landmarks[index]);
-        if face.is_finite() {
-            decoded.candidates.push(Face { score: face.score.clamp(0.0, 1.0), ..face });
-        } else {
-            decoded.non_finite += 1;
-        }
+        decoded.keep(candidate(priors[index], *score, &loc[index], &landmarks[index]));
     }
     decoded
+}
+
+/// Faces above `score_threshold` among candidates that were decoded on a device: for each its score, box and five points,
+/// see [`crate::device::CANDIDATE`]. What is not finite is dropped and counted as by [`decode`].
+pub fn from_candidates(candidates: &[[f32; CANDIDATE]], score_threshold: f32) -> Decoded {
+    let mut decoded = Decoded::default();
+    for [score, x, y, w, h, points @ ..] in candidates {
+        if *score <= score_threshold {
+            continue;
+        }
+        let landmarks = std::array::from_fn(|i| Point::new(points[2 * i], points[2 * i + 1]));
+        let rect = Rect { x: *x, y: *y, w: *w, h: *h };
+        let face = Face { score: *score, rect, landmarks: Some(landmarks), track_id: None };
+        decoded.keep(face);
+    }
+    decoded
+}
+
+impl Decoded {
+    fn keep(&mut self, face: Face) {
+        if face.is_finite() {
+            self.candidates.push(Face { score: face.score.clamp(0.0, 1.0), ..face });
+        } else {
+            self.non_finite += 1;
+        }
+    }
 }
 
 fn candidate(prior: Prior, score: f32, loc: &[f32; 4], landmarks: &[f32; 10]) -> Face {
@@ -128,6 +150,22 @@ mod tests {
         assert_eq!(decoded.non_finite, 3);
         let [face] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
         assert_eq!(face.score, 1.0);
+    }
+
+    #[test]
+    fn candidates_of_a_device_are_held_to_the_same_rules() {
+        let candidate = |score: f32, last: f32| {
+            let mut numbers = [0.0; CANDIDATE];
+            (numbers[0], numbers[3], numbers[4], numbers[14]) = (score, 20.0, 30.0, last);
+            numbers
+        };
+        let numbers =
+            [candidate(1.5, 7.0), candidate(f32::NAN, 7.0), candidate(0.9, f32::INFINITY), candidate(0.5, 7.0)];
+        let decoded = from_candidates(&numbers, 0.5);
+        assert_eq!(decoded.non_finite, 2);
+        let [face] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
+        assert_eq!((face.score, face.rect), (1.0, Rect::new(0.0, 0.0, 20.0, 30.0)));
+        assert_eq!(face.landmarks.unwrap()[4], Point::new(0.0, 7.0));
     }
 
     #[test]

@@ -1,24 +1,32 @@
 //! One frame's whole way: view in, faces in frame pixels out.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::decode;
-use crate::engine::{Client, Engine, EngineError, Request};
+use crate::device::Frames;
+use crate::engine::{Client, Engine, EngineError, Request, Ticket};
 use crate::face::Face;
 use crate::image::ImageView;
 use crate::letterbox::{InputSize, Letterbox};
-use crate::model::{Contract, Model, ModelError, ModelOutputs, Options};
+use crate::model::{Contract, Model, ModelError, Options, Running};
 use crate::nms;
 use crate::preprocess::{self, Scratch};
 use crate::priors::{self, Prior};
+use crate::tensors::{Feed, Found, Maker, Tensors};
 
 /// A running model that several detectors can share.
 #[derive(Debug)]
 pub struct SharedModel {
-    engine: Arc<Engine<ModelOutputs>>,
-    contract: Contract,
+    engine: Arc<Engine<Tensors>>,
+    maker: Arc<Maker>,
+    contract: Arc<Contract>,
+    running: Running,
+    on_device: bool,
+    /// Which numbers detectors have, see [`Detector::number`].
+    numbers: Mutex<BTreeSet<usize>>,
 }
 
 impl SharedModel {
@@ -28,10 +36,11 @@ impl SharedModel {
     /// As [`Model::open`].
     pub fn open(path: &Path, options: &Options) -> Result<Arc<Self>, ModelError> {
         let mut model = Model::open(path, options)?;
-        let contract = model.contract().clone();
-        let engine = Engine::spawn(move |input, shape| model.run(input, shape.count, shape.width, shape.height));
+        let (maker, contract) = (Arc::clone(model.maker()), Arc::clone(model.contract()));
+        let (running, on_device) = (model.running().clone(), model.preprocesses_on_device());
+        let engine = Engine::spawn(move |pictures: &mut [Tensors]| model.run(pictures));
         let engine = engine.map_err(|cause| ModelError::Read { path: path.to_path_buf(), cause })?;
-        Ok(Arc::new(Self { engine, contract }))
+        Ok(Arc::new(Self { engine, maker, contract, running, on_device, numbers: Mutex::default() }))
     }
 
     /// What the model is.
@@ -39,16 +48,36 @@ impl SharedModel {
         &self.contract
     }
 
+    /// What it runs on.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
     /// Whether a run has panicked, so that the model has to be opened anew.
     pub fn has_panicked(&self) -> bool {
         self.engine.has_panicked()
     }
+
+    /// How many frames may be worth a run where it is left open. On a CPU a batch is no faster than its pictures one by
+    /// one, and each of them waits for all.
+    fn auto_batch(&self, width: usize, height: usize) -> usize {
+        if self.running.provider.is_gpu() {
+            (AUTO_BATCH_BYTES / (3 * width * height * size_of::<f32>()).max(1)).clamp(1, AUTO_BATCH)
+        } else {
+            1
+        }
+    }
+
+    /// Frames of one stream that keep the model busy: one is made ready while another runs, and on a GPU a whole batch.
+    pub fn busy_with(&self) -> usize {
+        if self.running.provider.is_gpu() { 4 } else { 2 }
+    }
 }
 
-/// Frames that share a run where it is left open: more bring nothing on a CPU,
-const AUTO_BATCH: usize = 8;
+/// Frames that share a run on a GPU where it is left open,
+pub(crate) const AUTO_BATCH: usize = 16;
 /// and their tensor stays below this many bytes.
-const AUTO_BATCH_BYTES: usize = 64 << 20;
+const AUTO_BATCH_BYTES: usize = 256 << 20;
 
 /// What a detection can be told from call to call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,6 +141,8 @@ pub struct Detection {
     pub non_finite: usize,
     /// How long it took.
     pub timing: Timing,
+    /// How many frames shared the run, this one included.
+    pub batch: usize,
 }
 
 /// Why a frame has no detection.
@@ -123,15 +154,15 @@ pub enum DetectError {
     /// The model did not run.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The model's outputs cannot be read.
-    #[error("the model's outputs cannot be read: {0}")]
-    Outputs(String),
+    /// The model's tensors cannot be made or read.
+    #[error("the model's tensors cannot be used: {0}")]
+    Tensors(String),
 }
 
-/// Buffers that one frame leaves for the next.
-#[derive(Debug, Default)]
+/// Memory that one frame leaves for the next.
+#[derive(Debug)]
 struct Buffers {
-    input: Vec<f32>,
+    tensors: Tensors,
     scratch: Scratch,
 }
 
@@ -159,7 +190,14 @@ struct Priors {
 /// ```
 #[derive(Debug)]
 pub struct Detector {
-    client: Client<ModelOutputs>,
+    client: Client<Tensors>,
+    common: Arc<Common>,
+    number: usize,
+}
+
+/// What a detector's frames under way need.
+#[derive(Debug)]
+struct Common {
     model: Arc<SharedModel>,
     buffers: Mutex<Vec<Buffers>>,
     priors: Mutex<Option<Arc<Priors>>>,
@@ -168,17 +206,25 @@ pub struct Detector {
 impl Detector {
     /// A detector that shares `model` with others.
     pub fn new(model: &Arc<SharedModel>) -> Self {
-        Self {
-            client: model.engine.client(),
-            model: Arc::clone(model),
-            buffers: Mutex::default(),
-            priors: Mutex::default(),
-        }
+        let number = {
+            let mut numbers = lock(&model.numbers);
+            let free = (0..).find(|number| !numbers.contains(number)).expect("a set of detectors is finite");
+            numbers.insert(free);
+            free
+        };
+        let common = Common { model: Arc::clone(model), buffers: Mutex::default(), priors: Mutex::default() };
+        Self { client: model.engine.client(), common: Arc::new(common), number }
     }
 
     /// The model in use.
     pub fn model(&self) -> &Arc<SharedModel> {
-        &self.model
+        &self.common.model
+    }
+
+    /// The least number, from 0, that no other living detector of this model has: streams that look at every Nth frame
+    /// can take turns by it.
+    pub fn number(&self) -> usize {
+        self.number
     }
 
     /// Detects the faces of one frame; waits for the model.
@@ -186,44 +232,118 @@ impl Detector {
     /// # Errors
     /// If the frame cannot be resized or the model does not run.
     pub fn detect(&self, frame: &ImageView<'_>, settings: &Settings) -> Result<Detection, DetectError> {
-        let contract = self.model.contract();
+        self.submit(frame, settings)?.wait()
+    }
+
+    /// Makes a frame ready and hands it to the model without waiting for it; waits only while the model's queue is full.
+    /// The frame is no longer needed afterwards.
+    ///
+    /// # Errors
+    /// If the frame cannot be resized or the model does not run any more.
+    pub fn submit(&self, frame: &ImageView<'_>, settings: &Settings) -> Result<Underway, DetectError> {
+        let Common { model, buffers, .. } = &*self.common;
+        let contract = model.contract();
         let start = Instant::now();
         let letterbox = Letterbox::new(frame.width(), frame.height(), contract.input_size(settings.input_size));
         let (width, height) = letterbox.input();
+        let feed = if model.on_device {
+            Feed::Planes(Frames::new(&frame.info(), letterbox))
+        } else {
+            Feed::Floats { width, height }
+        };
         // A lock of its own for a push or a pop; never held while anything runs.
-        let mut buffers = lock(&self.buffers).pop().unwrap_or_default();
-        buffers.input.resize(3 * width * height, 0.0);
-        let Buffers { input, scratch } = &mut buffers;
-        preprocess::fill_input(frame, &letterbox, &contract.normalization, input, scratch)?;
+        let free = loop {
+            match lock(buffers).pop() {
+                // What was left by frames of another shape goes.
+                Some(free) if free.tensors.feed() != feed => drop(free),
+                other => break other,
+            }
+        };
+        let mut buffers = match free {
+            Some(free) => free,
+            None => {
+                let tensors = model.maker.tensors(feed).map_err(|error| DetectError::Tensors(error.to_string()))?;
+                Buffers { tensors, scratch: Scratch::default() }
+            }
+        };
+        let Buffers { tensors, scratch } = &mut buffers;
+        match feed {
+            Feed::Floats { .. } => {
+                let floats = tensors.floats().map_err(DetectError::Tensors)?;
+                preprocess::fill_input(frame, &letterbox, &contract.normalization, floats, scratch)?;
+            }
+            Feed::Planes(frames) => {
+                for plane in 0..frames.planes() {
+                    frame.plane(plane).copy_to(tensors.plane(plane).map_err(DetectError::Tensors)?);
+                }
+            }
+        }
         let preprocess = start.elapsed();
-
-        let reply = self.client.infer(Request {
-            input: std::mem::take(&mut buffers.input),
-            width,
-            height,
+        let Buffers { tensors, scratch } = buffers;
+        let ticket = self.client.submit(Request {
+            picture: tensors,
             max_batch: contract.batch(match settings.max_batch {
-                0 => AUTO_BATCH.min(AUTO_BATCH_BYTES / (3 * width * height * size_of::<f32>())),
+                0 => model.auto_batch(width, height),
                 wanted => wanted,
             }),
             batch_timeout: settings.batch_timeout,
         })?;
-        buffers.input = reply.input;
-        lock(&self.buffers).push(buffers);
-
-        let start = Instant::now();
-        let priors = self.priors(width, height);
-        let heads = reply.outputs.heads(reply.index).map_err(DetectError::Outputs)?;
-        let decoded = decode::decode(heads, &priors.priors, settings.score_threshold);
-        let (faces, overflowed) = select(decoded.candidates, &letterbox, settings);
-        let timing = Timing { preprocess, wait: reply.wait, inference: reply.run, decode: start.elapsed() };
-        Ok(Detection { faces, non_finite: decoded.non_finite + overflowed, timing })
+        let (common, settings) = (Arc::clone(&self.common), *settings);
+        Ok(Underway { ticket, common, scratch, letterbox, settings, preprocess })
     }
 
     /// Tells the model's engine that no frame will come for a while, so that others need not wait for one.
     pub fn rest(&self) {
         self.client.rest();
     }
+}
 
+impl Drop for Detector {
+    fn drop(&mut self) {
+        lock(&self.common.model.numbers).remove(&self.number);
+    }
+}
+
+/// A frame that the model has, or has had, without its faces being asked for yet. Dropping it gives them up.
+#[derive(Debug)]
+pub struct Underway {
+    ticket: Ticket<Tensors>,
+    common: Arc<Common>,
+    scratch: Scratch,
+    letterbox: Letterbox,
+    settings: Settings,
+    preprocess: Duration,
+}
+
+impl Underway {
+    /// Whether [`Self::wait`] would not have to wait.
+    pub fn is_ready(&self) -> bool {
+        self.ticket.is_ready()
+    }
+
+    /// Waits for the model, and decodes what it found.
+    ///
+    /// # Errors
+    /// If the model does not run.
+    pub fn wait(self) -> Result<Detection, DetectError> {
+        let Self { ticket, common, scratch, letterbox, settings, preprocess } = self;
+        let reply = ticket.wait()?;
+        let start = Instant::now();
+        let decoded = match reply.picture.found().map_err(DetectError::Tensors)? {
+            Found::Heads(heads) => {
+                let (width, height) = letterbox.input();
+                decode::decode(heads, &common.priors(width, height).priors, settings.score_threshold)
+            }
+            Found::Candidates(candidates) => decode::from_candidates(candidates, settings.score_threshold),
+        };
+        lock(&common.buffers).push(Buffers { tensors: reply.picture, scratch });
+        let (faces, overflowed) = select(decoded.candidates, &letterbox, &settings);
+        let timing = Timing { preprocess, wait: reply.wait, inference: reply.run, decode: start.elapsed() };
+        Ok(Detection { faces, non_finite: decoded.non_finite + overflowed, timing, batch: reply.batch })
+    }
+}
+
+impl Common {
     fn priors(&self, width: usize, height: usize) -> Arc<Priors> {
         let size = (width, height);
         let mut cached = lock(&self.priors);

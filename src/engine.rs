@@ -1,15 +1,15 @@
 //! The thread that owns a session: a bounded queue, dynamic batching, many callers.
 //!
-//! Callers hand in one picture each and wait for their own reply. The thread takes what waits and has
-//! the same shape as one batch. It knows nothing of models: what runs a batch is a closure, so that
-//! its behaviour can be tested without one.
+//! Callers hand in one picture each, with the memory that the run writes its results to, and wait for their own. The
+//! thread takes what waits and has the same shape as one batch. It knows nothing of models: what runs a batch is a
+//! closure, so that its behaviour can be tested without one. In the steady state it allocates nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -34,15 +34,20 @@ pub enum EngineError {
     Stopped,
 }
 
+/// The memory of one picture: what goes into a run, and what comes out.
+pub trait Picture: Send + 'static {
+    /// What pictures must have in common to share a run.
+    type Shape: PartialEq;
+
+    /// This picture's.
+    fn shape(&self) -> Self::Shape;
+}
+
 /// One picture to infer.
 #[derive(Debug)]
-pub struct Request {
-    /// `[3, height, width]`.
-    pub input: Vec<f32>,
-    /// Columns.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
+pub struct Request<P> {
+    /// Its memory, which comes back with the reply.
+    pub picture: P,
     /// At most so many pictures may share a run with this one, itself included; at least 1.
     pub max_batch: usize,
     /// How long it may wait for others to share the run.
@@ -51,59 +56,59 @@ pub struct Request {
 
 /// The answer to a [`Request`].
 #[derive(Debug)]
-pub struct Reply<O> {
-    /// What the run gave, for the whole batch.
-    pub outputs: Arc<O>,
-    /// Which picture of the batch is the caller's.
-    pub index: usize,
+pub struct Reply<P> {
+    /// The request's picture, with its results.
+    pub picture: P,
     /// How many pictures shared the run.
     pub batch: usize,
-    /// The request's tensor, to be used again.
-    pub input: Vec<f32>,
     /// From handing in to the start of the run.
     pub wait: Duration,
     /// The run itself.
     pub run: Duration,
 }
 
-/// One run: `[count, 3, height, width]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchShape {
-    /// Pictures.
-    pub count: usize,
-    /// Columns.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
+type Answer<P> = Result<Reply<P>, EngineError>;
+
+/// An answer on its way, with the line it came by, for the next one.
+struct Letter<P> {
+    answer: Answer<P>,
+    line: Sender<Letter<P>>,
 }
 
-type Answer<O> = Result<Reply<O>, EngineError>;
-
-struct Pending<O> {
-    request: Request,
+/// Who waits for an answer, and since when.
+struct Caller<P> {
+    line: Sender<Letter<P>>,
     since: Instant,
-    answer: Sender<Answer<O>>,
 }
 
-impl<O> Pending<O> {
-    fn shape(&self) -> (usize, usize) {
-        (self.request.width, self.request.height)
+impl<P> Caller<P> {
+    /// A caller that no longer waits is no error.
+    fn answer(self, answer: Answer<P>) {
+        let line = self.line.clone();
+        let _ = self.line.send(Letter { answer, line });
     }
+}
 
+struct Pending<P> {
+    request: Request<P>,
+    caller: Caller<P>,
+}
+
+impl<P> Pending<P> {
     fn deadline(&self) -> Instant {
-        self.since + self.request.batch_timeout
+        self.caller.since + self.request.batch_timeout
     }
 }
 
 /// A thread that runs batches. Dropping it lets the thread finish what waits, and joins it.
-pub struct Engine<O> {
-    queue: Option<Sender<Pending<O>>>,
+pub struct Engine<P> {
+    queue: Option<Sender<Pending<P>>>,
     clients: Arc<AtomicUsize>,
     panicked: Arc<OnceLock<Arc<str>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl<O> fmt::Debug for Engine<O> {
+impl<P> fmt::Debug for Engine<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("clients", &self.clients)
@@ -112,14 +117,15 @@ impl<O> fmt::Debug for Engine<O> {
     }
 }
 
-impl<O: Send + Sync + 'static> Engine<O> {
-    /// Starts the thread. `runner` gets the batch's tensor and its shape and gives its outputs, or why not.
+impl<P: Picture> Engine<P> {
+    /// Starts the thread. `runner` gets the pictures of a batch, at least one and all of one shape, and leaves each
+    /// one's results in it, or says why it cannot.
     ///
     /// # Errors
     /// If the system has no thread to give.
     pub fn spawn<R>(runner: R) -> io::Result<Arc<Self>>
     where
-        R: FnMut(&[f32], BatchShape) -> Result<O, String> + Send + 'static,
+        R: FnMut(&mut [P]) -> Result<(), String> + Send + 'static,
     {
         let (queue, requests) = bounded(QUEUE);
         let clients = Arc::new(AtomicUsize::new(0));
@@ -127,18 +133,20 @@ impl<O: Send + Sync + 'static> Engine<O> {
         let mut worker = Worker {
             requests,
             pending: VecDeque::new(),
+            indices: Vec::new(),
+            pictures: Vec::new(),
+            callers: Vec::new(),
             clients: Arc::clone(&clients),
             panicked: Arc::clone(&panicked),
             runner,
-            tensor: Vec::new(),
         };
         let thread = thread::Builder::new().name("retinaface-engine".to_owned()).spawn(move || worker.serve())?;
         Ok(Arc::new(Self { queue: Some(queue), clients, panicked, thread: Some(thread) }))
     }
 
     /// A caller's handle. The number of those in use tells the engine when nobody is left to wait for.
-    pub fn client(self: &Arc<Self>) -> Client<O> {
-        Client { engine: Arc::clone(self), active: AtomicBool::new(false) }
+    pub fn client(self: &Arc<Self>) -> Client<P> {
+        Client { engine: Arc::clone(self), active: AtomicBool::new(false), lines: Arc::default() }
     }
 
     /// Whether a run has panicked, so that a new engine is needed.
@@ -147,7 +155,7 @@ impl<O: Send + Sync + 'static> Engine<O> {
     }
 }
 
-impl<O> Drop for Engine<O> {
+impl<P> Drop for Engine<P> {
     fn drop(&mut self) {
         drop(self.queue.take());
         if let Some(thread) = self.thread.take() {
@@ -157,39 +165,52 @@ impl<O> Drop for Engine<O> {
     }
 }
 
+/// Both ends of the way that an answer takes.
+type Line<P> = (Sender<Letter<P>>, Receiver<Letter<P>>);
+
+/// Lines that no answer is on its way by.
+type Lines<P> = Arc<Mutex<Vec<Line<P>>>>;
+
 /// One caller of an engine.
-#[derive(Debug)]
-pub struct Client<O> {
-    engine: Arc<Engine<O>>,
+pub struct Client<P> {
+    engine: Arc<Engine<P>>,
     /// Whether others' batches wait for this caller: from its first request until it rests.
     active: AtomicBool,
+    lines: Lines<P>,
 }
 
-impl<O: Send + Sync + 'static> Client<O> {
+impl<P> fmt::Debug for Client<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("engine", &self.engine).field("active", &self.active).finish_non_exhaustive()
+    }
+}
+
+impl<P: Picture> Client<P> {
     /// Hands in a picture without waiting for its answer; waits while the queue is full.
     ///
     /// # Errors
     /// If the engine has stopped.
-    pub fn submit(&self, request: Request) -> Result<Ticket<O>, EngineError> {
+    pub fn submit(&self, request: Request<P>) -> Result<Ticket<P>, EngineError> {
         if !self.active.swap(true, Ordering::Relaxed) {
             self.engine.clients.fetch_add(1, Ordering::Relaxed);
         }
-        let (answer, ticket) = bounded(1);
+        let (line, letters) = lock(&self.lines).pop().unwrap_or_else(|| bounded(1));
         let queue = self.engine.queue.as_ref().ok_or(EngineError::Stopped)?;
-        queue.send(Pending { request, since: Instant::now(), answer }).map_err(|_| EngineError::Stopped)?;
-        Ok(Ticket { answer: ticket })
+        let caller = Caller { line, since: Instant::now() };
+        queue.send(Pending { request, caller }).map_err(|_| EngineError::Stopped)?;
+        Ok(Ticket { letters, lines: Arc::clone(&self.lines) })
     }
 
     /// Hands in a picture and waits for its answer.
     ///
     /// # Errors
     /// If the run fails or panics, or the engine has stopped.
-    pub fn infer(&self, request: Request) -> Answer<O> {
+    pub fn infer(&self, request: Request<P>) -> Answer<P> {
         self.submit(request)?.wait()
     }
 }
 
-impl<O> Client<O> {
+impl<P> Client<P> {
     /// Tells the engine that no request will come for a while (a stream has ended or paused), so that others'
     /// batches need not wait for one. The next request ends the rest.
     pub fn rest(&self) {
@@ -199,47 +220,68 @@ impl<O> Client<O> {
     }
 }
 
-impl<O> Drop for Client<O> {
+impl<P> Drop for Client<P> {
     fn drop(&mut self) {
         self.rest();
     }
 }
 
-/// The claim to one answer.
-#[derive(Debug)]
-pub struct Ticket<O> {
-    answer: Receiver<Answer<O>>,
+/// The claim to one answer. Dropping it gives the answer up, with the picture's memory.
+pub struct Ticket<P> {
+    letters: Receiver<Letter<P>>,
+    lines: Lines<P>,
 }
 
-impl<O> Ticket<O> {
+impl<P> fmt::Debug for Ticket<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("ready", &self.is_ready()).finish_non_exhaustive()
+    }
+}
+
+impl<P> Ticket<P> {
+    /// Whether [`Self::wait`] would return at once.
+    pub fn is_ready(&self) -> bool {
+        !self.letters.is_empty()
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors
     /// If the run fails or panics, or the engine has stopped.
-    pub fn wait(self) -> Answer<O> {
-        self.answer.recv().unwrap_or(Err(EngineError::Stopped))
+    pub fn wait(self) -> Answer<P> {
+        let Letter { answer, line } = self.letters.recv().map_err(|_| EngineError::Stopped)?;
+        lock(&self.lines).push((line, self.letters));
+        answer
     }
 }
 
-struct Worker<O, R> {
-    requests: Receiver<Pending<O>>,
-    pending: VecDeque<Pending<O>>,
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing that can panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Worker<P, R> {
+    requests: Receiver<Pending<P>>,
+    pending: VecDeque<Pending<P>>,
+    /// Which of `pending` make up the next batch.
+    indices: Vec<usize>,
+    /// The batch that runs, and who waits for it: as long as each other.
+    pictures: Vec<P>,
+    callers: Vec<Caller<P>>,
     clients: Arc<AtomicUsize>,
     panicked: Arc<OnceLock<Arc<str>>>,
     runner: R,
-    /// Where several pictures are put together.
-    tensor: Vec<f32>,
 }
 
-impl<O, R> Worker<O, R>
+impl<P, R> Worker<P, R>
 where
-    R: FnMut(&[f32], BatchShape) -> Result<O, String>,
+    P: Picture,
+    R: FnMut(&mut [P]) -> Result<(), String>,
 {
     fn serve(&mut self) {
         while self.wait_for_one() {
             self.wait_for_company();
-            let batch = self.take_batch();
-            if let Err(panic) = self.run(batch) {
+            if let Err(panic) = self.run() {
                 self.refuse_all(panic);
             }
         }
@@ -256,7 +298,8 @@ where
         true
     }
 
-    /// Waits until the oldest request's batch is full, every caller has handed in, or time is up.
+    /// Waits until the oldest request's batch is full, every caller has handed in, or time is up; then `indices` says
+    /// which requests make it up.
     fn wait_for_company(&mut self) {
         loop {
             while self.pending.len() < QUEUE {
@@ -265,13 +308,12 @@ where
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            let batch = self.batch_indices();
-            let limit = batch.iter().map(|index| self.pending[*index].request.max_batch.max(1)).min().unwrap_or(1);
+            let limit = self.choose_batch();
             let everyone = self.pending.len() >= self.clients.load(Ordering::Relaxed);
             // Of all that wait, not of this batch alone: one that comes after it must not wait for its company.
             let deadline = self.pending.iter().map(Pending::deadline).min();
             let Some(deadline) = deadline.filter(|deadline| *deadline > Instant::now()) else { return };
-            if batch.len() >= limit || everyone || self.pending.len() >= QUEUE {
+            if self.indices.len() >= limit || everyone || self.pending.len() >= QUEUE {
                 return;
             }
             match self.requests.recv_deadline(deadline) {
@@ -281,82 +323,64 @@ where
         }
     }
 
-    /// Which pending requests make up the next batch: the oldest, and those of its shape behind it, as
-    /// many as each of them allows.
-    fn batch_indices(&self) -> Vec<usize> {
-        let mut batch = Vec::new();
+    /// Puts the next batch into `indices`: the oldest request, and those of its shape behind it, as many as each of
+    /// them allows. Returns how many they would allow at most.
+    fn choose_batch(&mut self) -> usize {
+        self.indices.clear();
         let mut limit = usize::MAX;
-        let shape = self.pending.front().map(Pending::shape);
+        let shape = self.pending.front().map(|pending| pending.request.picture.shape());
         for (index, pending) in self.pending.iter().enumerate() {
             let allowed = limit.min(pending.request.max_batch.max(1));
-            if Some(pending.shape()) == shape && batch.len() < allowed {
-                batch.push(index);
+            if self.indices.len() < allowed && Some(pending.request.picture.shape()) == shape {
+                self.indices.push(index);
                 limit = allowed;
             }
         }
-        batch
+        limit
     }
 
-    fn take_batch(&mut self) -> Vec<Pending<O>> {
-        let indices = self.batch_indices();
-        // From the back, so that the earlier indices stay true.
-        let mut batch = indices.into_iter().rev().filter_map(|index| self.pending.remove(index)).collect::<Vec<_>>();
-        batch.reverse();
-        batch
-    }
-
-    /// Runs and answers a batch; the error is the message of a panic.
-    fn run(&mut self, batch: Vec<Pending<O>>) -> Result<(), Arc<str>> {
-        let Some(first) = batch.first() else { return Ok(()) };
-        let (width, height) = first.shape();
-        let shape = BatchShape { count: batch.len(), width, height };
-        let Self { tensor, runner, .. } = self;
-        let input = if let [only] = batch.as_slice() {
-            only.request.input.as_slice()
-        } else {
-            tensor.clear();
-            batch.iter().for_each(|pending| tensor.extend_from_slice(&pending.request.input));
-            tensor.as_slice()
-        };
+    /// Runs and answers the chosen batch; the error is the message of a panic.
+    fn run(&mut self) -> Result<(), Arc<str>> {
+        self.pictures.clear();
+        self.callers.clear();
+        // What was taken out before moves the rest to the front.
+        for (taken, index) in self.indices.drain(..).enumerate() {
+            if let Some(Pending { request, caller }) = self.pending.remove(index - taken) {
+                self.pictures.push(request.picture);
+                self.callers.push(caller);
+            }
+        }
+        let batch = self.pictures.len();
         let start = Instant::now();
-        let result = panic::catch_unwind(AssertUnwindSafe(|| runner(input, shape)));
+        let Self { pictures, runner, .. } = self;
+        let result = panic::catch_unwind(AssertUnwindSafe(|| runner(pictures)));
         let run = start.elapsed();
-        let answer_all = |error: &EngineError| {
-            for pending in &batch {
-                // A caller that no longer waits is no error.
-                let _ = pending.answer.send(Err(error.clone()));
-            }
-        };
-        match result {
-            Ok(Ok(outputs)) => {
-                let outputs = Arc::new(outputs);
-                for (index, Pending { request, since, answer }) in batch.into_iter().enumerate() {
-                    let wait = start.duration_since(since);
-                    let outputs = Arc::clone(&outputs);
-                    let _ =
-                        answer.send(Ok(Reply { outputs, index, batch: shape.count, input: request.input, wait, run }));
+        let (error, panic) = match result {
+            Ok(Ok(())) => {
+                for (picture, caller) in self.pictures.drain(..).zip(self.callers.drain(..)) {
+                    let wait = start.duration_since(caller.since);
+                    caller.answer(Ok(Reply { picture, batch, wait, run }));
                 }
-                Ok(())
+                return Ok(());
             }
-            Ok(Err(reason)) => {
-                answer_all(&EngineError::Run(reason.into()));
-                Ok(())
-            }
+            Ok(Err(reason)) => (EngineError::Run(reason.into()), None),
             Err(payload) => {
                 let message: Arc<str> = panic_message(payload.as_ref()).into();
                 // Known before the first caller hears of it, so that it can ask for a new engine.
                 let _ = self.panicked.set(Arc::clone(&message));
-                answer_all(&EngineError::Panicked(Arc::clone(&message)));
-                Err(message)
+                (EngineError::Panicked(Arc::clone(&message)), Some(message))
             }
-        }
+        };
+        self.pictures.clear();
+        self.callers.drain(..).for_each(|caller| caller.answer(Err(error.clone())));
+        panic.map_or(Ok(()), Err)
     }
 
     /// After a panic the session's state is unknown: answers everyone with it until all are gone.
     fn refuse_all(&mut self, message: Arc<str>) {
         let waiting = self.pending.drain(..);
         for pending in waiting.chain(self.requests.iter()) {
-            let _ = pending.answer.send(Err(EngineError::Panicked(Arc::clone(&message))));
+            pending.caller.answer(Err(EngineError::Panicked(Arc::clone(&message))));
         }
     }
 }
@@ -366,9 +390,25 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    fn request(value: f32, width: usize, max_batch: usize, timeout: u64) -> Request {
-        let batch_timeout = Duration::from_millis(timeout);
-        Request { input: vec![value; 3 * width * 2], width, height: 2, max_batch, batch_timeout }
+    /// A picture of some width whose result is its value.
+    #[derive(Debug)]
+    struct Number {
+        value: f32,
+        width: usize,
+        result: Option<f32>,
+    }
+
+    impl Picture for Number {
+        type Shape = usize;
+
+        fn shape(&self) -> usize {
+            self.width
+        }
+    }
+
+    fn request(value: f32, width: usize, max_batch: usize, timeout: u64) -> Request<Number> {
+        let picture = Number { value, width, result: None };
+        Request { picture, max_batch, batch_timeout: Duration::from_millis(timeout) }
     }
 
     /// Runs `body` on a thread and fails if it is not done in time.
@@ -384,16 +424,18 @@ mod tests {
         }
     }
 
-    type Shapes = Arc<Mutex<Vec<BatchShape>>>;
+    /// How many pictures of which width went into each run.
+    type Shapes = Arc<Mutex<Vec<(usize, usize)>>>;
 
-    /// An engine that gives each picture's first number back, and the shapes it was run with.
-    fn echo(delay: Duration) -> (Arc<Engine<Vec<f32>>>, Shapes) {
+    /// An engine whose results are the values, and the shapes it was run with.
+    fn echo(delay: Duration) -> (Arc<Engine<Number>>, Shapes) {
         let shapes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&shapes);
-        let engine = Engine::spawn(move |input: &[f32], shape: BatchShape| {
-            seen.lock().unwrap().push(shape);
+        let engine = Engine::spawn(move |pictures: &mut [Number]| {
+            seen.lock().unwrap().push((pictures.len(), pictures[0].width));
             thread::sleep(delay);
-            Ok(input.chunks(input.len() / shape.count).map(|picture| picture[0]).collect())
+            pictures.iter_mut().for_each(|picture| picture.result = Some(picture.value));
+            Ok(())
         });
         (engine.unwrap(), shapes)
     }
@@ -415,8 +457,7 @@ mod tests {
                     for i in 0..20 {
                         let value = (caller * 100 + i) as f32;
                         let reply = client.infer(request(value, 4, 8, 0)).unwrap();
-                        assert_eq!(reply.outputs[reply.index], value);
-                        assert_eq!(reply.input, vec![value; 24]);
+                        assert_eq!(reply.picture.result, Some(value));
                     }
                 })
             });
@@ -435,11 +476,9 @@ mod tests {
                 .map(|(value, width)| (value, client.submit(request(value, width, 8, 0)).unwrap()));
             first.wait().unwrap();
             for (value, ticket) in tickets {
-                let reply = ticket.wait().unwrap();
-                assert_eq!(reply.outputs[reply.index], value);
+                assert_eq!(ticket.wait().unwrap().picture.result, Some(value));
             }
-            let runs = shapes.lock().unwrap().iter().map(|shape| (shape.count, shape.width)).collect::<Vec<_>>();
-            assert_eq!(runs, [(1, 4), (2, 4), (2, 6)]);
+            assert_eq!(*shapes.lock().unwrap(), [(1, 4), (2, 4), (2, 6)]);
         });
     }
 
@@ -453,7 +492,7 @@ mod tests {
             let tickets = [8, 2, 8, 1].map(|limit| client.submit(request(1.0, 4, limit, 0)).unwrap());
             first.wait().unwrap();
             tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_ok()));
-            let runs = shapes.lock().unwrap().iter().map(|shape| shape.count).collect::<Vec<_>>();
+            let runs = shapes.lock().unwrap().iter().map(|(count, _)| *count).collect::<Vec<_>>();
             assert_eq!(runs, [1, 2, 1, 1]);
         });
     }
@@ -485,7 +524,7 @@ mod tests {
             // `other` is gone.
             drop(other);
             one.infer(request(8.0, 4, 2, 10_000)).unwrap();
-            let runs = shapes.lock().unwrap().iter().map(|shape| shape.count).collect::<Vec<_>>();
+            let runs = shapes.lock().unwrap().iter().map(|(count, _)| *count).collect::<Vec<_>>();
             assert_eq!(runs, [1, 1, 2, 1, 1, 1, 2, 1]);
         });
     }
@@ -510,10 +549,10 @@ mod tests {
             let mut fail = true;
             let shapes = Shapes::default();
             let seen = Arc::clone(&shapes);
-            let engine = Engine::spawn(move |_: &[f32], shape: BatchShape| {
-                seen.lock().unwrap().push(shape);
+            let engine = Engine::spawn(move |pictures: &mut [Number]| {
+                seen.lock().unwrap().push((pictures.len(), pictures[0].width));
                 thread::sleep(Duration::from_millis(200));
-                if shape.count > 1 && std::mem::take(&mut fail) { Err("out of memory".to_owned()) } else { Ok(()) }
+                if pictures.len() > 1 && std::mem::take(&mut fail) { Err("out of memory".to_owned()) } else { Ok(()) }
             });
             let client = engine.unwrap().client();
             let first = client.submit(request(0.0, 4, 8, 0)).unwrap();
@@ -530,7 +569,7 @@ mod tests {
     #[test]
     fn a_panicking_run_reaches_every_waiting_caller_as_an_error_and_no_one_hangs() {
         watched(|| {
-            let engine = Engine::<()>::spawn(|_: &[f32], _| {
+            let engine = Engine::<Number>::spawn(|_| {
                 thread::sleep(Duration::from_millis(30));
                 panic!("index out of bounds")
             });
@@ -551,7 +590,7 @@ mod tests {
         watched(|| {
             let alive = Arc::new(());
             let held = Arc::clone(&alive);
-            let engine = Engine::spawn(move |_: &[f32], _| {
+            let engine = Engine::<Number>::spawn(move |_| {
                 let _ = &held;
                 Ok(())
             });
@@ -559,6 +598,36 @@ mod tests {
             client.infer(request(0.0, 4, 1, 0)).unwrap();
             drop(client);
             assert_eq!(Arc::strong_count(&alive), 1, "the thread and its closure are gone");
+        });
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_harms_no_other_and_frees_its_picture() {
+        watched(|| {
+            let (engine, shapes) = echo(Duration::from_millis(50));
+            let client = engine.client();
+            let first = client.submit(request(0.0, 4, 1, 0)).unwrap();
+            wait_for_the_first_run(&shapes);
+            drop(client.submit(request(1.0, 4, 1, 0)).unwrap());
+            let third = client.submit(request(2.0, 4, 1, 0)).unwrap();
+            assert_eq!(first.wait().unwrap().picture.result, Some(0.0));
+            assert_eq!(third.wait().unwrap().picture.result, Some(2.0));
+            // The lines of the two that were waited for are free again, that of the other is gone.
+            assert_eq!(lock(&client.lines).len(), 2);
+        });
+    }
+
+    #[test]
+    fn a_ticket_is_ready_once_its_answer_is_there() {
+        watched(|| {
+            let (engine, _) = echo(Duration::from_millis(100));
+            let client = engine.client();
+            let ticket = client.submit(request(1.0, 4, 1, 0)).unwrap();
+            assert!(!ticket.is_ready());
+            while !ticket.is_ready() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(ticket.wait().unwrap().picture.result, Some(1.0));
         });
     }
 }

@@ -265,6 +265,23 @@ impl<'a> Plane<'a> {
         let start = row * self.layout.stride;
         &self.data[start..start + self.layout.row_bytes()]
     }
+
+    /// Copies the pixels without padding between rows.
+    ///
+    /// # Panics
+    /// If `pixels` is not as long as all rows together.
+    pub(crate) fn copy_to(&self, pixels: &mut [u8]) {
+        let PlaneLayout { rows, stride, .. } = self.layout;
+        let row_bytes = self.layout.row_bytes();
+        assert_eq!(pixels.len(), row_bytes * rows, "the plane has {rows} rows of {row_bytes} bytes");
+        if stride == row_bytes {
+            pixels.copy_from_slice(&self.data[..pixels.len()]);
+        } else {
+            for (index, row) in pixels.chunks_exact_mut(row_bytes).enumerate() {
+                row.copy_from_slice(self.row(index));
+            }
+        }
+    }
 }
 
 /// One plane of a view, writable.

@@ -28,7 +28,7 @@ impl From<u32> for InputSize {
 }
 
 /// Where a frame lies in the model's input. All sizes are (width, height) in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Letterbox {
     frame: (usize, usize),
     content: (usize, usize),

@@ -8,6 +8,7 @@
 //! ```text
 //! ImageView -> letterbox, preprocess -> [3, H, W] -- queue --> Engine: [N, 3, H, W] -> ONNX Runtime
 //!   -> head outputs -- reply --> decode -> nms -> frame pixels -> Vec<Face> -> align -> crops
+//! on a GPU: planes -- queue --> Engine: one graph resizes, converts, runs the model, decodes, takes the best
 //! ```
 //!
 //! [`detector::Detector`] goes the whole way; the modules it is made of can be used alone.
@@ -16,6 +17,7 @@ pub mod align;
 mod cv;
 pub mod decode;
 pub mod detector;
+pub mod device;
 pub mod draw;
 pub mod engine;
 pub mod face;
@@ -24,9 +26,12 @@ pub mod letterbox;
 pub mod locate;
 pub mod model;
 pub mod nms;
+mod onnx;
 pub mod preprocess;
 pub mod priors;
+pub mod provider;
 pub mod record;
 pub mod runtime;
 mod simd;
+pub mod tensors;
 pub mod yuv;

@@ -4,11 +4,15 @@
 //!
 //! 1. the variable: `ORT_DYLIB_PATH` for the library, `RETINAFACE_MODEL` for the model. A variable that
 //!    is set is obeyed: if it names nothing, that is an error, not a reason to look further;
-//! 2. the folder of the plugin or program itself;
-//! 3. the installed place relative to it: `PREFIX/lib/retinaface` and `PREFIX/share/retinaface` for a
+//! 2. for the library, the folder that `RETINAFACE_RUNTIMES` names;
+//! 3. the folder of the plugin or program itself;
+//! 4. the installed place relative to it: `PREFIX/lib/retinaface` and `PREFIX/share/retinaface` for a
 //!    plugin in `PREFIX/lib/gstreamer-1.0` or a program in `PREFIX/bin`;
-//! 4. the same below `/usr/local` and `/usr`;
-//! 5. for the library, what the dynamic linker finds by name.
+//! 5. the same below `/usr/local` and `/usr`;
+//! 6. for the library, what the dynamic linker finds by name.
+//!
+//! Builds of ONNX Runtime for different hardware are different libraries of one name, so each [`RuntimeSet`] has a
+//! folder of its own within these places: `onnxruntime`, `onnxruntime-cuda`, `onnxruntime-openvino`.
 
 use std::env;
 use std::fmt;
@@ -20,6 +24,8 @@ pub const RUNTIME_FILE: &str = "libonnxruntime.so.1";
 pub const MODEL_FILE: &str = "retinaface_mnet025.onnx";
 /// Variable that names ONNX Runtime's library.
 pub const RUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
+/// Variable that names a folder of [`RuntimeSet`]s.
+pub const RUNTIMES_VARIABLE: &str = "RETINAFACE_RUNTIMES";
 /// Variable that names the default model.
 pub const MODEL_VARIABLE: &str = "RETINAFACE_MODEL";
 
@@ -65,20 +71,23 @@ fn folders(home: Option<&Path>, below_prefix: &str) -> Vec<PathBuf> {
     folders
 }
 
-fn find(
+/// What the variable names, if it is set.
+fn by_variable(what: &'static str, variable: &'static str) -> Result<Option<PathBuf>, NotFound> {
+    let Some(path) = env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let missing = NotFound { what, variable, set_to: Some(path.clone()), tried: Vec::new() };
+    if path.exists() { Ok(Some(path)) } else { Err(missing) }
+}
+
+/// The first of `paths` that exists.
+fn first(
     what: &'static str,
     variable: &'static str,
-    file: &str,
-    home: Option<&Path>,
-    below_prefix: &str,
+    paths: impl IntoIterator<Item = PathBuf>,
 ) -> Result<PathBuf, NotFound> {
-    if let Some(path) = env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from) {
-        let missing = NotFound { what, variable, set_to: Some(path.clone()), tried: Vec::new() };
-        return if path.exists() { Ok(path) } else { Err(missing) };
-    }
     let mut tried = Vec::new();
-    for folder in folders(home, below_prefix) {
-        let path = folder.join(file);
+    for path in paths {
         if path.exists() {
             return Ok(path);
         }
@@ -89,12 +98,48 @@ fn find(
     Err(NotFound { what, variable, set_to: None, tried })
 }
 
-/// ONNX Runtime's library. `home` is the folder of the plugin or program that asks.
+/// A build of ONNX Runtime, with the libraries that its hardware needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuntimeSet {
+    /// The plain one: CPU.
+    Cpu,
+    /// With NVIDIA CUDA and TensorRT.
+    Cuda,
+    /// With Intel OpenVINO.
+    OpenVino,
+}
+
+impl RuntimeSet {
+    /// Its folder.
+    pub const fn folder(self) -> &'static str {
+        match self {
+            Self::Cpu => "onnxruntime",
+            Self::Cuda => "onnxruntime-cuda",
+            Self::OpenVino => "onnxruntime-openvino",
+        }
+    }
+}
+
+/// ONNX Runtime's library, of the first of `sets` that is there. `home` is the folder of the plugin or program that
+/// asks.
 ///
 /// # Errors
 /// If it is in none of the places; the dynamic linker is for the caller to ask.
-pub fn runtime(home: Option<&Path>) -> Result<PathBuf, NotFound> {
-    find("ONNX Runtime's library", RUNTIME_VARIABLE, RUNTIME_FILE, home, "lib/retinaface")
+pub fn runtime(home: Option<&Path>, sets: &[RuntimeSet]) -> Result<PathBuf, NotFound> {
+    const WHAT: &str = "ONNX Runtime's library";
+    if let Some(path) = by_variable(WHAT, RUNTIME_VARIABLE)? {
+        return Ok(path);
+    }
+    let runtimes = env::var_os(RUNTIMES_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let places = runtimes.into_iter().chain(folders(home, "lib/retinaface")).collect::<Vec<_>>();
+    let of_set = |set: RuntimeSet| {
+        places.iter().flat_map(move |place| {
+            // The plain library of an installation or of one's own may also lie in the place itself.
+            let itself = (set == RuntimeSet::Cpu).then(|| place.join(RUNTIME_FILE));
+            itself.into_iter().chain([place.join(set.folder()).join(RUNTIME_FILE)])
+        })
+    };
+    first(WHAT, RUNTIME_VARIABLE, sets.iter().copied().flat_map(of_set))
 }
 
 /// The default model. `home` is the folder of the plugin or program that asks.
@@ -102,7 +147,15 @@ pub fn runtime(home: Option<&Path>) -> Result<PathBuf, NotFound> {
 /// # Errors
 /// If it is in none of the places.
 pub fn model(home: Option<&Path>) -> Result<PathBuf, NotFound> {
-    find("the default face detection model", MODEL_VARIABLE, MODEL_FILE, home, "share/retinaface")
+    const WHAT: &str = "the default face detection model";
+    match by_variable(WHAT, MODEL_VARIABLE)? {
+        Some(path) => Ok(path),
+        None => first(WHAT, MODEL_VARIABLE, model_places(home)),
+    }
+}
+
+fn model_places(home: Option<&Path>) -> impl Iterator<Item = PathBuf> {
+    folders(home, "share/retinaface").into_iter().map(|folder| folder.join(MODEL_FILE))
 }
 
 impl NotFound {
@@ -130,20 +183,20 @@ mod tests {
         std::fs::create_dir_all(&plugin).unwrap();
         std::fs::create_dir_all(&share).unwrap();
         std::fs::write(share.join(MODEL_FILE), "model").unwrap();
-        let found = find("the model", "RETINAFACE_TEST_UNSET", MODEL_FILE, Some(&plugin), "share/retinaface").unwrap();
+        let found = first("the model", "RETINAFACE_TEST_UNSET", model_places(Some(&plugin))).unwrap();
         assert_eq!(found.canonicalize().unwrap(), share.join(MODEL_FILE).canonicalize().unwrap());
     }
 
     #[test]
     fn the_error_says_each_place_and_the_remedy() {
         let home = Path::new("/nowhere/lib/gstreamer-1.0");
-        let error = find("the model", "RETINAFACE_TEST_UNSET", "m.onnx", Some(home), "share/retinaface").unwrap_err();
+        let error = first("the model", "RETINAFACE_TEST_UNSET", model_places(Some(home))).unwrap_err();
         let text = error.to_string();
         for part in [
             "$RETINAFACE_TEST_UNSET (not set)",
-            "/nowhere/lib/gstreamer-1.0/m.onnx",
-            "/nowhere/share/retinaface/m.onnx",
-            "/usr/local/share/retinaface/m.onnx",
+            "/nowhere/lib/gstreamer-1.0/retinaface_mnet025.onnx",
+            "/nowhere/share/retinaface/retinaface_mnet025.onnx",
+            "/usr/local/share/retinaface/retinaface_mnet025.onnx",
             "make setup",
         ] {
             assert!(text.contains(part), "{part} is not in: {text}");

@@ -3,22 +3,28 @@
 //! A layout is recognised by the shapes that a small probe run gives, never by tensor names: the names
 //! differ from export to export, and many exports declare no shapes at all.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ort::ErrorCode;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{Session, SessionInputValue};
+use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
+use prost::Message as _;
 
-use crate::decode::Heads;
+use crate::device;
 use crate::letterbox::{INPUT_MULTIPLE, InputSize};
+use crate::onnx::{self, Side};
 use crate::preprocess::{ChannelOrder, Normalization};
 use crate::priors;
-use crate::runtime::{self, Provider, RuntimeError, panic_message};
+use crate::provider::{self, Precision, Provider, Setting};
+use crate::runtime::{self, Runtime, RuntimeError, panic_message};
+use crate::tensors::{Bound, Feed, Maker, Place, Tensors};
 
 /// What biubug6's training did to its pictures (`data/data_augment.py`, `rgb_means`).
 const BIUBUG6: Normalization = Normalization { order: ChannelOrder::Bgr, mean: [104.0, 117.0, 123.0], scale: 1.0 };
@@ -83,15 +89,69 @@ pub enum ModelError {
     },
 }
 
+type Tell = dyn Fn(&str, bool) + Send + Sync;
+
+/// Told of what takes long: what is being done, and whether it has ended.
+#[derive(Clone)]
+pub struct Progress(Arc<Tell>);
+
+impl Progress {
+    /// Calls `tell` at the start and at the end of what takes long.
+    pub fn new(tell: impl Fn(&str, bool) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// Where a frame becomes a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Preprocessing {
+    /// On the device where the model runs on a GPU, else on the CPU.
+    #[default]
+    Auto,
+    /// On the caller's thread.
+    Cpu,
+    /// In the model's graph.
+    Device,
+}
+
 /// How a model is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// What it runs on.
     pub provider: Provider,
+    /// Which GPU, from 0.
+    pub device_id: u32,
+    /// In which arithmetic.
+    pub precision: Precision,
+    /// Take the CPU where the provider is not there, instead of failing.
+    pub allow_cpu_fallback: bool,
+    /// Where frames become tensors.
+    pub preprocessing: Preprocessing,
+    /// Replay a recorded CUDA graph for each shape instead of launching kernel after kernel.
+    pub cuda_graph: bool,
     /// Threads of one run; 0 leaves it to ONNX Runtime, which takes one a physical core.
     pub threads: usize,
     /// Folder of the plugin or program that asks, for [`crate::locate`].
     pub home: Option<PathBuf>,
+    /// Who wants to know of what takes long.
+    pub progress: Option<Progress>,
+}
+
+/// What a model runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The provider; never [`Provider::Auto`].
+    pub provider: Provider,
+    /// ONNX Runtime's library.
+    pub library: PathBuf,
+    /// What a user should know: why a better provider was not taken, which nodes run elsewhere.
+    pub notes: Vec<String>,
 }
 
 /// What is known of a model once it is open.
@@ -153,59 +213,103 @@ impl fmt::Display for Contract {
 /// A model that was recognised and can be run.
 pub struct Model {
     path: PathBuf,
+    runtime: Runtime,
+    options: Options,
+    /// For inputs of any size.
     session: Session,
-    contract: Contract,
+    /// The file, where sessions for fixed shapes are made of it.
+    file: Option<Vec<u8>>,
+    contract: Arc<Contract>,
+    running: Running,
+    maker: Arc<Maker>,
+    forms: HashMap<Feed, Form>,
+    shrinking: RunOptions,
+}
+
+/// What the runs of one shape need.
+#[derive(Default)]
+struct Form {
+    /// A session of its own, where the provider wants one.
+    session: Option<Session>,
+    /// Tensors for several pictures at once, one for each number of them.
+    batches: Vec<Bound>,
 }
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("path", &self.path).field("contract", &self.contract).finish_non_exhaustive()
+        let Self { path, contract, running, .. } = self;
+        let mut model = f.debug_struct("Model");
+        model.field("path", path).field("contract", contract).field("running", running).finish_non_exhaustive()
     }
 }
 
 impl Model {
-    /// Opens `path`, recognises its layout and runs it once on a small grey picture.
+    /// Opens `path` on the best of what `options` allow, recognises its layout and runs it once on a small black picture.
     ///
     /// # Errors
-    /// Each with the file and a remedy: ONNX Runtime missing, file missing, not ONNX, another kind of model.
+    /// Each with the file and a remedy: ONNX Runtime missing, provider missing, file missing, not ONNX, another kind of
+    /// model.
     pub fn open(path: &Path, options: &Options) -> Result<Self, ModelError> {
-        let path = path.to_path_buf();
-        let read = |cause| ModelError::Read { path: path.clone(), cause };
-        let file = fs::File::open(&path).map_err(read)?;
-        if file.metadata().map_err(read)?.is_dir() {
+        let read = |cause| ModelError::Read { path: path.to_path_buf(), cause };
+        let handle = fs::File::open(path).map_err(read)?;
+        if handle.metadata().map_err(read)?.is_dir() {
             return Err(read(io::ErrorKind::IsADirectory.into()));
         }
-        let environment = runtime::environment(options.home.as_deref())?;
-        let provider = options.provider.dispatch()?;
-        let provider_is_cpu = provider.is_none();
-        // The binding asserts on types that it does not know; a file must never bring the process down.
-        let session = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
-            let mut builder = Session::builder(&environment)?
-                .with_optimization_level(GraphOptimizationLevel::All)?
-                // Between runs the cores are for preprocessing, decoders and encoders, not for spinning: that costs
-                // the model nothing and took a third off preprocessing (benches/README.md).
-                .with_config_entry("session.force_spinning_stop", "1")?;
-            if options.threads > 0 {
-                builder = builder.with_intra_threads(options.threads)?;
+        drop(handle);
+        let mut notes = Vec::new();
+        let mut first = None;
+        for provider in options.provider.candidates() {
+            match Self::open_on(*provider, path, options) {
+                Ok(mut model) => {
+                    model.running.notes.splice(0..0, notes);
+                    return Ok(model);
+                }
+                // Another provider may do what this one cannot; what is wrong with the file stays wrong.
+                Err(ModelError::Runtime(error)) => {
+                    if *provider != Provider::Cpu && !matches!(error, RuntimeError::Provider { .. }) {
+                        notes.push(error.to_string());
+                    }
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
-            if let Some(provider) = provider {
-                builder = builder.with_execution_providers([provider])?;
-            }
-            builder.commit_from_file(&path)
-        }));
-        let session = match session {
-            Ok(Ok(session)) => session,
-            Ok(Err(error)) if !provider_is_cpu && !is_about_the_file(error.code()) => {
-                let provider = options.provider;
-                return Err(RuntimeError::ProviderStart { provider, reason: error.message().to_owned() }.into());
-            }
-            Ok(Err(error)) => return Err(ModelError::NotOnnx { path, reason: error.message().to_owned() }),
-            Err(payload) => return Err(ModelError::NotOnnx { path, reason: panic_message(payload.as_ref()) }),
-        };
-        Self::recognise(path, session)
+        }
+        let error = first.expect("there is at least one candidate");
+        if options.allow_cpu_fallback && options.provider != Provider::Cpu {
+            let options = Options { precision: Precision::Full, ..options.clone() };
+            let mut model = Self::open_on(Provider::Cpu, path, &options)?;
+            model.running.notes.insert(0, format!("running on the CPU: {error}"));
+            return Ok(model);
+        }
+        Err(error.into())
     }
 
-    fn recognise(path: PathBuf, mut session: Session) -> Result<Self, ModelError> {
+    fn open_on(provider: Provider, path: &Path, options: &Options) -> Result<Self, ModelError> {
+        if provider == Provider::Cpu && options.precision == Precision::Reduced {
+            return Err(RuntimeError::Precision { precision: options.precision }.into());
+        }
+        let asked_for =
+            if options.provider == Provider::Auto && provider == Provider::Cpu { options.provider } else { provider };
+        let runtime = runtime::load(options.home.as_deref(), asked_for)?;
+        let read = |cause| ModelError::Read { path: path.to_path_buf(), cause };
+        // Read once, so that all sessions are of the same file even if it is replaced meanwhile.
+        let file = if provider.wants_fixed_shapes() || options.preprocessing == Preprocessing::Device {
+            Some(fs::read(path).map_err(read)?)
+        } else {
+            None
+        };
+        if provider.is_gpu() {
+            runtime::preload_nvidia(runtime.path());
+        }
+        let options = Options { provider, ..options.clone() };
+        let session =
+            session(&runtime, &options, Source::File(path), None).map_err(|failed| failed.of(provider, path))?;
+        let mut model = Self::recognise(path.to_path_buf(), runtime, options, session)?;
+        model.file = file;
+        Ok(model)
+    }
+
+    fn recognise(path: PathBuf, runtime: Runtime, options: Options, mut session: Session) -> Result<Self, ModelError> {
         let Some(input) = Input::of(&session) else {
             return Err(ModelError::Input { path, input: describe(session.inputs()) });
         };
@@ -245,54 +349,248 @@ impl Model {
         }
         let family = "RetinaFace (biubug6), 5 landmarks";
         let contract = Contract { family, input: name, fixed_size, dynamic_batch, outputs, normalization: BIUBUG6 };
-        Ok(Self { path, session, contract })
+        let run = |error: ort::Error| ModelError::Run { path: path.clone(), reason: error.to_string() };
+        let provider = options.provider;
+        let mut running = Running { provider, library: runtime.path().to_path_buf(), notes: Vec::new() };
+        if let Some(note) = left_over(&session, provider) {
+            running.notes.push(note);
+        }
+        let mut shrinking = RunOptions::new().map_err(run)?;
+        let devices = if provider.is_gpu() { format!("cpu:0;gpu:{}", options.device_id) } else { "cpu:0".to_owned() };
+        shrinking.set("memory.enable_memory_arena_shrinkage", devices).map_err(run)?;
+        let contract = Arc::new(contract);
+        let place = match (provider.is_gpu(), options.cuda_graph) {
+            (false, _) => Place::Host,
+            (true, false) => Place::Pinned,
+            (true, true) => Place::Device,
+        };
+        let maker = Maker::new(&session, Arc::clone(&contract), place, options.device_id).map_err(run)?;
+        Ok(Self {
+            path,
+            runtime,
+            options,
+            session,
+            file: None,
+            contract,
+            running,
+            maker: Arc::new(maker),
+            forms: HashMap::new(),
+            shrinking,
+        })
     }
 
     /// What was recognised.
-    pub fn contract(&self) -> &Contract {
+    pub fn contract(&self) -> &Arc<Contract> {
         &self.contract
     }
 
-    /// Runs `batch` pictures: `input` is `[batch, 3, height, width]`.
+    /// What it runs on.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Whether frames are to become tensors in the model's graph.
+    pub fn preprocesses_on_device(&self) -> bool {
+        match self.options.preprocessing {
+            Preprocessing::Auto => self.running.provider.is_gpu(),
+            Preprocessing::Cpu => false,
+            Preprocessing::Device => true,
+        }
+    }
+
+    /// Makes the tensors that runs take.
+    pub fn maker(&self) -> &Arc<Maker> {
+        &self.maker
+    }
+
+    /// Runs pictures that are all fed alike, at least one, and leaves each one's results in it.
+    ///
+    /// The first run of a shape may take long: a session for it may have to be made.
     ///
     /// # Errors
     /// If the run fails or its outputs have another shape than the probe's had.
-    pub fn run(&mut self, input: &[f32], batch: usize, width: usize, height: usize) -> Result<ModelOutputs, String> {
-        let name = &self.contract.input;
-        let mut found = run_values(&mut self.session, name, input, [batch, 3, height, width])?;
-        let count = priors::count(width, height);
-        let mut take = |name: &str, columns: usize| {
-            let at =
-                found.iter().position(|(found, _)| found == name).ok_or_else(|| format!("output {name} is gone"))?;
-            let (_, value) = found.swap_remove(at);
-            let shape = [batch as i64, count as i64, columns as i64];
-            match tensor_shape(&value) {
-                Some(found) if found == shape => Ok(value),
-                found => Err(format!("output {name} is {found:?} instead of {shape:?}")),
+    pub fn run(&mut self, pictures: &mut [Tensors]) -> Result<(), String> {
+        let Some(feed) = pictures.first().map(Tensors::feed) else { return Ok(()) };
+        let gone = self.maker.take_gone();
+        if gone {
+            // What nobody feeds any more gives its memory back.
+            self.forms.retain(|feed, _| self.maker.is_fed(feed));
+        }
+        if !self.forms.contains_key(&feed) {
+            let form = Form { session: self.session_for(&feed)?, batches: Vec::new() };
+            self.forms.insert(feed, form);
+        }
+        let form = self.forms.get_mut(&feed).expect("it was made above");
+        let session = form.session.as_mut().unwrap_or(&mut self.session);
+        let options = gone.then_some(&self.shrinking);
+        let run = |bound: &mut Bound, session: &mut Session| {
+            bound.run(session, &self.maker, options).map_err(|error| error.to_string())
+        };
+        if let [picture] = pictures {
+            return run(picture.bound(), session);
+        }
+        let count = pictures.len();
+        let at = match form.batches.iter().position(|batch| batch.count() == count) {
+            Some(at) => at,
+            None => {
+                form.batches.push(self.maker.bound(&feed, count).map_err(|error| error.to_string())?);
+                form.batches.len() - 1
             }
         };
-        let [boxes, scores, landmarks] = &self.contract.outputs;
-        Ok(ModelOutputs { count, loc: take(boxes, 4)?, conf: take(scores, 2)?, landmarks: take(landmarks, 10)? })
+        let batch = &mut form.batches[at];
+        for (index, picture) in pictures.iter_mut().enumerate() {
+            batch.gather(index, picture.bound())?;
+        }
+        run(batch, session)?;
+        for (index, picture) in pictures.iter_mut().enumerate() {
+            batch.scatter(index, picture.bound())?;
+        }
+        Ok(())
+    }
+
+    /// A session for this shape alone, where one is needed.
+    fn session_for(&self, feed: &Feed) -> Result<Option<Session>, String> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let one_at_a_time = !self.contract.dynamic_batch || self.options.provider == Provider::OpenVino;
+        let batch = if one_at_a_time { Side::Fixed(1) } else { Side::Batch };
+        let bytes = match feed {
+            Feed::Floats { .. }
+                if self.contract.fixed_size.is_some() || !self.options.provider.wants_fixed_shapes() =>
+            {
+                return Ok(None);
+            }
+            Feed::Floats { width, height } => {
+                let mut model = onnx::Model::parse(file)?;
+                let sides = [batch, Side::Fixed(3), Side::Fixed(*height), Side::Fixed(*width)];
+                model.fix_input(&self.contract.input, &sides)?;
+                model.encode_to_vec()
+            }
+            Feed::Planes(frames) => device::graph(file, &self.contract, frames)?,
+        };
+        let builds = self.options.provider == Provider::TensorRt;
+        let what = format!(
+            "building a TensorRT engine for {feed}; the first time takes minutes, later it is taken from the cache"
+        );
+        let tell = |ended| {
+            if let (true, Some(Progress(tell))) = (builds, &self.options.progress) {
+                tell(&what, ended);
+            }
+        };
+        tell(false);
+        let made = session(&self.runtime, &self.options, Source::Bytes(&bytes), Some((feed, &self.contract)));
+        tell(true);
+        let session = made.map_err(|failed| failed.of(self.options.provider, &self.path).to_string())?;
+        Ok(Some(session))
     }
 }
 
-/// The head outputs of one run.
-#[derive(Debug)]
-pub struct ModelOutputs {
-    count: usize,
-    loc: DynValue,
-    conf: DynValue,
-    landmarks: DynValue,
+/// What a session is made of.
+enum Source<'a> {
+    File(&'a Path),
+    Bytes(&'a [u8]),
 }
 
-impl ModelOutputs {
-    /// The heads of picture `index` of the batch.
-    ///
-    /// # Errors
-    /// If the outputs are not on the CPU or not floats.
-    pub fn heads(&self, index: usize) -> Result<Heads<'_>, String> {
-        let slice = |value, columns| picture(value, index, self.count * columns);
-        Ok(Heads { loc: slice(&self.loc, 4)?, conf: slice(&self.conf, 2)?, landmarks: slice(&self.landmarks, 10)? })
+/// Why there is no session.
+enum SessionError {
+    Ort(ort::Error),
+    Panic(String),
+    Cache(io::Error),
+}
+
+impl SessionError {
+    /// Whether it is the file's fault or the provider's.
+    fn of(self, provider: Provider, path: &Path) -> ModelError {
+        let path = path.to_path_buf();
+        let start = |reason: String| {
+            let remedy = provider::start_remedy(provider, &reason);
+            RuntimeError::ProviderStart { provider, reason, remedy }.into()
+        };
+        match self {
+            Self::Ort(error) if provider != Provider::Cpu && !is_about_the_file(error.code()) => {
+                start(error.message().to_owned())
+            }
+            Self::Ort(error) => ModelError::NotOnnx { path, reason: error.message().to_owned() },
+            Self::Panic(reason) => ModelError::NotOnnx { path, reason },
+            Self::Cache(error) => start(format!("the folder for what TensorRT builds cannot be made: {error}")),
+        }
+    }
+}
+
+/// A session of `source`, for `feed` alone if one is given.
+fn session(
+    runtime: &Runtime,
+    options: &Options,
+    source: Source<'_>,
+    feed: Option<(&Feed, &Contract)>,
+) -> Result<Session, SessionError> {
+    let Options { provider, device_id, precision, threads, .. } = *options;
+    let cache = match (&source, feed, provider) {
+        (Source::Bytes(file), Some((feed, _)), Provider::TensorRt) => {
+            let key = provider::tensorrt_key(file, &(feed, precision), device_id, runtime.version());
+            let folder = provider::tensorrt_caches().join(key);
+            fs::create_dir_all(&folder).map_err(SessionError::Cache)?;
+            Some(folder)
+        }
+        _ => None,
+    };
+    // Two processes that build the same engine at once would write the same files: the second waits, and finds them.
+    let lock = cache.as_ref().map(|folder| fs::File::create(folder.join(".lock")));
+    let lock = lock.transpose().map_err(SessionError::Cache)?;
+    if let Some(lock) = &lock {
+        lock.lock().map_err(SessionError::Cache)?;
+    }
+    let setting = Setting {
+        device_id,
+        threads,
+        precision,
+        cuda_graph: options.cuda_graph && feed.is_some(),
+        cache: cache.as_deref(),
+        profile: feed.map(|(feed, contract)| feed.profile(contract)),
+    };
+    let provider = provider.dispatch(&setting);
+    let is_cpu = provider.is_none();
+    // The binding asserts on types that it does not know; a file must never bring the process down.
+    let made = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
+        let mut builder = Session::builder(runtime.environment())?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            // The arena that grows by what is asked for, see `runtime`.
+            .with_env_allocators()?
+            // Between runs the cores are for preprocessing, decoders and encoders, not for spinning: that costs
+            // the model nothing and took a third off preprocessing (benches/README.md).
+            .with_config_entry("session.force_spinning_stop", "1")?;
+        if threads > 0 {
+            builder = builder.with_intra_threads(threads)?;
+        }
+        if !is_cpu {
+            builder = builder.with_config_entry("session.record_ep_graph_assignment_info", "1")?;
+        }
+        if let Some(provider) = provider {
+            builder = builder.with_execution_providers([provider])?;
+        }
+        match source {
+            Source::File(path) => builder.commit_from_file(path),
+            Source::Bytes(bytes) => builder.commit_from_memory(bytes),
+        }
+    }));
+    match made {
+        Ok(session) => session.map_err(SessionError::Ort),
+        Err(payload) => Err(SessionError::Panic(panic_message(payload.as_ref()))),
+    }
+}
+
+/// What to say if a provider did not take the whole graph.
+fn left_over(session: &Session, provider: Provider) -> Option<String> {
+    if provider == Provider::Cpu {
+        return None;
+    }
+    match runtime::nodes_elsewhere(session, provider) {
+        Ok(kinds) if kinds.is_empty() => None,
+        Ok(kinds) => {
+            let count = kinds.iter().map(|(_, count)| count).sum::<usize>();
+            let list = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
+            Some(format!("{provider} did not take the whole graph, {count} nodes run on other providers: {list}"))
+        }
+        Err(error) => Some(format!("which nodes {provider} took is not known: {error}")),
     }
 }
 
@@ -338,12 +636,6 @@ fn run_values(
     Ok(outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-/// The `len` floats of picture `index`.
-fn picture(value: &DynValue, index: usize, len: usize) -> Result<&[f32], String> {
-    let (_, values) = value.try_extract_tensor::<f32>().map_err(|error| error.to_string())?;
-    values.get(index * len..(index + 1) * len).ok_or_else(|| format!("no picture {index} in this batch"))
-}
-
 fn tensor_shape(value: &DynValue) -> Option<&[i64]> {
     match value.dtype() {
         ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Some(shape),
@@ -364,4 +656,105 @@ fn list(found: &[(String, DynValue)]) -> String {
         None => format!("`{name}` {}", value.dtype()),
     };
     found.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(options: &Options) -> Model {
+        let file = Path::new(".fetch/models/retinaface_mnet025.onnx");
+        assert!(file.exists(), "{} is not there: run `make setup`", file.display());
+        Model::open(file, options).unwrap()
+    }
+
+    /// Pictures of noise, each of its own.
+    fn pictures(maker: &Maker, count: usize) -> Vec<Tensors> {
+        let picture = |seed: usize| {
+            let mut tensors = maker.tensors(Feed::Floats { width: 96, height: 64 }).unwrap();
+            let value = |index: usize| ((index * 7919 + seed * 104_729) % 255) as f32 - 128.0;
+            tensors.floats().unwrap().iter_mut().enumerate().for_each(|(index, number)| *number = value(index));
+            tensors
+        };
+        (0..count).map(picture).collect()
+    }
+
+    fn scores(tensors: &Tensors) -> Vec<f32> {
+        match tensors.found().unwrap() {
+            crate::tensors::Found::Heads(heads) => heads.conf.to_vec(),
+            crate::tensors::Found::Candidates(_) => panic!("floats were fed"),
+        }
+    }
+
+    /// Whether all numbers are within a millionth of each other: batches may be computed in another order.
+    fn alike(some: &[f32], others: &[f32]) -> bool {
+        some.len() == others.len() && some.iter().zip(others).all(|(one, other)| (one - other).abs() < 1e-6)
+    }
+
+    #[test]
+    fn tensors_are_bound_once_and_read_anew_at_each_run() {
+        let mut model = open(&Options::default());
+        let mut pictures = pictures(&Arc::clone(model.maker()), 2);
+        model.run(&mut pictures[..1]).unwrap();
+        model.run(&mut pictures[1..]).unwrap();
+        let (first, second) = (scores(&pictures[0]), scores(&pictures[1]));
+        assert!(!alike(&first, &second), "other pictures have other scores");
+        let (one, other) = pictures.split_at_mut(1);
+        one[0].floats().unwrap().copy_from_slice(other[0].floats().unwrap());
+        model.run(one).unwrap();
+        assert_eq!(scores(&one[0]), second);
+    }
+
+    #[test]
+    fn a_batch_gives_each_picture_what_it_gets_alone() {
+        let mut model = open(&Options::default());
+        let mut pictures = pictures(&Arc::clone(model.maker()), 3);
+        let alone = pictures.chunks_mut(1).map(|picture| {
+            model.run(picture).unwrap();
+            scores(&picture[0])
+        });
+        let alone = alone.collect::<Vec<_>>();
+        for count in [3, 2, 3] {
+            let batch = &mut pictures[..count];
+            batch.iter_mut().for_each(|picture| picture.bound().clear_outputs());
+            model.run(batch).unwrap();
+            assert!(batch.iter().zip(&alone).all(|(picture, alone)| alike(&scores(picture), alone)));
+        }
+    }
+
+    #[test]
+    fn tensors_that_are_copied_before_and_after_each_run_give_the_same() {
+        let mut model = open(&Options::default());
+        let mut plain = pictures(&Arc::clone(model.maker()), 2);
+        plain.chunks_mut(1).for_each(|picture| model.run(picture).unwrap());
+        let mut copying = open(&Options::default());
+        let maker = Maker::new(&copying.session, Arc::clone(&copying.contract), Place::Host, 0).unwrap();
+        copying.maker = Arc::new(maker.copying());
+        let mut copied = pictures(&Arc::clone(copying.maker()), 2);
+        for _ in 0..2 {
+            copied.chunks_mut(1).for_each(|picture| copying.run(picture).unwrap());
+            assert!(plain.iter().zip(&copied).all(|(one, other)| scores(one) == scores(other)));
+        }
+    }
+
+    #[test]
+    fn what_a_shape_needs_goes_with_the_last_of_its_tensors() {
+        let mut model = open(&Options { preprocessing: Preprocessing::Device, ..Options::default() });
+        let maker = Arc::clone(model.maker());
+        let feed = |width| Feed::Floats { width, height: 64 };
+        let [mut small, mut large] = [64, 128].map(|width| [maker.tensors(feed(width)).unwrap()]);
+        model.run(&mut small).unwrap();
+        model.run(&mut large).unwrap();
+        assert_eq!(model.forms.len(), 2);
+        drop(small);
+        model.run(&mut large).unwrap();
+        assert_eq!(model.forms.keys().copied().collect::<Vec<_>>(), [feed(128)]);
+    }
+
+    #[test]
+    fn a_precision_that_the_cpu_has_not_is_an_error_with_a_remedy() {
+        let options = Options { provider: Provider::Cpu, precision: Precision::Reduced, ..Options::default() };
+        let error = Model::open(Path::new(".fetch/models/retinaface_mnet025.onnx"), &options).unwrap_err().to_string();
+        assert!(error.contains("precision=reduced") && error.contains("openvino"), "{error}");
+    }
 }

@@ -34,6 +34,7 @@ pub struct FrameRecord<'a> {
     utc: Option<String>,
     width: usize,
     height: usize,
+    age_ns: Option<u64>,
     faces: Vec<FaceRecord>,
 }
 
@@ -70,7 +71,7 @@ impl<'a> FrameRecord<'a> {
     /// The record of frame number `frame` (from 0) of `width` x `height` pixels.
     pub fn new(origin: Origin<'a>, frame: u64, width: usize, height: usize, faces: &[Face]) -> Self {
         let faces = faces.iter().map(FaceRecord::from).collect();
-        Self { schema: SCHEMA, origin, frame, pts_ns: None, utc: None, width, height, faces }
+        Self { schema: SCHEMA, origin, frame, pts_ns: None, utc: None, width, height, age_ns: None, faces }
     }
 
     /// With the frame's time in its stream, in nanoseconds.
@@ -84,6 +85,13 @@ impl<'a> FrameRecord<'a> {
     pub fn with_utc(self, unix_ns: Option<u64>) -> Self {
         let time = unix_ns.map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
         Self { utc: time.map(|time| humantime::format_rfc3339_nanos(time).to_string()), ..self }
+    }
+
+    /// With how much older than the frame the one is in which its faces were found: zero where it is the same. Without
+    /// it, no detector looked.
+    #[must_use]
+    pub fn with_age(self, age: Option<Duration>) -> Self {
+        Self { age_ns: age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)), ..self }
     }
 
     /// The line, with its end.
@@ -105,12 +113,13 @@ mod tests {
         let rect = Rect::new(1.5, -2.0, 30.25, 40.0);
         let face = Face { score: 0.75, rect, landmarks: Some(landmarks), track_id: None };
         let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, 640, 360, &[face]);
-        let line = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789)).to_line();
+        let record = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789));
+        let line = record.with_age(Some(Duration::from_millis(80))).to_line();
         assert_eq!(
             line,
             concat!(
                 r#"{"schema":"retinaface.frame/1","stream":"cam\"1","frame":7,"pts_ns":40000000,"#,
-                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"faces":[{"score":0.75,"#,
+                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"age_ns":80000000,"faces":[{"score":0.75,"#,
                 r#""box":{"x":1.5,"y":-2.0,"w":30.25,"h":40.0},"landmarks":[[0.5,0.0],[1.5,2.0],[2.5,4.0],[3.5,6.0],[4.5,8.0]],"#,
                 r#""track_id":null}]}"#,
                 "\n"
@@ -121,7 +130,7 @@ mod tests {
     #[test]
     fn a_picture_has_a_source_and_no_time() {
         let line = FrameRecord::new(Origin::Source("a.jpg"), 0, 10, 20, &[]).to_line();
-        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"faces":[]}"#;
+        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"age_ns":null,"faces":[]}"#;
         assert_eq!(line.trim_end(), expected);
     }
 }

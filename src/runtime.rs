@@ -1,16 +1,20 @@
-//! ONNX Runtime: found, loaded once a process, and asked for exactly the hardware wanted.
+//! ONNX Runtime: found, and loaded once a process.
 
-use std::fmt;
+use std::ffi::{CStr, c_int};
+use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-use ort::LoadDynamicError;
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
 use ort::environment::Environment;
-use ort::ep::{self, ExecutionProvider as _, ExecutionProviderDispatch};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
+use ort::{AsPointer as _, LoadDynamicError};
 
 use crate::locate::{self, NotFound, RUNTIME_FILE, RUNTIME_VARIABLE};
+use crate::provider::{Precision, Provider};
 
 /// Why ONNX Runtime cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -40,128 +44,118 @@ pub enum RuntimeError {
         reason: String,
     },
     /// The requested provider is not part of the library.
-    #[error(
-        "execution provider {provider} is not available in this ONNX Runtime; \
-         use execution-provider=auto or cpu, or a build of ONNX Runtime that has it"
-    )]
+    #[error("execution provider {provider} is not available in {library}; {}", provider.remedy())]
     Provider {
         /// What was asked for.
         provider: Provider,
+        /// The ONNX Runtime in use.
+        library: PathBuf,
+    },
+    /// The library for the requested provider is there, but another one is already loaded.
+    #[error(
+        "execution provider {provider} is in {wanted}, but this process has already loaded {loaded}, and two ONNX Runtimes \
+         cannot live in one process: run this element in a process of its own, or set {RUNTIME_VARIABLE} to {wanted} for all"
+    )]
+    OneRuntime {
+        /// What was asked for.
+        provider: Provider,
+        /// The library that has it.
+        wanted: PathBuf,
+        /// The library in use.
+        loaded: PathBuf,
     },
     /// The provider is there but does not start.
-    #[error("execution provider {provider} does not start: {reason}")]
+    #[error("execution provider {provider} does not start: {reason}; {remedy}")]
     ProviderStart {
         /// What was asked for.
         provider: Provider,
         /// What ONNX Runtime said.
         reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The provider has no arithmetic of that precision.
+    #[error(
+        "precision={precision} is not there on the CPU provider, which computes in 32 bits; use execution-provider=openvino"
+    )]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
     },
 }
 
-/// What the model runs on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// The best that this version picks by itself; today the CPU.
-    #[default]
-    Auto,
-    /// ONNX Runtime's own CPU kernels.
-    Cpu,
-    /// NVIDIA CUDA.
-    Cuda,
-    /// NVIDIA TensorRT.
-    TensorRt,
-    /// Intel OpenVINO.
-    OpenVino,
+/// The library in use.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    environment: Environment,
+    path: PathBuf,
 }
 
-impl Provider {
-    /// All providers, in the order in which they are offered.
-    pub const ALL: [Self; 5] = [Self::Auto, Self::Cpu, Self::Cuda, Self::TensorRt, Self::OpenVino];
-
-    /// The name by which users know it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-            Self::OpenVino => "openvino",
-        }
+impl Runtime {
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
     }
 
-    /// What it stands for once it is chosen: never `Auto`.
-    pub const fn resolved(self) -> Self {
-        match self {
-            Self::Auto => Self::Cpu,
-            named => named,
-        }
+    /// The library's file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// How to register it with a session, failing if it cannot start; `None` for the CPU, which is always there.
-    ///
-    /// # Errors
-    /// If the loaded library does not have it.
-    pub(crate) fn dispatch(self) -> Result<Option<ExecutionProviderDispatch>, RuntimeError> {
-        let (available, dispatch) = match self.resolved() {
-            Self::Auto | Self::Cpu => return Ok(None),
-            Self::Cuda => (ep::CUDA::is_available(), ep::CUDA::default().build()),
-            Self::TensorRt => (ep::TensorRT::is_available(), ep::TensorRT::default().build()),
-            Self::OpenVino => (ep::OpenVINO::is_available(), ep::OpenVINO::default().build()),
-        };
-        if available.unwrap_or(false) {
-            Ok(Some(dispatch.error_on_failure()))
-        } else {
-            Err(RuntimeError::Provider { provider: self })
-        }
+    /// Its version and how it was built, as it says itself.
+    pub fn version(&self) -> &'static str {
+        ort::info()
     }
 }
 
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
-impl FromStr for Provider {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let known = Self::ALL.map(Self::name).join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|provider| provider.name() == name)
-            .ok_or_else(|| format!("no execution provider is called {name}; there are {known}"))
-    }
-}
-
-static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
-
-/// The process's ONNX Runtime, loaded by the first call that succeeds.
+/// The process's ONNX Runtime, loaded by the first call that succeeds: the build for `provider` if there is one.
 ///
 /// `home` is the folder of the plugin or program that asks; see [`locate`].
 ///
 /// # Errors
-/// If no library is found, or what is found cannot be loaded or is too old. A later call tries again.
-pub fn environment(home: Option<&Path>) -> Result<Environment, RuntimeError> {
-    let mut loaded = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(environment) = &*loaded {
-        return Ok(environment.clone());
+/// If no library is found, or what is found cannot be loaded or is too old; a later call tries again. If one is loaded
+/// that was built without `provider`.
+pub fn load(home: Option<&Path>, provider: Provider) -> Result<Runtime, RuntimeError> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = &*loaded {
+        let runtime = runtime.clone();
+        if !provider.is_built_in() {
+            let elsewhere = locate::runtime(home, &provider.sets()[..1]).ok().filter(|path| *path != runtime.path);
+            return Err(match elsewhere {
+                Some(wanted) => RuntimeError::OneRuntime { provider, wanted, loaded: runtime.path },
+                None => RuntimeError::Provider { provider, library: runtime.path },
+            });
+        }
+        return Ok(runtime);
     }
-    let environment = match locate::runtime(home) {
-        Ok(path) => load(&path)?,
+    let (environment, path) = match locate::runtime(home, provider.sets()) {
+        Ok(path) => (open(&path)?, path),
         Err(not_found) if not_found.is_by_variable() => return Err(not_found.into()),
         Err(not_found) => {
             let by_name = PathBuf::from(RUNTIME_FILE);
-            load(&by_name).map_err(|error| match error {
+            let environment = open(&by_name).map_err(|error| match error {
                 RuntimeError::Load { .. } => not_found.also_tried(PathBuf::from("the dynamic linker's folders")).into(),
                 other => other,
-            })?
+            })?;
+            (environment, by_name)
         }
     };
-    Ok(loaded.insert(environment).clone())
+    let runtime = loaded.insert(Runtime { environment, path }).clone();
+    if provider.is_built_in() { Ok(runtime) } else { Err(RuntimeError::Provider { provider, library: runtime.path }) }
 }
 
-fn load(path: &Path) -> Result<Environment, RuntimeError> {
+/// What `provider` is likely to stand for: for `auto`, the best that the library was built with.
+///
+/// # Errors
+/// As [`load`].
+pub fn likely(home: Option<&Path>, provider: Provider) -> Result<Provider, RuntimeError> {
+    load(home, provider)?;
+    let built_in = provider.candidates().iter().find(|provider| provider.is_built_in());
+    Ok(*built_in.unwrap_or(&provider))
+}
+
+fn open(path: &Path) -> Result<Environment, RuntimeError> {
     let shown = path.display().to_string();
     let failed = |reason: String| RuntimeError::Load { path: shown.clone(), reason };
     // The binding asserts where a library is not what it seems; a start error is what users can act on.
@@ -174,9 +168,106 @@ fn load(path: &Path) -> Result<Environment, RuntimeError> {
             LoadDynamicError::MissingApi { .. } => failed("it does not export OrtGetApiBase".to_owned()),
             LoadDynamicError::InvalidVersionString => failed("its version is not readable".to_owned()),
         })?;
-        builder.with_name("retinaface").with_telemetry(false).build().map_err(|error| failed(error.to_string()))
+        let environment = builder.with_name("retinaface").with_telemetry(false).build();
+        let environment = environment.map_err(|error| failed(error.to_string()))?;
+        share_a_modest_arena(&environment).map_err(|error| failed(error.to_string()))?;
+        Ok(environment)
     });
     result.unwrap_or_else(|payload| Err(failed(panic_message(payload.as_ref()))))
+}
+
+/// Gives all sessions one CPU arena that grows by what is asked for. A session's own one would double each time, and
+/// keep what it has.
+fn share_a_modest_arena(environment: &Environment) -> ort::Result<()> {
+    const SAME_AS_REQUESTED: c_int = 1;
+    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default)?;
+    #[expect(
+        unsafe_code,
+        reason = "the binding has no call for it; the arena's settings outlive the call that reads them"
+    )]
+    unsafe {
+        let api = ort::api();
+        let mut settings = ptr::null_mut();
+        // 0: no limit, -1: the default.
+        check((api.CreateArenaCfg)(0, SAME_AS_REQUESTED, -1, -1, &mut settings))?;
+        let status = (api.CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory.ptr(), settings);
+        (api.ReleaseArenaCfg)(settings);
+        check(status)
+    }
+}
+
+#[expect(unsafe_code, reason = "takes the status that a call of ONNX Runtime gave, which is not used again")]
+fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
+    unsafe { ort::Error::result_from_status(status) }
+}
+
+/// Loads NVIDIA's libraries that lie beside ONNX Runtime, so that its CUDA and TensorRT parts find them there and nowhere
+/// else needs to be searched. What cannot be loaded is left for ONNX Runtime to name.
+pub(crate) fn preload_nvidia(library: &Path) {
+    const NAMES: [&str; 7] = ["libcu", "libnv", "libcudnn", "libcufft", "libcurand", "libcublas", "libcudart"];
+    let Some(folder) = library.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let is_wanted = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.contains(".so") && NAMES.iter().any(|start| name.starts_with(start))
+    };
+    let mut left = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_wanted).collect::<Vec<_>>();
+    left.sort();
+    // They need each other: whatever loads may be what another one waits for.
+    loop {
+        let before = left.len();
+        left.retain(|path| {
+            #[expect(
+                unsafe_code,
+                reason = "NVIDIA's libraries may run code when loaded; they are what the user asked for"
+            )]
+            let opened = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_GLOBAL) };
+            // They stay loaded for the process's life, as ONNX Runtime's own parts do.
+            opened.map(std::mem::forget).is_err()
+        });
+        if left.len() == before {
+            return;
+        }
+    }
+}
+
+/// The nodes of a session that run elsewhere than on the provider that was asked for: for each kind, how many.
+///
+/// # Errors
+/// If the loaded ONNX Runtime does not say.
+pub(crate) fn nodes_elsewhere(session: &Session, wanted: Provider) -> ort::Result<Vec<(String, usize)>> {
+    let wanted = match wanted {
+        Provider::Auto | Provider::Cpu => "CPUExecutionProvider",
+        Provider::Cuda => "CUDAExecutionProvider",
+        Provider::TensorRt => "TensorrtExecutionProvider",
+        Provider::OpenVino => "OpenVINOExecutionProvider",
+    };
+    let mut kinds = std::collections::BTreeMap::<String, usize>::new();
+    #[expect(
+        unsafe_code,
+        reason = "the binding has no call for it; all pointers belong to the session, which is borrowed"
+    )]
+    unsafe {
+        let api = ort::api();
+        let (mut graphs, mut count) = (ptr::null(), 0);
+        check((api.Session_GetEpGraphAssignmentInfo)(session.ptr(), &mut graphs, &mut count))?;
+        for graph in 0..count {
+            let graph = *graphs.add(graph);
+            let mut name = ptr::null();
+            check((api.EpAssignedSubgraph_GetEpName)(graph, &mut name))?;
+            if CStr::from_ptr(name).to_string_lossy() == wanted {
+                continue;
+            }
+            let (mut nodes, mut count) = (ptr::null(), 0);
+            check((api.EpAssignedSubgraph_GetNodes)(graph, &mut nodes, &mut count))?;
+            for node in 0..count {
+                let mut kind = ptr::null();
+                check((api.EpAssignedNode_GetOperatorType)(*nodes.add(node), &mut kind))?;
+                *kinds.entry(CStr::from_ptr(kind).to_string_lossy().into_owned()).or_default() += 1;
+            }
+        }
+    }
+    Ok(kinds.into_iter().collect())
 }
 
 /// An error's text with those of its causes.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -16,7 +17,7 @@ use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
 use retinaface::letterbox::InputSize;
 use retinaface::record::{FrameRecord, Origin};
 
-use super::{Outcome, Run, model_path, picture};
+use super::{Outcome, Run, model_path, picture, tell_notes};
 
 #[derive(Debug, Args)]
 pub(super) struct Detect {
@@ -65,6 +66,7 @@ impl Detect {
             fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
         }
         let model = SharedModel::open(&model_path(self.model.as_ref())?, &self.run.options())?;
+        tell_notes(model.running());
         let mut job =
             Job { detect: self, detector: Detector::new(&model), names: HashMap::new(), scratch: Scratch::default() };
         let bar = progress_bar(self.inputs.len());
@@ -148,7 +150,9 @@ impl Job<'_> {
         let faces = self.detector.detect(&image.view(), &self.detect.settings())?.faces;
         let source = input.to_string_lossy();
         let (width, height) = (image.view().width(), image.view().height());
-        let line = FrameRecord::new(Origin::Source(&source), number as u64, width, height, &faces).to_line();
+        let line = FrameRecord::new(Origin::Source(&source), number as u64, width, height, &faces)
+            .with_age(Some(Duration::ZERO))
+            .to_line();
         let mut notes = Vec::new();
         let error = self.write_files(input, &mut image, &faces, &mut notes).err();
         Ok(Done { line, faces: faces.len(), notes, error })

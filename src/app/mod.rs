@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use retinaface::locate;
-use retinaface::model::Options;
-use retinaface::runtime::Provider;
+use retinaface::model::{Options, Progress, Running};
+use retinaface::provider::{Precision, Provider};
 
 mod detect;
 mod model;
@@ -38,6 +38,15 @@ struct Run {
     /// What the model runs on; one that is named and not there is an error
     #[arg(long, value_name = "NAME", default_value_t = Provider::Auto)]
     execution_provider: Provider,
+    /// Which GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device_id: u32,
+    /// Arithmetic: full (32 bits), or reduced (16 bits where the provider has them)
+    #[arg(long, value_name = "NAME", default_value_t = Precision::Full)]
+    precision: Precision,
+    /// Take the CPU where the provider is not there, and say so
+    #[arg(long)]
+    allow_cpu_fallback: bool,
     /// Threads of one run; 0: one a physical core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -45,7 +54,25 @@ struct Run {
 
 impl Run {
     fn options(&self) -> Options {
-        Options { provider: self.execution_provider, threads: self.threads, home: home() }
+        Options {
+            provider: self.execution_provider,
+            device_id: self.device_id,
+            precision: self.precision,
+            allow_cpu_fallback: self.allow_cpu_fallback,
+            threads: self.threads,
+            home: home(),
+            progress: Some(Progress::new(|what, ended| {
+                let _ = writeln!(io::stderr(), "retinaface: {what}{}", if ended { ": done" } else { " ..." });
+            })),
+            ..Options::default()
+        }
+    }
+}
+
+/// What a user should know of what the model runs on.
+fn tell_notes(running: &Running) {
+    for note in &running.notes {
+        let _ = writeln!(io::stderr(), "retinaface: {note}");
     }
 }
 

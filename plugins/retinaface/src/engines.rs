@@ -11,8 +11,9 @@ use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::SystemTime;
 
 use retinaface::detector::SharedModel;
-use retinaface::model::{ModelError, Options};
-use retinaface::runtime::Provider;
+use retinaface::model::{ModelError, Options, Preprocessing};
+use retinaface::provider::{Precision, Provider};
+use retinaface::runtime;
 
 use crate::lock::lock;
 
@@ -22,6 +23,11 @@ struct Key {
     /// A file that was replaced is another model.
     file: Option<(u64, SystemTime)>,
     provider: Provider,
+    device_id: u32,
+    precision: Precision,
+    allow_cpu_fallback: bool,
+    preprocessing: Preprocessing,
+    cuda_graph: bool,
     threads: usize,
 }
 
@@ -29,7 +35,9 @@ impl Key {
     fn new(path: &Path, options: &Options) -> Self {
         let file = fs::metadata(path).ok().and_then(|data| Some((data.len(), data.modified().ok()?)));
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        Self { path, file, provider: options.provider.resolved(), threads: options.threads }
+        let Options { provider, device_id, precision, allow_cpu_fallback, preprocessing, cuda_graph, threads, .. } =
+            *options;
+        Self { path, file, provider, device_id, precision, allow_cpu_fallback, preprocessing, cuda_graph, threads }
     }
 }
 
@@ -39,7 +47,9 @@ static SLOTS: LazyLock<Mutex<HashMap<Key, Slot>>> = LazyLock::new(Mutex::default
 
 /// The model of that file, opened if no element uses it yet.
 pub(crate) fn get(path: &Path, options: &Options) -> Result<Arc<SharedModel>, ModelError> {
-    let slot = slot(Key::new(path, options));
+    // One that was asked for by name is as good for those who left it open.
+    let provider = runtime::likely(options.home.as_deref(), options.provider)?;
+    let slot = slot(Key::new(path, &Options { provider, ..options.clone() }));
     // Held while opening, so that two elements that start at once open it once; others are not held up.
     let mut slot = lock(&slot);
     if let Some(model) = slot.upgrade().filter(|model| !model.has_panicked()) {
@@ -75,7 +85,7 @@ mod tests {
         let (file, link) = (folder.path().join("model.onnx"), folder.path().join("link.onnx"));
         fs::copy(default_model(), &file).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let options = |threads, provider| Options { threads, provider, home: None };
+        let options = |threads, provider| Options { threads, provider, ..Options::default() };
         let first = get(&file, &options(1, Provider::Auto)).unwrap();
         let same = get(&link, &options(1, Provider::Cpu)).unwrap();
         assert!(Arc::ptr_eq(&first, &same), "another name of the same file, and what auto stands for");

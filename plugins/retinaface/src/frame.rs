@@ -63,6 +63,18 @@ pub(crate) fn write<T>(
     Ok(work(&mut view))
 }
 
+/// Calls `work` with a view of a frame of that format and size whose bytes are all 0.
+pub(crate) fn black<T>(info: &VideoInfo, work: impl FnOnce(&ImageView<'_>) -> T) -> Result<T, FrameError> {
+    let image = image_info(info)?;
+    let planes = (0..image.format.planes()).map(|plane| {
+        let (row, rows) = image.format.plane_bytes(plane, image.width, image.height);
+        (vec![0; row * rows], row)
+    });
+    let (planes, strides): (Vec<_>, Vec<_>) = planes.unzip();
+    let planes = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    Ok(work(&ImageView::new(image, &planes, &strides)?))
+}
+
 /// Where a buffer has a video meta, GStreamer maps what it says without a look at how much memory there is.
 fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), FrameError> {
     let Some(meta) = buffer.meta::<VideoMeta>() else { return Ok(()) };

@@ -16,6 +16,7 @@
 use std::collections::HashMap;
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use gst::glib;
 use gst::meta::CustomMeta;
@@ -89,6 +90,8 @@ pub struct FrameFace {
 pub struct FrameFaces {
     /// Whether a detector looked at this frame; without it, no faces means nothing.
     pub detected: bool,
+    /// How much older than this frame the one is in which the faces were found; zero where it is the same.
+    pub age: Duration,
     /// The faces, in the order in which they were attached: best score first.
     pub faces: Vec<FrameFace>,
 }
@@ -161,12 +164,25 @@ fn face_from(structure: &gst::StructureRef) -> Option<Face> {
     })
 }
 
-/// Attaches `faces`, in pixels of a frame of `size`, in place of any that are there. A face wholly outside
-/// the frame has no rectangle and is left out.
+/// Attaches `faces`, found in this very frame, as [`attach_aged`] does.
 ///
 /// # Errors
 /// If GStreamer cannot add the meta.
 pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], size: impl Into<FrameSize>) -> Result<(), glib::BoolError> {
+    attach_aged(buffer, faces, size, Duration::ZERO)
+}
+
+/// Attaches `faces`, in pixels of a frame of `size`, in place of any that are there. `age` is how much older than this
+/// frame the one is in which they were found. A face wholly outside the frame has no rectangle and is left out.
+///
+/// # Errors
+/// If GStreamer cannot add the meta.
+pub fn attach_aged(
+    buffer: &mut gst::BufferRef,
+    faces: &[Face],
+    size: impl Into<FrameSize>,
+    age: Duration,
+) -> Result<(), glib::BoolError> {
     register();
     let size = size.into();
     let FrameSize { width, height, .. } = size;
@@ -196,6 +212,7 @@ pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], size: impl Into<Frame
     structure.set("width", width as u32);
     structure.set("height", height as u32);
     structure.set("display-width", size.display_width());
+    structure.set("age-ns", u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
     structure.set("faces", gst::Array::new(entries));
     Ok(())
 }
@@ -261,7 +278,8 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
         let face = follow(&face_from(entry)?, was, now, scale.filter(|_| !shape_changed))?;
         Some(FrameFace { roi_id, face })
     };
-    FrameFaces { detected: true, faces: entries(structure).iter().filter_map(face).collect() }
+    let age = Duration::from_nanos(structure.get::<u64>("age-ns").unwrap_or(0));
+    FrameFaces { detected: true, age, faces: entries(structure).iter().filter_map(face).collect() }
 }
 
 /// Whether a picture that was `was_shape` times as wide as high has, in a frame of `size`, room for borders.

@@ -20,6 +20,7 @@ struct Line {
     utc: Option<String>,
     width: u32,
     height: u32,
+    age_ns: Option<u64>,
     faces: Vec<LineFace>,
 }
 
@@ -117,6 +118,20 @@ fn the_capture_time_comes_from_a_reference_timestamp() {
 }
 
 #[test]
+fn the_age_of_the_faces_is_told_and_null_where_no_detector_looked() {
+    watched(|| {
+        let info = common::info(VideoFormat::I420, 320, 180);
+        let mut aged = common::frame(&info, 2);
+        let faces = [common::face(0.75, 10.0, 20.0, 80.0, 90.0)];
+        let age = std::time::Duration::from_millis(80);
+        gstretinaface::meta::attach_aged(aged.get_mut().unwrap(), &faces, (320, 180), age).unwrap();
+        let frames = vec![common::frame(&info, 0), common::frame_with(&info, 1, &faces), aged];
+        let ages = published("", frames).into_iter().map(|line| line.age_ns).collect::<Vec<_>>();
+        assert_eq!(ages, [None, Some(0), Some(80_000_000)]);
+    });
+}
+
+#[test]
 fn the_schema_file_names_each_field_and_no_other() {
     let text = std::fs::read_to_string(common::project::root().join("assets/retinaface.frame-1.schema.json")).unwrap();
     let schema = serde_json::from_str::<serde_json::Value>(&text).unwrap();
@@ -126,7 +141,7 @@ fn the_schema_file_names_each_field_and_no_other() {
         names.sort();
         names
     };
-    let frame = ["faces", "frame", "height", "pts_ns", "schema", "source", "stream", "utc", "width"];
+    let frame = ["age_ns", "faces", "frame", "height", "pts_ns", "schema", "source", "stream", "utc", "width"];
     assert_eq!(names(&schema), frame);
     let face = &schema["$defs"]["face"];
     assert_eq!(names(face), ["box", "landmarks", "score", "track_id"]);

@@ -207,13 +207,16 @@ impl BaseTransformImpl for FaceMetaPublish {
             let size = frame::frame_size(buffer, info);
             let number = state.frames;
             state.frames += 1;
-            let faces = meta::read(buffer, size).into_faces();
+            let found = meta::read(buffer, size);
+            let age = found.detected.then_some(found.age);
+            let faces = found.into_faces();
             if faces.is_empty() && !add_empty_results {
                 return Ok(gst::FlowSuccess::Ok);
             }
             let record = FrameRecord::new(Origin::Stream(&stream), number, size.width, size.height, &faces)
                 .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
-                .with_utc(utc(buffer).map(gst::ClockTime::nseconds));
+                .with_utc(utc(buffer).map(gst::ClockTime::nseconds))
+                .with_age(age);
             match state.sink.write(&record.to_line(), || {
                 self.stopping.load(Ordering::Relaxed) || self.flushing.load(Ordering::Relaxed)
             }) {

@@ -1,24 +1,29 @@
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
+use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use retinaface::detector::{Detection, Detector, Settings as DetectorSettings};
-use retinaface::image::{ImageInfo, ImageView, PixelFormat};
+use retinaface::detector::{DetectError, Detection, Detector, Settings as DetectorSettings, Underway};
 use retinaface::letterbox::InputSize;
 use retinaface::locate;
-use retinaface::model::{ModelError, Options};
-use retinaface::runtime::{Provider, RuntimeError};
+use retinaface::model::{ModelError, Options, Preprocessing as ModelPreprocessing, Progress, Running};
+use retinaface::provider::{Precision as ModelPrecision, Provider};
+use retinaface::runtime::RuntimeError;
 
+use super::inflight::{Frame, Inflight, Outcome};
 use super::latency::Latency;
+use super::latest::{Found, Latest, Offer};
 use super::stats::Stats;
 use crate::lock::lock;
-use crate::{caps, engines, frame, meta};
+use crate::meta::{self, FrameSize};
+use crate::{caps, engines, frame};
 
 const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
 const DEFAULT_IOU_THRESHOLD: f32 = 0.4;
@@ -29,6 +34,12 @@ const DEFAULT_INFERENCE_INTERVAL: u32 = 1;
 const DEFAULT_BATCH_SIZE: u32 = 0;
 const DEFAULT_BATCH_TIMEOUT: u32 = 10;
 const DEFAULT_THREADS: u32 = 0;
+const DEFAULT_INFLIGHT: u32 = 0;
+const DEFAULT_MAX_AGE: u32 = 1000;
+const DEFAULT_STATS_INTERVAL: u32 = 0;
+const DEFAULT_DEVICE_ID: u32 = 0;
+const DEFAULT_ALLOW_CPU_FALLBACK: bool = false;
+const DEFAULT_CUDA_GRAPH: bool = false;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("retinaface", gst::DebugColorFlags::empty(), Some("RetinaFace detection"))
@@ -40,7 +51,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 #[repr(i32)]
 pub(crate) enum ExecutionProvider {
     #[default]
-    #[enum_value(name = "Auto: the CPU, until other providers are chosen by themselves", nick = "auto")]
+    #[enum_value(name = "Auto: the best that works, of CUDA, OpenVINO and the CPU", nick = "auto")]
     Auto,
     #[enum_value(name = "CPU", nick = "cpu")]
     Cpu,
@@ -64,6 +75,63 @@ impl From<ExecutionProvider> for Provider {
     }
 }
 
+/// In which arithmetic the model runs, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFacePrecision")]
+#[repr(i32)]
+pub(crate) enum Precision {
+    #[default]
+    #[enum_value(name = "Full: 32 bits", nick = "full")]
+    Full,
+    #[enum_value(name = "Reduced: 16 bits, where the provider has them", nick = "reduced")]
+    Reduced,
+}
+
+impl From<Precision> for ModelPrecision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Full => Self::Full,
+            Precision::Reduced => Self::Reduced,
+        }
+    }
+}
+
+/// Where frames become tensors, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFacePreprocessing")]
+#[repr(i32)]
+pub(crate) enum Preprocessing {
+    #[default]
+    #[enum_value(name = "Auto: on the device for CUDA and TensorRT, else on the CPU", nick = "auto")]
+    Auto,
+    #[enum_value(name = "CPU", nick = "cpu")]
+    Cpu,
+    #[enum_value(name = "Device: in the model's graph", nick = "device")]
+    Device,
+}
+
+impl From<Preprocessing> for ModelPreprocessing {
+    fn from(preprocessing: Preprocessing) -> Self {
+        match preprocessing {
+            Preprocessing::Auto => Self::Auto,
+            Preprocessing::Cpu => Self::Cpu,
+            Preprocessing::Device => Self::Device,
+        }
+    }
+}
+
+/// How frames and faces come together, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFaceMode")]
+#[repr(i32)]
+pub(crate) enum Mode {
+    #[default]
+    #[enum_value(name = "Sync: each frame waits for its own faces", nick = "sync")]
+    Sync,
+    #[enum_value(name = "Latest: no frame waits, each gets the newest faces that are known", nick = "latest")]
+    Latest,
+}
+
 /// What the user set.
 #[derive(Clone, Debug)]
 struct Settings {
@@ -78,6 +146,15 @@ struct Settings {
     batch_size: u32,
     batch_timeout: u32,
     threads: u32,
+    mode: Mode,
+    max_age: u32,
+    inflight: u32,
+    stats_interval: u32,
+    device_id: u32,
+    precision: Precision,
+    preprocessing: Preprocessing,
+    allow_cpu_fallback: bool,
+    cuda_graph: bool,
 }
 
 impl Default for Settings {
@@ -94,6 +171,15 @@ impl Default for Settings {
             batch_size: DEFAULT_BATCH_SIZE,
             batch_timeout: DEFAULT_BATCH_TIMEOUT,
             threads: DEFAULT_THREADS,
+            mode: Mode::default(),
+            max_age: DEFAULT_MAX_AGE,
+            inflight: DEFAULT_INFLIGHT,
+            stats_interval: DEFAULT_STATS_INTERVAL,
+            device_id: DEFAULT_DEVICE_ID,
+            precision: Precision::default(),
+            preprocessing: Preprocessing::default(),
+            allow_cpu_fallback: DEFAULT_ALLOW_CPU_FALLBACK,
+            cuda_graph: DEFAULT_CUDA_GRAPH,
         }
     }
 }
@@ -117,11 +203,24 @@ impl Settings {
     }
 }
 
+/// How frames go through the element.
+#[derive(Clone)]
+enum Way {
+    /// Each waits for its faces on the stream's own thread.
+    Waiting,
+    /// Some at once, pushed by a thread of their own.
+    Inflight(Arc<Inflight>, usize),
+    /// None waits.
+    Latest(Arc<Latest>),
+}
+
 /// What exists between `start` and `stop`.
 struct State {
     detector: Arc<Detector>,
-    provider: Provider,
+    running: Running,
     info: Option<VideoInfo>,
+    /// Known from the first caps on: live sources have another one.
+    way: Option<Way>,
     stats: Stats,
     latency: Latency,
 }
@@ -130,6 +229,8 @@ struct State {
 pub(crate) struct RetinaFace {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
+    /// A frame between `submit_input_buffer` and `generate_output`, which follow each other at once.
+    passing: Mutex<Option<gst::Buffer>>,
 }
 
 #[glib::object_subclass]
@@ -217,6 +318,59 @@ impl ObjectImpl for RetinaFace {
                     .default_value(DEFAULT_THREADS)
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecEnum::builder_with_default("mode", Mode::default())
+                    .nick("Mode")
+                    .blurb("Whether frames wait for their own faces, or pass at once with the newest faces that are known")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-age")
+                    .nick("Largest age")
+                    .blurb("In mode latest, faces of a frame older than this many ms are not given to another; 0: of any age")
+                    .default_value(DEFAULT_MAX_AGE)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("inflight")
+                    .nick("Frames in flight")
+                    .blurb("Frames of this stream that may be under way at once, in order; 0: 1 for live sources, else enough to keep the model busy")
+                    .maximum(64)
+                    .default_value(DEFAULT_INFLIGHT)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("stats-interval")
+                    .nick("Statistics interval")
+                    .blurb("An element message with the statistics every so many ms; 0: none")
+                    .default_value(DEFAULT_STATS_INTERVAL)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("device-id")
+                    .nick("Device")
+                    .blurb("Which GPU, for the execution providers cuda and tensorrt")
+                    .maximum(255)
+                    .default_value(DEFAULT_DEVICE_ID)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("precision", Precision::default())
+                    .nick("Precision")
+                    .blurb("Arithmetic of the model; reduced is faster on OpenVINO (bfloat16), TensorRT (fp16) and CUDA (TF32)")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("preprocessing", Preprocessing::default())
+                    .nick("Preprocessing")
+                    .blurb("Where frames are resized and converted for the model")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("allow-cpu-fallback")
+                    .nick("Allow CPU fallback")
+                    .blurb("Run on the CPU where the execution provider is not there, instead of failing; a message says so")
+                    .default_value(DEFAULT_ALLOW_CPU_FALLBACK)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("cuda-graph")
+                    .nick("CUDA graph")
+                    .blurb("Replay a recorded graph of kernels for each shape, for the execution providers cuda and tensorrt")
+                    .default_value(DEFAULT_CUDA_GRAPH)
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecString::builder("active-provider")
                     .nick("Active provider")
                     .blurb("What the model runs on, once the element has started")
@@ -224,7 +378,7 @@ impl ObjectImpl for RetinaFace {
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
-                    .blurb("Frames, inferred and skipped ones, faces, candidates with numbers that are not finite, and mean times in ns")
+                    .blurb("Frames, inferred and skipped ones, faces, batch sizes, and times of each stage in ns; since start and of the last interval")
                     .read_only()
                     .build(),
             ]
@@ -250,6 +404,15 @@ impl ObjectImpl for RetinaFace {
             "batch-size" => settings.batch_size = value.get().expect(CHECKED),
             "batch-timeout" => settings.batch_timeout = value.get().expect(CHECKED),
             "threads" => settings.threads = value.get().expect(CHECKED),
+            "mode" => settings.mode = value.get().expect(CHECKED),
+            "max-age" => settings.max_age = value.get().expect(CHECKED),
+            "inflight" => settings.inflight = value.get().expect(CHECKED),
+            "stats-interval" => settings.stats_interval = value.get().expect(CHECKED),
+            "device-id" => settings.device_id = value.get().expect(CHECKED),
+            "precision" => settings.precision = value.get().expect(CHECKED),
+            "preprocessing" => settings.preprocessing = value.get().expect(CHECKED),
+            "allow-cpu-fallback" => settings.allow_cpu_fallback = value.get().expect(CHECKED),
+            "cuda-graph" => settings.cuda_graph = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets writable properties only"),
         }
     }
@@ -268,7 +431,16 @@ impl ObjectImpl for RetinaFace {
             "batch-size" => settings.batch_size.to_value(),
             "batch-timeout" => settings.batch_timeout.to_value(),
             "threads" => settings.threads.to_value(),
-            "active-provider" => lock(&self.state).as_ref().map(|state| state.provider.name()).to_value(),
+            "mode" => settings.mode.to_value(),
+            "max-age" => settings.max_age.to_value(),
+            "inflight" => settings.inflight.to_value(),
+            "stats-interval" => settings.stats_interval.to_value(),
+            "device-id" => settings.device_id.to_value(),
+            "precision" => settings.precision.to_value(),
+            "preprocessing" => settings.preprocessing.to_value(),
+            "allow-cpu-fallback" => settings.allow_cpu_fallback.to_value(),
+            "cuda-graph" => settings.cuda_graph.to_value(),
+            "active-provider" => lock(&self.state).as_ref().map(|state| state.running.provider.name()).to_value(),
             "stats" => lock(&self.state)
                 .as_ref()
                 .map(|state| state.stats.structure())
@@ -328,15 +500,31 @@ impl BaseTransformImpl for RetinaFace {
             None => locate::model(home.as_deref())
                 .map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?,
         };
-        let provider = Provider::from(settings.execution_provider);
-        let options = Options { provider, threads: settings.threads as usize, home };
+        let element = self.obj().downgrade();
+        let progress = Progress::new(move |what, ended| {
+            if let Some(element) = element.upgrade() {
+                element.imp().progress(what, ended);
+            }
+        });
+        let options = Options {
+            provider: settings.execution_provider.into(),
+            device_id: settings.device_id,
+            precision: settings.precision.into(),
+            allow_cpu_fallback: settings.allow_cpu_fallback,
+            preprocessing: settings.preprocessing.into(),
+            cuda_graph: settings.cuda_graph,
+            threads: settings.threads as usize,
+            home,
+            progress: Some(progress),
+        };
         let model = engines::get(&path, &options).map_err(|error| start_error(&path, &error))?;
-        let provider = provider.resolved();
-        gst::info!(CAT, imp = self, "{} on {provider}: {}", path.display(), model.contract().family);
+        let running = model.running().clone();
+        self.tell_provider(&path, model.contract().family, &running);
         *lock(&self.state) = Some(State {
             detector: Arc::new(Detector::new(&model)),
-            provider,
+            running,
             info: None,
+            way: None,
             stats: Stats::default(),
             latency: Latency::default(),
         });
@@ -354,6 +542,7 @@ impl BaseTransformImpl for RetinaFace {
         let info = VideoInfo::from_caps(incaps).map_err(|_| gst::loggable_error!(CAT, "{incaps} is not raw video"))?;
         let detector = lock(&self.state).as_ref().map(|state| Arc::clone(&state.detector));
         let detector = detector.ok_or_else(|| gst::loggable_error!(CAT, "caps before start"))?;
+        self.drain();
         // The first run of a shape is slow, and a live pipeline asks for our latency before the first
         // frame: a black frame answers both.
         let warm = self.warm_up(&detector, &info).map_err(|error| {
@@ -361,22 +550,59 @@ impl BaseTransformImpl for RetinaFace {
             let _ = self.stream_error(&error);
             gst::loggable_error!(CAT, "{error}")
         })?;
-        self.observe(warm);
         detector.rest();
+        let known = lock(&self.state).as_ref().and_then(|state| state.way.clone());
+        let way = match known {
+            Some(way) => way,
+            None => self.choose_way(&detector).map_err(|error| gst::loggable_error!(CAT, "no thread: {error}"))?,
+        };
+        if let Way::Latest(latest) = &way {
+            latest.reset();
+        } else {
+            self.observe(warm);
+        }
         if let Some(state) = &mut *lock(&self.state) {
             state.info = Some(info);
+            state.way = Some(way);
         }
         Ok(())
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
-        if matches!(event.type_(), gst::EventType::Eos | gst::EventType::FlushStart) {
-            self.rest();
+        let way = self.way();
+        match event.type_() {
+            gst::EventType::FlushStart => {
+                self.rest();
+                match &way {
+                    Some(Way::Inflight(inflight, _)) => inflight.flush_start(),
+                    Some(Way::Latest(latest)) => latest.reset(),
+                    _ => {}
+                }
+                self.parent_sink_event(event)
+            }
+            gst::EventType::FlushStop => {
+                if let Some(Way::Inflight(inflight, _)) = &way {
+                    inflight.flush_stop();
+                }
+                self.parent_sink_event(event)
+            }
+            kind => {
+                if event.is_serialized() {
+                    // It must not overtake the frames before it.
+                    self.drain();
+                }
+                if kind == gst::EventType::Eos {
+                    self.rest();
+                }
+                self.parent_sink_event(event)
+            }
         }
-        self.parent_sink_event(event)
     }
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        if direction == gst::PadDirection::Sink && query.is_serialized() {
+            self.drain();
+        }
         match (direction, query.view_mut()) {
             // We never touch the memory: what upstream may use is for downstream to say.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => self.obj().src_pad().peer_query(query),
@@ -395,31 +621,33 @@ impl BaseTransformImpl for RetinaFace {
         }
     }
 
-    fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let settings = lock(&self.settings).clone();
-        let (detector, info, number) = {
-            let mut state = lock(&self.state);
-            let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
-            let info = state.info.clone().ok_or(gst::FlowError::NotNegotiated)?;
-            (Arc::clone(&state.detector), info, state.stats.frame())
-        };
-        if !number.is_multiple_of(settings.inference_interval.into()) {
-            return Ok(gst::FlowSuccess::Ok);
+    fn submit_input_buffer(&self, is_discont: bool, inbuf: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let flow = self.parent_submit_input_buffer(is_discont, inbuf)?;
+        match (self.way(), self.take_queued_buffer()) {
+            (Some(Way::Inflight(inflight, limit)), Some(buffer)) => {
+                let frame = self.look_at(buffer)?;
+                inflight.submit(frame, limit)
+            }
+            (_, Some(buffer)) => {
+                *lock(&self.passing) = Some(buffer);
+                Ok(flow)
+            }
+            (_, None) => Ok(flow),
         }
-        let detection = frame::read(buffer, &info, |view| detector.detect(view, &settings.detector()));
-        let detection = match detection {
-            Ok(Ok(detection)) => detection,
-            Ok(Err(error)) => return Err(self.stream_error(&error)),
-            Err(error) => return Err(self.stream_error(&error)),
-        };
-        let size = frame::frame_size(buffer, &info);
-        meta::attach(buffer, &detection.faces, size).map_err(|error| self.stream_error(&error))?;
-        self.count(&detection, settings.batch_timeout());
-        if self.obj().current_state() != gst::State::Playing {
-            // The frame of a preroll: no other follows it until the pipeline plays.
-            detector.rest();
+    }
+
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        let Some(mut buffer) = lock(&self.passing).take() else { return Ok(GenerateOutputSuccess::NoOutput) };
+        match self.way() {
+            Some(Way::Latest(latest)) => self.pass(&mut buffer, &latest)?,
+            Some(_) => {
+                let Frame { buffer: mut looked_at, size, arrived, underway } = self.look_at(buffer)?;
+                self.finish(&mut looked_at, size, arrived, underway.map(Underway::wait))?;
+                buffer = looked_at;
+            }
+            None => return Err(gst::FlowError::NotNegotiated),
         }
-        Ok(gst::FlowSuccess::Ok)
+        Ok(GenerateOutputSuccess::Buffer(buffer))
     }
 }
 
@@ -437,26 +665,165 @@ impl RetinaFace {
         }
     }
 
+    fn way(&self) -> Option<Way> {
+        lock(&self.state).as_ref().and_then(|state| state.way.clone())
+    }
+
+    /// Waits until every frame that came has left.
+    fn drain(&self) {
+        if let Some(Way::Inflight(inflight, _)) = self.way() {
+            // What went wrong with a frame is told to the one that follows it.
+            let _ = inflight.drain();
+        }
+    }
+
+    /// How frames go through: as the user said, or as suits the source.
+    fn choose_way(&self, detector: &Arc<Detector>) -> io::Result<Way> {
+        let settings = lock(&self.settings).clone();
+        let element = self.obj().downgrade();
+        if settings.mode == Mode::Latest {
+            let look = move |offer| element.upgrade().and_then(|element| element.imp().look_in_background(offer));
+            return Ok(Way::Latest(Arc::new(Latest::start(look)?)));
+        }
+        let limit = match settings.inflight {
+            0 if self.is_live() => 1,
+            0 => detector.model().busy_with(),
+            limit => limit as usize,
+        };
+        gst::debug!(CAT, imp = self, "{limit} frames may be in flight");
+        if limit == 1 {
+            return Ok(Way::Waiting);
+        }
+        let push = move |frame: Frame, outcome: Outcome| {
+            let element = element.upgrade().ok_or(gst::FlowError::Flushing)?;
+            let Frame { mut buffer, size, arrived, .. } = frame;
+            element.imp().finish(&mut buffer, size, arrived, outcome)?;
+            element.src_pad().push(buffer)
+        };
+        Ok(Way::Inflight(Arc::new(Inflight::start(push)?), limit))
+    }
+
+    fn is_live(&self) -> bool {
+        let mut latency = gst::query::Latency::new();
+        self.obj().sink_pad().peer_query(&mut latency) && latency.result().0
+    }
+
+    /// Whether this stream looks at its frame of that number. Streams on one model take turns.
+    fn is_due(number: u64, detector: &Detector, settings: &Settings) -> bool {
+        (number + detector.number() as u64).is_multiple_of(settings.inference_interval.into())
+    }
+
+    /// Counts a frame that came, and gives what is needed to look at it.
+    fn next(&self) -> Result<(Arc<Detector>, VideoInfo, u64), gst::FlowError> {
+        let mut state = lock(&self.state);
+        let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
+        let info = state.info.clone().ok_or(gst::FlowError::NotNegotiated)?;
+        Ok((Arc::clone(&state.detector), info, state.stats.frame()))
+    }
+
+    /// Hands a frame to the model, if it is one to be looked at.
+    fn look_at(&self, buffer: gst::Buffer) -> Result<Frame, gst::FlowError> {
+        let arrived = Instant::now();
+        let settings = lock(&self.settings).clone();
+        let (detector, info, number) = self.next()?;
+        let size = frame::frame_size(&buffer, &info);
+        let underway = if Self::is_due(number, &detector, &settings) {
+            let submitted = frame::read(&buffer, &info, |view| detector.submit(view, &settings.detector()));
+            Some(submitted.map_err(|error| self.stream_error(&error))?.map_err(|error| self.stream_error(&error))?)
+        } else {
+            None
+        };
+        Ok(Frame { buffer, size, arrived, underway })
+    }
+
+    /// Attaches what was found to its frame.
+    fn finish(
+        &self,
+        buffer: &mut gst::Buffer,
+        size: FrameSize,
+        arrived: Instant,
+        outcome: Outcome,
+    ) -> Result<(), gst::FlowError> {
+        if let Some(outcome) = outcome {
+            let detection = outcome.map_err(|error: DetectError| self.stream_error(&error))?;
+            meta::attach(buffer.make_mut(), &detection.faces, size).map_err(|error| self.stream_error(&error))?;
+            self.count(&detection);
+            // Waiting for a batch to fill is reported by its limit; waiting for others' runs is part of the work.
+            let filling = lock(&self.settings).batch_timeout();
+            self.observe(arrived.elapsed() - detection.timing.wait.min(filling));
+        }
+        if self.obj().current_state() != gst::State::Playing {
+            // The frame of a preroll: no other follows it until the pipeline plays.
+            self.rest();
+        }
+        self.tell_stats();
+        Ok(())
+    }
+
+    /// Gives a frame the newest faces that are known, and itself to the background if that is free.
+    fn pass(&self, buffer: &mut gst::Buffer, latest: &Latest) -> Result<(), gst::FlowError> {
+        let settings = lock(&self.settings).clone();
+        let (detector, info, number) = self.next()?;
+        let offered = buffer.clone();
+        let pts = buffer.pts();
+        let offer = || Offer { pts, arrived: Instant::now(), buffer: offered };
+        let found = latest.exchange(Self::is_due(number, &detector, &settings).then_some(offer))?;
+        let size = frame::frame_size(buffer, &info);
+        if let Some(found) = found.filter(|found| found.size == size) {
+            let age = found.age(pts);
+            if settings.max_age == 0 || age <= Duration::from_millis(settings.max_age.into()) {
+                meta::attach_aged(buffer.make_mut(), &found.faces, size, age)
+                    .map_err(|error| self.stream_error(&error))?;
+            }
+        }
+        self.tell_stats();
+        Ok(())
+    }
+
+    /// Looks at a frame on the background's thread.
+    fn look_in_background(&self, offer: Offer) -> Option<Found> {
+        let settings = lock(&self.settings).clone();
+        let (detector, info) = {
+            let state = lock(&self.state);
+            let state = state.as_ref()?;
+            (Arc::clone(&state.detector), state.info.clone()?)
+        };
+        let Offer { buffer, pts, arrived } = offer;
+        let size = frame::frame_size(&buffer, &info);
+        let submitted = frame::read(&buffer, &info, |view| detector.submit(view, &settings.detector()));
+        // Whoever draws into it next need not copy it.
+        drop(buffer);
+        let underway = submitted.map_err(|error| self.stream_error(&error)).ok()?;
+        let detection = underway.and_then(Underway::wait).map_err(|error| self.stream_error(&error)).ok()?;
+        self.count(&detection);
+        Some(Found { faces: detection.faces.into(), size, pts, arrived })
+    }
+
     /// What the element adds to a frame's way: waiting for a batch, and the work.
     fn latency(&self) -> gst::ClockTime {
-        let waiting = lock(&self.settings).batch_timeout();
+        let settings = lock(&self.settings).clone();
+        if settings.mode == Mode::Latest {
+            return gst::ClockTime::ZERO;
+        }
         let working = lock(&self.state).as_ref().map(|state| state.latency.reported()).unwrap_or_default();
-        gst::ClockTime::try_from(waiting + working).unwrap_or(gst::ClockTime::MAX)
+        gst::ClockTime::try_from(settings.batch_timeout() + working).unwrap_or(gst::ClockTime::MAX)
     }
 
     fn warm_up(&self, detector: &Detector, info: &VideoInfo) -> Result<Duration, String> {
-        let (width, height) = (info.width() as usize, info.height() as usize);
-        let black = vec![0; width * height];
-        let image = ImageInfo::new(PixelFormat::Gray8, width, height);
-        let view = ImageView::new(image, &[&black], &[width]).map_err(|error| error.to_string())?;
+        let settings = lock(&self.settings).clone();
         // Alone: a stream that starts must not wait for the others.
-        let settings =
-            DetectorSettings { max_batch: 1, batch_timeout: Duration::ZERO, ..lock(&self.settings).detector() };
-        let detection = detector.detect(&view, &settings).map_err(|error| error.to_string())?;
-        Ok(detection.timing.total())
+        let settings = DetectorSettings { max_batch: 1, batch_timeout: Duration::ZERO, ..settings.detector() };
+        let detect = || frame::black(info, |view| detector.detect(view, &settings));
+        let mut total = Duration::ZERO;
+        // The first run of a shape may build what the second one only uses.
+        for _ in 0..2 {
+            let detection = detect().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+            total = detection.timing.total();
+        }
+        Ok(total)
     }
 
-    fn count(&self, detection: &Detection, batch_timeout: Duration) {
+    fn count(&self, detection: &Detection) {
         gst::log!(CAT, imp = self, "{} faces in {:?}", detection.faces.len(), detection.timing);
         if let Some(state) = &mut *lock(&self.state) {
             state.stats.detection(detection);
@@ -464,9 +831,45 @@ impl RetinaFace {
         if detection.non_finite > 0 {
             gst::debug!(CAT, imp = self, "{} candidates were not finite and are dropped", detection.non_finite);
         }
-        // Waiting for a batch to fill is reported by its limit; waiting for others' runs is part of the work.
-        let timing = detection.timing;
-        self.observe(timing.total() - timing.wait.min(batch_timeout));
+    }
+
+    /// Posts the statistics if their interval has ended.
+    fn tell_stats(&self) {
+        let interval = Duration::from_millis(lock(&self.settings).stats_interval.into());
+        let due = lock(&self.state).as_mut().and_then(|state| {
+            let ends = state.stats.ends_interval(interval);
+            ends.then(|| state.stats.structure())
+        });
+        if let Some(stats) = due {
+            gst::info!(CAT, imp = self, "{stats}");
+            // Without a bus there is nobody to tell.
+            let _ = self.obj().post_message(gst::message::Element::builder(stats).src(&*self.obj()).build());
+        }
+    }
+
+    /// Says what the model runs on: a line in the log, and an element message.
+    fn tell_provider(&self, path: &Path, family: &str, running: &Running) {
+        let Running { provider, library, notes } = running;
+        let library = library.display().to_string();
+        let all = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
+        gst::info!(CAT, imp = self, "{}: {family} on {provider} of {library}{all}", path.display());
+        for note in notes {
+            gst::warning!(CAT, imp = self, "{note}");
+        }
+        let structure = gst::Structure::builder("retinaface-provider")
+            .field("provider", provider.name())
+            .field("library", library)
+            .field("notes", gst::Array::new(notes))
+            .build();
+        let _ = self.obj().post_message(gst::message::Element::builder(structure).src(&*self.obj()).build());
+    }
+
+    /// Says what takes long.
+    fn progress(&self, what: &str, ended: bool) {
+        let (kind, text) = if ended { (gst::ProgressType::Complete, "done") } else { (gst::ProgressType::Start, what) };
+        gst::info!(CAT, imp = self, "{what}{}", if ended { ": done" } else { "" });
+        let message = gst::message::Progress::builder(kind, "retinaface-engine", text).src(&*self.obj()).build();
+        let _ = self.obj().post_message(message);
     }
 
     /// Takes a frame's time into account and announces a change of the latency.
@@ -491,7 +894,12 @@ fn start_error(path: &Path, error: &ModelError) -> gst::ErrorMessage {
     match error {
         ModelError::Read { .. } if !path.exists() => gst::error_msg!(gst::ResourceError::NotFound, ("{error}")),
         ModelError::Read { .. } => gst::error_msg!(gst::ResourceError::OpenRead, ("{error}")),
-        ModelError::Runtime(RuntimeError::Provider { .. } | RuntimeError::ProviderStart { .. }) => {
+        ModelError::Runtime(
+            RuntimeError::Provider { .. }
+            | RuntimeError::ProviderStart { .. }
+            | RuntimeError::OneRuntime { .. }
+            | RuntimeError::Precision { .. },
+        ) => {
             gst::error_msg!(gst::ResourceError::Settings, ("{error}"))
         }
         ModelError::Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),

@@ -18,10 +18,12 @@ use gst::glib;
 use gst::prelude::*;
 
 mod imp;
+mod inflight;
 mod latency;
+mod latest;
 mod stats;
 
-pub(crate) use imp::ExecutionProvider;
+use imp::{ExecutionProvider, Mode, Precision, Preprocessing};
 
 glib::wrapper! {
     /// The element `retinaface`.
@@ -30,6 +32,10 @@ glib::wrapper! {
 }
 
 pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    ExecutionProvider::static_type();
+    for kind in
+        [ExecutionProvider::static_type(), Mode::static_type(), Precision::static_type(), Preprocessing::static_type()]
+    {
+        kind.mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    }
     gst::Element::register(Some(plugin), "retinaface", gst::Rank::NONE, RetinaFace::static_type())
 }

@@ -1,50 +1,196 @@
-//! What the element did since it started.
+//! What the element did: since it started, and within the last interval.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use retinaface::detector::{Detection, Timing};
 
-#[derive(Clone, Debug, Default)]
-pub(super) struct Stats {
+/// Batches above this many frames are counted as of this many.
+const LARGEST_BATCH: usize = 64;
+/// Times are told apart to one part in a hundred, up to this.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// The stages, in the order of [`times`].
+const STAGES: [&str; 4] = ["wait", "preprocess", "inference", "decode"];
+
+fn times(timing: &Timing) -> [Duration; STAGES.len()] {
+    let Timing { preprocess, wait, inference, decode } = *timing;
+    [wait, preprocess, inference, decode]
+}
+
+/// What was counted within some time.
+#[derive(Clone, Debug)]
+struct Count {
+    since: Instant,
     frames: u64,
     inferred: u64,
     faces: u64,
     non_finite: u64,
-    total: Timing,
+    /// How many runs' frames shared their run with so many, for each number of them.
+    batches: [u64; LARGEST_BATCH + 1],
+    times: [Histogram<u64>; STAGES.len()],
+}
+
+impl Count {
+    fn new() -> Self {
+        let histogram = || {
+            Histogram::new_with_max(LONGEST.as_nanos() as u64, 2)
+                .expect("the limits are ones that a histogram can have")
+        };
+        Self {
+            since: Instant::now(),
+            frames: 0,
+            inferred: 0,
+            faces: 0,
+            non_finite: 0,
+            batches: [0; LARGEST_BATCH + 1],
+            times: [histogram(), histogram(), histogram(), histogram()],
+        }
+    }
+
+    fn reset(&mut self) {
+        let Self { since, frames, inferred, faces, non_finite, batches, times } = self;
+        *since = Instant::now();
+        (*frames, *inferred, *faces, *non_finite) = (0, 0, 0, 0);
+        *batches = [0; LARGEST_BATCH + 1];
+        times.iter_mut().for_each(Histogram::reset);
+    }
+
+    fn detection(&mut self, detection: &Detection) {
+        self.inferred += 1;
+        self.faces += detection.faces.len() as u64;
+        self.non_finite += detection.non_finite as u64;
+        self.batches[detection.batch.min(LARGEST_BATCH)] += 1;
+        for (histogram, time) in self.times.iter_mut().zip(times(&detection.timing)) {
+            histogram.saturating_record(time.as_nanos() as u64);
+        }
+    }
+
+    fn structure(&self, name: &str) -> gst::structure::Builder {
+        let mut builder = gst::Structure::builder(name)
+            .field("duration", self.since.elapsed().as_nanos() as u64)
+            .field("frames", self.frames)
+            .field("inferred", self.inferred)
+            .field("skipped", self.frames.saturating_sub(self.inferred))
+            .field("faces", self.faces)
+            .field("non-finite", self.non_finite);
+        let mut batches = gst::Structure::builder("batches");
+        for (size, count) in self.batches.iter().enumerate().filter(|(_, count)| **count > 0) {
+            batches = batches.field(size.to_string(), *count);
+        }
+        builder = builder.field("batches", batches.build());
+        for (stage, histogram) in STAGES.iter().zip(&self.times) {
+            builder = builder.field(format!("{stage}-time"), histogram.mean() as u64);
+            for percentile in [50.0, 95.0, 99.0] {
+                let value = histogram.value_at_quantile(percentile / 100.0);
+                builder = builder.field(format!("{stage}-p{percentile}"), value);
+            }
+        }
+        builder
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Stats {
+    whole: Count,
+    /// The one that is under way.
+    interval: Count,
+    /// The last one that ended.
+    last: Option<gst::Structure>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self { whole: Count::new(), interval: Count::new(), last: None }
+    }
 }
 
 impl Stats {
     /// Counts a frame; gives its number, from 0.
     pub(super) fn frame(&mut self) -> u64 {
-        self.frames += 1;
-        self.frames - 1
+        self.interval.frames += 1;
+        self.whole.frames += 1;
+        self.whole.frames - 1
     }
 
     /// Counts what was found in a frame.
     pub(super) fn detection(&mut self, detection: &Detection) {
-        let Timing { preprocess, wait, inference, decode } = detection.timing;
-        self.inferred += 1;
-        self.faces += detection.faces.len() as u64;
-        self.non_finite += detection.non_finite as u64;
-        self.total.preprocess += preprocess;
-        self.total.wait += wait;
-        self.total.inference += inference;
-        self.total.decode += decode;
+        self.whole.detection(detection);
+        self.interval.detection(detection);
     }
 
-    /// The value of the property `stats`.
+    /// Ends the interval if it is that long; then its message is due.
+    pub(super) fn ends_interval(&mut self, length: Duration) -> bool {
+        let ends = !length.is_zero() && self.interval.since.elapsed() >= length;
+        if ends {
+            self.last = Some(self.interval.structure("interval").build());
+            self.interval.reset();
+        }
+        ends
+    }
+
+    /// The value of the property `stats`: counts and times in ns since the start, and those of the last interval.
     pub(super) fn structure(&self) -> gst::Structure {
-        let mean = |total: Duration| (total.as_nanos() / u128::from(self.inferred.max(1))) as u64;
-        gst::Structure::builder("retinaface-stats")
-            .field("frames", self.frames)
-            .field("inferred", self.inferred)
-            .field("skipped", self.frames - self.inferred)
-            .field("faces", self.faces)
-            .field("non-finite", self.non_finite)
-            .field("preprocess-time", mean(self.total.preprocess))
-            .field("wait-time", mean(self.total.wait))
-            .field("inference-time", mean(self.total.inference))
-            .field("decode-time", mean(self.total.decode))
-            .build()
+        self.whole.structure("retinaface-stats").field_if_some("interval", self.last.clone()).build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detection(milliseconds: u64, batch: usize) -> Detection {
+        let timing = Timing { inference: Duration::from_millis(milliseconds), ..Timing::default() };
+        Detection { timing, batch, ..Detection::default() }
+    }
+
+    #[test]
+    fn percentiles_and_batches_are_those_of_what_was_counted() {
+        gst::init().unwrap();
+        let mut stats = Stats::default();
+        for number in 1..=100 {
+            assert_eq!(stats.frame(), number - 1);
+            stats.detection(&detection(number, if number % 4 == 0 { 3 } else { 1 }));
+        }
+        stats.frame();
+        let structure = stats.structure();
+        let count = |name| structure.get::<u64>(name).unwrap();
+        assert_eq!((count("frames"), count("inferred"), count("skipped")), (101, 100, 1));
+        for (name, milliseconds) in [("inference-p50", 50), ("inference-p95", 95), ("inference-p99", 99)] {
+            let off = count(name).abs_diff(milliseconds * 1_000_000);
+            assert!(off <= milliseconds * 10_000, "{name} is {}", count(name));
+        }
+        let batches = structure.get::<gst::Structure>("batches").unwrap();
+        assert_eq!((batches.get::<u64>("1"), batches.get::<u64>("3")), (Ok(75), Ok(25)));
+        assert_eq!(batches.n_fields(), 2);
+        assert!(!structure.has_field("interval"), "none has ended yet");
+    }
+
+    #[test]
+    fn an_interval_holds_what_came_since_the_last_one() {
+        gst::init().unwrap();
+        let mut stats = Stats::default();
+        stats.frame();
+        assert!(!stats.ends_interval(Duration::ZERO), "0 is never");
+        assert!(!stats.ends_interval(Duration::from_secs(60)));
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(stats.ends_interval(Duration::from_millis(1)));
+        stats.frame();
+        stats.frame();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(stats.ends_interval(Duration::from_millis(1)));
+        let structure = stats.structure();
+        let interval = structure.get::<gst::Structure>("interval").unwrap();
+        assert_eq!((structure.get::<u64>("frames"), interval.get::<u64>("frames")), (Ok(3), Ok(2)));
+    }
+
+    #[test]
+    fn times_beyond_the_longest_are_counted_as_it() {
+        gst::init().unwrap();
+        let mut stats = Stats::default();
+        stats.detection(&detection(u64::MAX / 1_000_000, 500));
+        let structure = stats.structure();
+        assert!(structure.get::<u64>("inference-p99").unwrap() >= LONGEST.as_nanos() as u64 * 99 / 100);
+        assert_eq!(structure.get::<gst::Structure>("batches").unwrap().get::<u64>("64"), Ok(1));
     }
 }

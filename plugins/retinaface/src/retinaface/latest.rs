@@ -1,0 +1,127 @@
+//! The newest frame looked at in the background, while the video goes on.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use retinaface::face::Face;
+
+use crate::lock::lock;
+use crate::meta::FrameSize;
+
+/// A frame to look at.
+pub(super) struct Offer {
+    pub(super) buffer: gst::Buffer,
+    pub(super) pts: Option<gst::ClockTime>,
+    pub(super) arrived: Instant,
+}
+
+/// What was found in a frame.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub(super) faces: Arc<[Face]>,
+    pub(super) size: FrameSize,
+    pub(super) pts: Option<gst::ClockTime>,
+    pub(super) arrived: Instant,
+}
+
+impl Found {
+    /// How much older its frame is than one with this time that arrives now.
+    pub(super) fn age(&self, pts: Option<gst::ClockTime>) -> Duration {
+        match (pts, self.pts) {
+            (Some(now), Some(then)) => now.saturating_sub(then).into(),
+            _ => self.arrived.elapsed(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Desk {
+    offer: Option<Offer>,
+    /// The thread looks at a frame.
+    busy: bool,
+    found: Option<Found>,
+    failed: bool,
+    /// Rises whenever what is found of earlier frames no longer counts.
+    resets: u64,
+    closed: bool,
+}
+
+/// The background of one element between start and stop.
+pub(super) struct Latest {
+    shared: Arc<(Mutex<Desk>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Latest {
+    /// `look` looks at a frame; it has said why if it fails, and no other follows.
+    pub(super) fn start(look: impl Fn(Offer) -> Option<Found> + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new((Mutex::new(Desk::default()), Condvar::new()));
+        let ours = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("retinaface-latest".to_owned()).spawn(move || serve(&ours, &look))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Gives the frame that `offer` makes to the background if that is free, and returns the newest that is known.
+    ///
+    /// # Errors
+    /// If a frame could not be looked at.
+    pub(super) fn exchange(&self, offer: Option<impl FnOnce() -> Offer>) -> Result<Option<Found>, gst::FlowError> {
+        let (desk, changed) = &*self.shared;
+        let mut desk = lock(desk);
+        if desk.failed {
+            return Err(gst::FlowError::Error);
+        }
+        if let (Some(offer), false, None) = (offer, desk.busy, &desk.offer) {
+            desk.offer = Some(offer());
+            changed.notify_all();
+        }
+        Ok(desk.found.clone())
+    }
+
+    /// Forgets what was found: the frames that follow are others.
+    pub(super) fn reset(&self) {
+        let mut desk = lock(&self.shared.0);
+        desk.resets += 1;
+        (desk.offer, desk.found) = (None, None);
+    }
+}
+
+impl Drop for Latest {
+    fn drop(&mut self) {
+        lock(&self.shared.0).closed = true;
+        self.shared.1.notify_all();
+        // Dropped by the thread itself when that held the element's last reference.
+        if let Some(thread) = self.thread.take().filter(|looking| looking.thread().id() != thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve((desk, changed): &(Mutex<Desk>, Condvar), look: &impl Fn(Offer) -> Option<Found>) {
+    let mut resets = 0;
+    let mut result = None;
+    loop {
+        let offer = {
+            let mut desk = lock(desk);
+            if desk.resets == resets && result.is_some() {
+                desk.found = result.take();
+            }
+            desk.busy = false;
+            let mut desk = changed
+                .wait_while(desk, |desk| desk.offer.is_none() && !desk.closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            if desk.closed {
+                return;
+            }
+            desk.busy = true;
+            resets = desk.resets;
+            desk.offer.take()
+        };
+        result = offer.and_then(look);
+        if result.is_none() {
+            lock(desk).failed = true;
+        }
+    }
+}

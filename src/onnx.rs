@@ -1,0 +1,353 @@
+//! The parts of ONNX's file format that are needed to put nodes before and after a model, or to fix its input's size.
+//!
+//! Source: `onnx/onnx.proto` of the ONNX project. A graph's own nodes, weights and annotations are carried as the bytes
+//! that they are, so that nothing of them can be lost on the way.
+
+use prost::Message;
+
+/// A file.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Model {
+    #[prost(int64, optional, tag = "1")]
+    ir_version: Option<i64>,
+    #[prost(string, optional, tag = "2")]
+    producer_name: Option<String>,
+    #[prost(string, optional, tag = "3")]
+    producer_version: Option<String>,
+    #[prost(string, optional, tag = "4")]
+    domain: Option<String>,
+    #[prost(int64, optional, tag = "5")]
+    model_version: Option<i64>,
+    #[prost(string, optional, tag = "6")]
+    doc_string: Option<String>,
+    #[prost(message, optional, tag = "7")]
+    pub(crate) graph: Option<Graph>,
+    #[prost(message, repeated, tag = "8")]
+    opset_import: Vec<OperatorSet>,
+    #[prost(bytes = "vec", repeated, tag = "14")]
+    metadata_props: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "20")]
+    training_info: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "25")]
+    functions: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "26")]
+    configuration: Vec<Vec<u8>>,
+}
+
+/// A graph; what is not looked at stays bytes.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Graph {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub(crate) node: Vec<Vec<u8>>,
+    #[prost(string, optional, tag = "2")]
+    name: Option<String>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub(crate) initializer: Vec<Vec<u8>>,
+    #[prost(string, optional, tag = "10")]
+    doc_string: Option<String>,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) input: Vec<ValueInfo>,
+    #[prost(message, repeated, tag = "12")]
+    pub(crate) output: Vec<ValueInfo>,
+    #[prost(bytes = "vec", repeated, tag = "13")]
+    pub(crate) value_info: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "14")]
+    quantization_annotation: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    sparse_initializer: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "16")]
+    metadata_props: Vec<Vec<u8>>,
+}
+
+/// Which version of a domain's operators a file uses.
+#[derive(Clone, PartialEq, Message)]
+struct OperatorSet {
+    #[prost(string, optional, tag = "1")]
+    domain: Option<String>,
+    #[prost(int64, optional, tag = "2")]
+    version: Option<i64>,
+}
+
+/// An input or output of a graph.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ValueInfo {
+    #[prost(string, optional, tag = "1")]
+    pub(crate) name: Option<String>,
+    #[prost(message, optional, tag = "2")]
+    r#type: Option<Type>,
+    #[prost(string, optional, tag = "3")]
+    doc_string: Option<String>,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    metadata_props: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Type {
+    #[prost(message, optional, tag = "1")]
+    tensor_type: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorType {
+    #[prost(int32, optional, tag = "1")]
+    elem_type: Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    shape: Option<Shape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    dim: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(int64, optional, tag = "1")]
+    dim_value: Option<i64>,
+    #[prost(string, optional, tag = "2")]
+    dim_param: Option<String>,
+}
+
+/// Element types, as ONNX numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Element {
+    F32 = 1,
+    U8 = 2,
+    I64 = 7,
+}
+
+/// One side of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Side {
+    /// The number of pictures, open until a run.
+    Batch,
+    Fixed(usize),
+}
+
+impl ValueInfo {
+    pub(crate) fn new(name: &str, element: Element, sides: &[Side]) -> Self {
+        let dimension = |side: &Side| match side {
+            Side::Batch => Dimension { dim_value: None, dim_param: Some("N".to_owned()) },
+            Side::Fixed(len) => Dimension { dim_value: Some(*len as i64), dim_param: None },
+        };
+        let shape = Shape { dim: sides.iter().map(dimension).collect() };
+        let tensor_type = TensorType { elem_type: Some(element as i32), shape: Some(shape) };
+        Self { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor_type) }), ..Self::default() }
+    }
+}
+
+impl Model {
+    /// Reads a file's bytes.
+    ///
+    /// # Errors
+    /// If they are not ONNX, or have no graph.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let model = Self::decode(bytes).map_err(|error| error.to_string())?;
+        if model.graph.is_some() { Ok(model) } else { Err("the file has no graph".to_owned()) }
+    }
+
+    /// The version of the standard operators that it uses; 0 if it says none.
+    pub(crate) fn opset(&self) -> i64 {
+        let standard = |set: &&OperatorSet| matches!(set.domain.as_deref(), None | Some("" | "ai.onnx"));
+        self.opset_import.iter().find(standard).and_then(|set| set.version).unwrap_or(0)
+    }
+
+    /// Declares the input `name` as of this shape.
+    ///
+    /// # Errors
+    /// If there is no such input.
+    pub(crate) fn fix_input(&mut self, name: &str, sides: &[Side]) -> Result<(), String> {
+        let graph = self.graph.as_mut().ok_or("the file has no graph")?;
+        let input = graph.input.iter_mut().find(|input| input.name.as_deref() == Some(name));
+        *input.ok_or_else(|| format!("there is no input {name}"))? = ValueInfo::new(name, Element::F32, sides);
+        // What was inferred for open sides may contradict the fixed ones.
+        graph.value_info.clear();
+        Ok(())
+    }
+}
+
+/// A node.
+#[derive(Clone, PartialEq, Message)]
+struct Node {
+    #[prost(string, repeated, tag = "1")]
+    input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    output: Vec<String>,
+    #[prost(string, optional, tag = "3")]
+    name: Option<String>,
+    #[prost(string, optional, tag = "4")]
+    op_type: Option<String>,
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Attribute {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
+    #[prost(int64, optional, tag = "3")]
+    i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    s: Option<Vec<u8>>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    ints: Vec<i64>,
+    #[prost(int32, optional, tag = "20")]
+    r#type: Option<i32>,
+}
+
+/// A constant.
+#[derive(Clone, PartialEq, Message)]
+struct Tensor {
+    #[prost(int64, repeated, packed = "false", tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, optional, tag = "2")]
+    data_type: Option<i32>,
+    #[prost(string, optional, tag = "8")]
+    name: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "9")]
+    raw_data: Option<Vec<u8>>,
+}
+
+/// The value of a node's attribute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Value<'a> {
+    Int(i64),
+    Ints(&'a [i64]),
+    Text(&'a str),
+}
+
+/// Nodes and constants to put before or after a model, each named with a prefix of their own.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    prefix: &'static str,
+    pub(crate) nodes: Vec<Vec<u8>>,
+    pub(crate) initializers: Vec<Vec<u8>>,
+}
+
+impl Builder {
+    pub(crate) fn new(prefix: &'static str) -> Self {
+        Self { prefix, nodes: Vec::new(), initializers: Vec::new() }
+    }
+
+    fn constant(&mut self, element: Element, dims: &[usize], raw_data: Vec<u8>) -> String {
+        let name = format!("{}constant{}", self.prefix, self.initializers.len());
+        let tensor = Tensor {
+            dims: dims.iter().map(|len| *len as i64).collect(),
+            data_type: Some(element as i32),
+            name: Some(name.clone()),
+            raw_data: Some(raw_data),
+        };
+        self.initializers.push(tensor.encode_to_vec());
+        name
+    }
+
+    /// A constant of floats; its name.
+    pub(crate) fn floats(&mut self, dims: &[usize], values: &[f32]) -> String {
+        self.constant(Element::F32, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// A constant list of whole numbers; its name.
+    pub(crate) fn ints(&mut self, values: &[i64]) -> String {
+        self.constant(Element::I64, &[values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// A node with one output; its name.
+    pub(crate) fn node(&mut self, op_type: &str, inputs: &[&str], attributes: &[(&str, Value<'_>)]) -> String {
+        let [output] = self.node_with(op_type, inputs, attributes);
+        output
+    }
+
+    /// A node with several outputs; their names.
+    pub(crate) fn node_with<const N: usize>(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        attributes: &[(&str, Value<'_>)],
+    ) -> [String; N] {
+        let name = format!("{}{op_type}{}", self.prefix, self.nodes.len());
+        let outputs = std::array::from_fn(|index| format!("{name}:{index}"));
+        self.push(op_type, inputs, &outputs, attributes);
+        outputs
+    }
+
+    /// A node whose output has this name.
+    pub(crate) fn node_named(
+        &mut self,
+        output: &str,
+        op_type: &str,
+        inputs: &[&str],
+        attributes: &[(&str, Value<'_>)],
+    ) {
+        self.push(op_type, inputs, &[output.to_owned()], attributes);
+    }
+
+    fn push(&mut self, op_type: &str, inputs: &[&str], outputs: &[String], attributes: &[(&str, Value<'_>)]) {
+        // The numbers of AttributeProto.AttributeType.
+        const INT: i32 = 2;
+        const STRING: i32 = 3;
+        const INTS: i32 = 7;
+        let attribute = |(name, value): &(&str, Value<'_>)| {
+            let named = Attribute { name: Some((*name).to_owned()), ..Attribute::default() };
+            match value {
+                Value::Int(value) => Attribute { i: Some(*value), r#type: Some(INT), ..named },
+                Value::Ints(values) => Attribute { ints: values.to_vec(), r#type: Some(INTS), ..named },
+                Value::Text(text) => Attribute { s: Some(text.as_bytes().to_vec()), r#type: Some(STRING), ..named },
+            }
+        };
+        let node = Node {
+            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            output: outputs.to_vec(),
+            name: Some(format!("{}{op_type}{}", self.prefix, self.nodes.len())),
+            op_type: Some(op_type.to_owned()),
+            attribute: attributes.iter().map(attribute).collect(),
+        };
+        self.nodes.push(node.encode_to_vec());
+    }
+}
+
+impl Model {
+    /// Puts `before` in front of this graph and `after` behind it, and declares these inputs and outputs in place of its
+    /// own: `before` has to make what its inputs were called, `after` may use what its outputs were called.
+    pub(crate) fn enclose(&mut self, before: Builder, after: Builder, input: Vec<ValueInfo>, output: Vec<ValueInfo>) {
+        let graph = self.graph.get_or_insert_default();
+        let own = std::mem::take(&mut graph.node);
+        graph.node = [before.nodes, own, after.nodes].concat();
+        graph.initializer.extend(before.initializers);
+        graph.initializer.extend(after.initializers);
+        (graph.input, graph.output) = (input, output);
+        graph.value_info.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_survives_reading_and_writing() {
+        let file = std::fs::read(".fetch/models/retinaface_mnet025.onnx").unwrap();
+        let model = Model::parse(&file).unwrap();
+        assert_eq!(model.opset(), 11);
+        let written = model.encode_to_vec();
+        assert_eq!(Model::parse(&written).unwrap(), model);
+        // Weights and nodes are most of a file: nothing of them went missing.
+        assert!(written.len() + 1024 > file.len(), "{} bytes became {}", file.len(), written.len());
+    }
+
+    #[test]
+    fn what_is_no_model_is_an_error() {
+        for bytes in [&b""[..], b"\xff\xff\xff", b"<html></html>", &[0; 64]] {
+            assert!(Model::parse(bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn an_input_that_is_not_there_cannot_be_fixed() {
+        let file = std::fs::read(".fetch/models/retinaface_mnet025.onnx").unwrap();
+        let mut model = Model::parse(&file).unwrap();
+        assert!(model.fix_input("input", &[Side::Batch, Side::Fixed(3), Side::Fixed(32), Side::Fixed(64)]).is_ok());
+        assert!(model.fix_input("data", &[]).unwrap_err().contains("data"));
+    }
+}
