@@ -4,6 +4,8 @@
 # make lint     formatting, clippy, documentation, dependencies
 # make bench    the benchmarks
 # make install  PREFIX=/usr/local: plugin, program, ONNX Runtime and model
+# make bundle   BUNDLE=retinaface-bundle BUNDLE_OPTIONS=: one folder that runs where nothing is installed;
+#               `make bundle-test` makes it and runs it in an empty root
 # make clean    what was built; `rm -r .fetch` for what was fetched
 
 SHELL := /bin/bash
@@ -13,8 +15,10 @@ target := $(or $(CARGO_TARGET_DIR),target)
 fetch := .fetch
 demo_clip := $(fetch)/media/WolfgangLanger_Pexels.mp4
 demo_out := demo-out
+BUNDLE ?= retinaface-bundle
+BUNDLE_OPTIONS ?=
 
-.PHONY: all setup build demo test lint deny bench install clean
+.PHONY: all setup build demo test lint deny bench install bundle bundle-test clean
 
 all: build
 
@@ -61,6 +65,12 @@ install: build
 	install -D -m 644 $(fetch)/models/LICENSE.retinaface_mnet025 $(DESTDIR)$(PREFIX)/share/doc/retinaface/LICENSE.model
 	install -D -m 644 $(fetch)/onnxruntime/ThirdPartyNotices.txt $(DESTDIR)$(PREFIX)/share/doc/retinaface/ThirdPartyNotices.onnxruntime.txt
 	@echo "Installed. Tell GStreamer: export GST_PLUGIN_PATH=$(PREFIX)/lib/gstreamer-1.0"
+
+bundle: build
+	scripts/bundle.sh $(BUNDLE_OPTIONS) $(BUNDLE)
+
+bundle-test: bundle
+	scripts/bundle-test.sh $(BUNDLE)
 
 clean:
 	cargo clean
