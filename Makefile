@@ -74,4 +74,4 @@ bundle-test: bundle
 
 clean:
 	cargo clean
-	rm -rf $(demo_out)
+	rm -rf $(demo_out) retinaface-bundle

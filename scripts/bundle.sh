@@ -75,6 +75,7 @@ for built in libgstretinaface.so retinaface; do
 done
 
 plugins=$(pkg-config --variable=pluginsdir gstreamer-1.0) || die "GStreamer's development files are missing: run scripts/setup.sh"
+tools=$(pkg-config --variable=toolsdir gstreamer-1.0)
 scanner=$(pkg-config --variable=pluginscannerdir gstreamer-1.0)/gst-plugin-scanner
 gio_modules=$(pkg-config --variable=giomoduledir gio-2.0)
 
@@ -115,7 +116,7 @@ needed='
   nvcodec
 '
 # These come along where they are installed: windows to show a picture in, and other decoders.
-welcome='ximagesink xvimagesink waylandsink opengl va openh264 srtp webp'
+welcome='ximagesink xvimagesink waylandsink opengl openh264 srtp webp'
 
 work=$(mktemp -d "$parent/.bundle.XXXXXX")
 aside=
@@ -158,8 +159,8 @@ rm -f "$work/lib/retinaface/.complete"
 
 say "copying GStreamer"
 for tool in gst-launch-1.0 gst-inspect-1.0; do
-  path=$(command -v $tool) || die "$tool is missing: run scripts/setup.sh"
-  take_binary "$path" libexec/$tool 755
+  [[ -f $tools/$tool ]] || die "$tools/$tool is missing: run scripts/setup.sh"
+  take_binary "$tools/$tool" libexec/$tool 755
 done
 [[ -f $scanner ]] || die "$scanner is missing: run scripts/setup.sh"
 take_binary "$scanner" libexec/gst-plugin-scanner 755
@@ -211,11 +212,9 @@ done
 
 # libraries FILE: what it needs, as lines "NAME PATH"; PATH is empty for what is not there.
 libraries() {
-  local lines
+  local lines too_old
   lines=$(LC_ALL=C LD_LIBRARY_PATH=$runtime_path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} ldd "$1" 2>&1) || true
-  if [[ $lines == *"version "*" not found"* ]]; then
-    die "$1: $(grep -m 1 'version .* not found' <<<"$lines" | sed 's/^[[:space:]]*//')"
-  fi
+  too_old=$(grep -m 1 'version .* not found' <<<"$lines") && die "$1 needs a newer library: ${too_old#"${too_old%%[![:space:]]*}"}"
   awk '$2 == "=>" && $3 == "not" { print $1, "" } $2 == "=>" && $3 ~ /^\// { print $1, $3 }' <<<"$lines"
 }
 
@@ -239,7 +238,7 @@ opened_by() {
 
 # take_library NAME PATH: a library, and what it opens by name.
 take_library() {
-  local name folder
+  local name folder path
   [[ -z ${origin[lib/$1]+set} ]] || return 0
   take "$2" "lib/$1"
   for name in $(opened_by "$1"); do
@@ -284,7 +283,7 @@ for (( i = 0; i < ${#binaries[@]}; i++ )); do
   done
 done
 if (( ${#missing[@]} > 0 )); then
-  say "these libraries are not on this machine; install what has them (scripts/setup.sh), or name their folder in LD_LIBRARY_PATH:"
+  say "these libraries are not on this machine; install what has them ($setup), or name their folder in LD_LIBRARY_PATH:"
   printf '  %s\n' "${missing[@]}" >&2
   exit 1
 fi
@@ -498,7 +497,8 @@ cat >"$work/libexec/launch.sh" <<LAUNCH
 #
 # The bundle's loader is given the bundle's folders, so that nothing of the host's is needed, and behind
 # them the folders of the host where a GPU driver is: what the bundle has comes from the bundle, and what
-# it has not (libcuda.so.1 and the like, which are opened by name) is found there.
+# it has not (libcuda.so.1 and the like, which are opened by name) is found there, or where the host's own
+# ldconfig knows it.
 case \$bundle in
   *[:\;]*)
     echo "\$program: the bundle's path may not have ':' or ';' in it: \$bundle" >&2
@@ -517,17 +517,19 @@ LAUNCH
   done
   cat <<LAUNCH
 
+libraries=\$libraries\${RETINAFACE_DRIVER_PATH:+:\$RETINAFACE_DRIVER_PATH}
+gpu=\${RETINAFACE_DRIVER_PATH:+-gpu}
 for folder in \\
   /usr/lib/x86_64-linux-gnu /usr/lib/x86_64-linux-gnu/nvidia/current /usr/lib64 /usr/lib64/nvidia /usr/lib \\
   /usr/local/nvidia/lib64 /usr/local/nvidia/lib /run/opengl-driver/lib /usr/lib/wsl/lib; do
   for driver in libcuda.so.1 libze_intel_gpu.so.1; do
     if [ -e "\$folder/\$driver" ]; then
-      RETINAFACE_DRIVER_PATH=\${RETINAFACE_DRIVER_PATH:+\$RETINAFACE_DRIVER_PATH:}\$folder
+      libraries=\$libraries:\$folder
+      gpu=-gpu
       break
     fi
   done
 done
-libraries=\$libraries\${RETINAFACE_DRIVER_PATH:+:\$RETINAFACE_DRIVER_PATH}
 
 # Plugins, modules and character sets of the host are made for the host's libraries.
 unset LD_PRELOAD LD_LIBRARY_PATH GST_PLUGIN_PATH GST_PLUGIN_PATH_1_0 GST_PLUGIN_SYSTEM_PATH GIO_EXTRA_MODULES
@@ -540,9 +542,10 @@ export GDAL_DRIVER_PATH=disable
 # Variables that are set already are somebody's choice.
 export ORT_DYLIB_PATH="\${ORT_DYLIB_PATH:-\$bundle/lib/retinaface/libonnxruntime.so.1}"
 export RETINAFACE_MODEL="\${RETINAFACE_MODEL:-\$bundle/share/retinaface/$(basename "$model")}"
-# Without a home GStreamer's own default is taken.
+# What plugins offer depends on the driver, so that hosts which share a home have two caches. Without a home
+# GStreamer's own default is taken.
 if [ -z "\${GST_REGISTRY:-}\${GST_REGISTRY_1_0:-}" ] && [ -n "\${XDG_CACHE_HOME:-}\${HOME:-}" ]; then
-  export GST_REGISTRY_1_0="\${XDG_CACHE_HOME:-\$HOME/.cache}/retinaface-bundle/registry-$id.bin"
+  export GST_REGISTRY_1_0="\${XDG_CACHE_HOME:-\$HOME/.cache}/retinaface-bundle/registry-$id\$gpu.bin"
 fi
 
 exec "\$bundle/lib/$loader" --library-path "\$libraries" "\$bundle/libexec/\$program" "\$@"
@@ -553,11 +556,12 @@ echo "retinaface $version $variant $id" >"$work/$marker"
 say "checking that the bundle is complete"
 library_path=$(printf ":$work/%s" "${bundle_folders[@]}")
 while IFS= read -r -d '' file; do
-  lines=$(env -i LC_ALL=C "$work/lib/$loader" --inhibit-cache --library-path "${library_path#:}" --list "$file" 2>&1) ||
+  # As ldd does it: --list would stop at a driver that is not there.
+  lines=$(env -i LD_TRACE_LOADED_OBJECTS=1 "$work/lib/$loader" --inhibit-cache --library-path "${library_path#:}" "$file" 2>&1) ||
     die "${file#"$work/"} cannot be loaded: $(tail -n 1 <<<"$lines")"
-  while read -r name arrow path _; do
+  while read -r name arrow path; do
     [[ $arrow == "=>" && $path != "$work"/* ]] || continue
-    is_driver "$name" || die "${file#"$work/"} needs $name, which is not in the bundle ($path)"
+    is_driver "$name" || die "${file#"$work/"} needs $name, which is not in the bundle: $path"
   done <<<"$lines"
 done < <(find "$work/lib" "$work/libexec" -type f \( -path '*/libexec/*' ! -name '*.sh' ! -name scan-plugins -o -name '*.so*' \) ! -name "$loader" -print0)
 
