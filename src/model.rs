@@ -276,7 +276,7 @@ impl Model {
         }
         let error = first.expect("there is at least one candidate");
         if options.allow_cpu_fallback && options.provider != Provider::Cpu {
-            let options = Options { precision: Precision::Full, ..options.clone() };
+            let options = Options { provider: Provider::Cpu, precision: Precision::Full, ..options.clone() };
             let mut model = Self::open_on(Provider::Cpu, path, &options)?;
             model.running.notes.insert(0, format!("running on the CPU: {error}"));
             return Ok(model);
@@ -288,9 +288,10 @@ impl Model {
         if provider == Provider::Cpu && options.precision == Precision::Reduced {
             return Err(RuntimeError::Precision { precision: options.precision }.into());
         }
-        let asked_for =
-            if options.provider == Provider::Auto && provider == Provider::Cpu { options.provider } else { provider };
-        let runtime = runtime::load(options.home.as_deref(), asked_for)?;
+        let runtime = runtime::load(options.home.as_deref(), options.provider)?;
+        if !provider.is_built_in() {
+            return Err(RuntimeError::Provider { provider, library: runtime.path().to_path_buf() }.into());
+        }
         let read = |cause| ModelError::Read { path: path.to_path_buf(), cause };
         // Read once, so that all sessions are of the same file even if it is replaced meanwhile.
         let file = if provider.wants_fixed_shapes() || options.preprocessing == Preprocessing::Device {
@@ -507,7 +508,10 @@ impl SessionError {
         };
         match self {
             Self::Ort(error) if provider != Provider::Cpu && !is_about_the_file(error.code()) => {
-                start(error.message().to_owned())
+                // Where in ONNX Runtime's sources it was noticed helps nobody here.
+                let message = error.message();
+                let said = message.split_once("FAIL : ").map_or(message, |(_, said)| said);
+                start(said.trim().to_owned())
             }
             Self::Ort(error) => ModelError::NotOnnx { path, reason: error.message().to_owned() },
             Self::Panic(reason) => ModelError::NotOnnx { path, reason },
@@ -548,7 +552,6 @@ fn session(
         profile: feed.map(|(feed, contract)| feed.profile(contract)),
     };
     let provider = provider.dispatch(&setting);
-    let is_cpu = provider.is_none();
     // The binding asserts on types that it does not know; a file must never bring the process down.
     let made = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
         let mut builder = Session::builder(runtime.environment())?
@@ -557,12 +560,11 @@ fn session(
             .with_env_allocators()?
             // Between runs the cores are for preprocessing, decoders and encoders, not for spinning: that costs
             // the model nothing and took a third off preprocessing (benches/README.md).
-            .with_config_entry("session.force_spinning_stop", "1")?;
+            .with_config_entry("session.force_spinning_stop", "1")?
+            // For `nodes_elsewhere`.
+            .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
         if threads > 0 {
             builder = builder.with_intra_threads(threads)?;
-        }
-        if !is_cpu {
-            builder = builder.with_config_entry("session.record_ep_graph_assignment_info", "1")?;
         }
         if let Some(provider) = provider {
             builder = builder.with_execution_providers([provider])?;
@@ -749,6 +751,15 @@ mod tests {
         drop(small);
         model.run(&mut large).unwrap();
         assert_eq!(model.forms.keys().copied().collect::<Vec<_>>(), [feed(128)]);
+    }
+
+    #[test]
+    fn nodes_that_a_provider_left_to_others_are_counted_by_kind() {
+        let model = open(&Options::default());
+        assert_eq!(left_over(&model.session, Provider::Cpu), None);
+        // As if CUDA had been asked for and had taken none of it.
+        let note = left_over(&model.session, Provider::Cuda).unwrap();
+        assert!(note.starts_with("cuda did not take the whole graph") && note.contains(" Conv"), "{note}");
     }
 
     #[test]

@@ -73,8 +73,8 @@ impl Provider {
                  ORT_DYLIB_PATH to a build with CUDA"
             }
             Self::TensorRt => {
-                "run `scripts/setup.sh --tensorrt`, which brings ONNX Runtime for CUDA 13 and TensorRT, or set \
-                 ORT_DYLIB_PATH to a build with TensorRT"
+                "run `scripts/setup.sh --cuda`, which brings ONNX Runtime for CUDA 13, and put TensorRT 10's libnvinfer.so.10 and \
+                 libnvonnxparser.so.10 beside it or where the dynamic linker looks"
             }
             Self::OpenVino => {
                 "run `scripts/setup.sh --openvino`, which brings ONNX Runtime with OpenVINO, or set ORT_DYLIB_PATH to a \

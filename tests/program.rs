@@ -21,6 +21,7 @@ struct Line {
     utc: Option<String>,
     width: u32,
     height: u32,
+    age_ns: u64,
     faces: Vec<serde_json::Value>,
 }
 
@@ -306,4 +307,40 @@ fn without_any_variable_the_error_says_where_it_looked() {
     ] {
         assert!(stderr(&output).contains(part), "{part} is not in: {}", stderr(&output));
     }
+}
+
+#[test]
+fn a_provider_that_is_not_there_is_an_error_unless_the_cpu_is_allowed_for_it() {
+    let photo = common::media("single_face.jpg");
+    let arguments = ["detect", text(&photo), "--execution-provider", "cuda"];
+    let output = run(&arguments);
+    assert_eq!(status(&output), 2);
+    for part in ["execution provider cuda is not available in", "libonnxruntime.so.1", "scripts/setup.sh --cuda"] {
+        assert!(stderr(&output).contains(part), "{part} is not in: {}", stderr(&output));
+    }
+    let output = run(&[arguments.as_slice(), &["--allow-cpu-fallback"]].concat());
+    assert_eq!((status(&output), lines(&output)[0].faces.len()), (0, 1));
+    assert!(stderr(&output).starts_with("retinaface: running on the CPU: execution provider cuda is not"));
+}
+
+#[test]
+fn each_provider_has_its_own_library() {
+    // An ONNX Runtime in the plain place, and something that is none in that for CUDA.
+    let folder = tempfile::tempdir().unwrap();
+    let photo = common::media("single_face.jpg");
+    let cuda = folder.path().join("onnxruntime-cuda");
+    std::fs::create_dir(&cuda).unwrap();
+    std::os::unix::fs::symlink(common::fetched("onnxruntime"), folder.path().join("onnxruntime")).unwrap();
+    std::fs::write(cuda.join("libonnxruntime.so.1"), "no library").unwrap();
+    let detect = |provider: &str| {
+        let mut command = program(&["detect", text(&photo), "--execution-provider", provider]);
+        command.env_remove("ORT_DYLIB_PATH").env("RETINAFACE_RUNTIMES", folder.path()).output().unwrap()
+    };
+    assert_eq!(status(&detect("cpu")), 0);
+    let output = detect("cuda");
+    let error = stderr(&output);
+    assert_eq!(status(&output), 2);
+    assert!(error.contains("onnxruntime-cuda/libonnxruntime.so.1") && error.contains("cannot be used"), "{error}");
+    let output = detect("openvino");
+    assert!(stderr(&output).contains("scripts/setup.sh --openvino"), "{}", stderr(&output));
 }

@@ -113,6 +113,33 @@ fn a_broken_download_is_an_error_and_leaves_nothing_that_looks_good() {
 }
 
 #[test]
+fn a_set_for_a_provider_is_fetched_only_where_it_is_asked_for_and_whole_or_not_at_all() {
+    let project = Project::new();
+    std::fs::create_dir(project.path(".fetch")).unwrap();
+    for name in ["media", "models", "onnxruntime"] {
+        std::os::unix::fs::symlink(common::fetched(name), project.path(".fetch").join(name)).unwrap();
+    }
+    assert_eq!(project.setup(&["--check"]).status.code(), Some(0));
+    for (option, wheel) in [("--cuda", "onnxruntime-gpu"), ("--openvino", "onnxruntime-openvino")] {
+        let output = project.setup(&["--check", option]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(&format!("ONNX Runtime for {}", &option[2..])), "{}", stderr(&output));
+        project.pip_gives("echo broken >\"$folder/a.whl\"");
+        let output = project.setup(&[option]);
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        assert!(error.contains(wheel) && error.contains("not the file that was pinned"), "{error}");
+        let mut left = names(&project.path(".fetch"));
+        left.sort();
+        assert_eq!(left, ["media", "models", "onnxruntime"]);
+    }
+    project.tool("uname", "echo aarch64");
+    let output = project.setup(&["--openvino"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("published for x86_64 only"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_file_that_was_damaged_later_is_noticed() {
     let project = Project::new();
     let models = project.path(".fetch/models");
@@ -126,16 +153,16 @@ fn a_file_that_was_damaged_later_is_noticed() {
 fn env_sh_leaves_what_is_set_and_sets_the_rest_in_sh_and_bash() {
     let project = Project::new();
     for shell in ["sh", "bash"] {
-        let script = ". ./env.sh && echo \"$ORT_DYLIB_PATH|$RETINAFACE_MODEL|$GST_PLUGIN_PATH\"";
+        let script = ". ./env.sh && echo \"$RETINAFACE_RUNTIMES|$RETINAFACE_MODEL|$GST_PLUGIN_PATH\"";
         let mut command = Command::new(shell);
         command.args(["-c", script]).current_dir(project.folder.path());
-        for variable in ["RETINAFACE_MODEL", "GST_PLUGIN_PATH", "CARGO_TARGET_DIR"] {
+        for variable in ["RETINAFACE_RUNTIMES", "GST_PLUGIN_PATH", "CARGO_TARGET_DIR"] {
             command.env_remove(variable);
         }
-        let output = command.env("ORT_DYLIB_PATH", "/mine.so").output().unwrap();
+        let output = command.env("RETINAFACE_MODEL", "/mine.onnx").output().unwrap();
         let root = project.folder.path().canonicalize().unwrap();
         let root = root.display();
-        let expected = format!("/mine.so|{root}/.fetch/models/retinaface_mnet025.onnx|{root}/target/plugins\n");
+        let expected = format!("{root}/.fetch|/mine.onnx|{root}/target/plugins\n");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{shell}");
     }
 }

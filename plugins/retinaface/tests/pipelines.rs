@@ -192,6 +192,31 @@ fn what_decodes_of_a_truncated_video_is_kept_and_plays() {
 }
 
 #[test]
+fn two_libraries_that_cannot_live_in_one_process_are_an_error_that_says_so() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("onnxruntime");
+        std::os::unix::fs::symlink(common::project::fetched("onnxruntime"), plain).unwrap();
+        let other = folder.path().join("onnxruntime-openvino/libonnxruntime.so.1");
+        std::fs::create_dir(other.parent().unwrap()).unwrap();
+        std::fs::write(&other, "another library").unwrap();
+        let target = common::target_folder();
+        let mut command = common::command("gst-launch-1.0", &target);
+        command.env_remove("ORT_DYLIB_PATH").env("RETINAFACE_RUNTIMES", folder.path());
+        // Elements start from the last one on.
+        let pipeline = "videotestsrc num-buffers=1 ! retinaface execution-provider=openvino ! retinaface \
+                        execution-provider=cpu ! fakesink";
+        let output = command.arg("-q").args(pipeline.split_whitespace()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        let other = other.display().to_string();
+        for part in ["two ONNX Runtimes cannot live in one process", &other, "a process of its own"] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+    });
+}
+
+#[test]
 fn without_onnx_runtime_the_element_does_not_start_and_says_where_it_looked() {
     watched(|| {
         let error = |variable: Option<&str>| {
@@ -199,7 +224,7 @@ fn without_onnx_runtime_the_element_does_not_start_and_says_where_it_looked() {
             let mut command = common::command("gst-launch-1.0", &target);
             match variable {
                 Some(value) => command.env("ORT_DYLIB_PATH", value),
-                None => command.env_remove("ORT_DYLIB_PATH"),
+                None => command.env_remove("ORT_DYLIB_PATH").env_remove("RETINAFACE_RUNTIMES"),
             };
             let output =
                 command.args(["-q", "videotestsrc", "num-buffers=1", "!", "retinaface", "!", "fakesink"]).output();
