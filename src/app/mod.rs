@@ -11,6 +11,7 @@ use retinaface::locate;
 use retinaface::model::{Options, Progress, Running};
 use retinaface::provider::{Precision, Provider};
 
+mod bench;
 mod detect;
 mod model;
 mod picture;
@@ -28,6 +29,8 @@ enum Command {
     /// Detect the faces of pictures: one JSON line a picture on standard output
     #[command(after_help = "Exit status: 0 if a face was found, 1 if there is none in any picture, 2 on an error.")]
     Detect(detect::Detect),
+    /// Measure how many frames a second the element takes, and what each stage costs
+    Bench(bench::Bench),
     /// Say what a model file is: its layout, inputs, outputs and strides, or what is wrong with it
     Model(model::ModelFile),
 }
@@ -98,6 +101,7 @@ fn model_path(file: Option<&PathBuf>) -> Result<PathBuf, locate::NotFound> {
 /// Runs the command line's command.
 pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(command) => command.run(),
         Command::Detect(command) => command.run(),
         Command::Model(command) => command.run(),
     };

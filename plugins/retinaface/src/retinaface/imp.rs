@@ -625,8 +625,8 @@ impl BaseTransformImpl for RetinaFace {
         let flow = self.parent_submit_input_buffer(is_discont, inbuf)?;
         match (self.way(), self.take_queued_buffer()) {
             (Some(Way::Inflight(inflight, limit)), Some(buffer)) => {
-                let frame = self.look_at(buffer)?;
-                inflight.submit(frame, limit)
+                inflight.wait_for_room(limit)?;
+                inflight.submit(self.look_at(buffer)?)
             }
             (_, Some(buffer)) => {
                 *lock(&self.passing) = Some(buffer);

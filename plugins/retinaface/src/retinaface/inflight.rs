@@ -75,18 +75,23 @@ impl Inflight {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Hands over a frame; waits while there are `limit`, at least 1, whose results are not there yet.
-    pub(super) fn submit(&self, frame: Frame, limit: usize) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let Shared { queue, changed } = &*self.shared;
-        let mut queue = self.shared.wait(lock(queue), |queue| {
+    /// Waits while there are `limit` frames, at least 1, whose results are not there yet.
+    pub(super) fn wait_for_room(&self, limit: usize) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let queue = self.shared.wait(lock(&self.shared.queue), |queue| {
             queue.frames.len() < limit || queue.flow.is_err() || queue.flushing || queue.closed
         });
+        if queue.flushing || queue.closed { Err(gst::FlowError::Flushing) } else { queue.flow }
+    }
+
+    /// Hands over a frame, which one thread alone does after it has waited for room.
+    pub(super) fn submit(&self, frame: Frame) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let mut queue = lock(&self.shared.queue);
         if queue.flushing || queue.closed {
             return Err(gst::FlowError::Flushing);
         }
         let flow = queue.flow?;
         queue.frames.push_back(frame);
-        changed.notify_all();
+        self.shared.changed.notify_all();
         Ok(flow)
     }
 

@@ -6,6 +6,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use retinaface::face::Face;
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
 
 use crate::lock::lock;
 use crate::meta::FrameSize;
@@ -99,7 +103,17 @@ impl Drop for Latest {
     }
 }
 
+/// Keeps the thread from taking the processor of the one that wakes it: that has a frame to pass on first.
+fn yield_to_waker() {
+    let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
+    // Of 0 to 99: a niceness of 4.
+    let priority = ThreadPriorityValue::try_from(36).map_or(ThreadPriority::Min, ThreadPriority::Crossplatform);
+    // Where the system does not allow it, the background works as well, at the price of some delays.
+    let _ = set_thread_priority_and_policy(thread_native_id(), priority, batch);
+}
+
 fn serve((desk, changed): &(Mutex<Desk>, Condvar), look: &impl Fn(Offer) -> Option<Found>) {
+    yield_to_waker();
     let mut resets = 0;
     let mut result = None;
     loop {
