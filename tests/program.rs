@@ -225,6 +225,48 @@ fn model_says_what_a_model_is() {
     assert_eq!(status(&output), 0);
 }
 
+/// What `model --json` says, written a second time.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct ModelLine {
+    schema: String,
+    layout: String,
+    input: String,
+    fixed_size: Option<[usize; 2]>,
+    dynamic_batch: bool,
+    outputs: Vec<String>,
+    order: String,
+    mean: [f32; 3],
+    scale: f32,
+}
+
+#[test]
+fn model_says_what_a_model_is_to_programs_too() {
+    let line = |model: &Path| {
+        let output = run(&["model", "--json", text(model)]);
+        assert_eq!((status(&output), stderr(&output).as_str()), (0, ""));
+        serde_json::from_slice::<ModelLine>(&output.stdout).unwrap()
+    };
+    let names = |names: [&str; 3]| names.map(str::to_owned).to_vec();
+    let default = line(&common::default_model());
+    let expected = ModelLine {
+        schema: "retinaface.model/1".to_owned(),
+        layout: "RetinaFace (biubug6), 5 landmarks".to_owned(),
+        input: "input".to_owned(),
+        fixed_size: None,
+        dynamic_batch: true,
+        outputs: names(["loc", "conf", "landmarks"]),
+        order: "BGR".to_owned(),
+        mean: [104.0, 117.0, 123.0],
+        scale: 1.0,
+    };
+    assert_eq!(default, expected);
+    let Some(fixed) = common::shared("models/retinaface_biubug6_fixed640.onnx") else { return };
+    let (input, fixed_size, dynamic_batch) = ("input0".to_owned(), Some([640, 640]), false);
+    let outputs = names(["output0", "586", "585"]);
+    assert_eq!(line(&fixed), ModelLine { input, fixed_size, dynamic_batch, outputs, ..expected });
+}
+
 #[test]
 fn model_says_what_is_wrong_with_a_file() {
     let cases = [
@@ -235,9 +277,11 @@ fn model_says_what_is_wrong_with_a_file() {
     ];
     for (file, part) in cases {
         let Some(file) = common::shared(file) else { continue };
-        let output = run(&["model", text(&file)]);
-        assert_eq!(status(&output), 2);
-        assert!(stderr(&output).contains(part), "{part} is not in: {}", stderr(&output));
+        for options in [&["model"][..], &["model", "--json"]] {
+            let output = run(&[options, &[text(&file)]].concat());
+            assert_eq!((status(&output), output.stdout.len()), (2, 0));
+            assert!(stderr(&output).contains(part), "{part} is not in: {}", stderr(&output));
+        }
     }
     let output = run(&["model", "/nowhere.onnx"]);
     assert!(status(&output) == 2 && stderr(&output).contains("/nowhere.onnx"), "{}", stderr(&output));

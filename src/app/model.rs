@@ -4,7 +4,9 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
-use retinaface::model::Model;
+use retinaface::model::{Contract, Model};
+use retinaface::preprocess::ChannelOrder;
+use serde::Serialize;
 
 use super::{Outcome, Run};
 
@@ -12,6 +14,9 @@ use super::{Outcome, Run};
 pub(super) struct ModelFile {
     /// ONNX file
     file: PathBuf,
+    /// Say it for programs: one line of JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     run: Run,
 }
@@ -19,7 +24,48 @@ pub(super) struct ModelFile {
 impl ModelFile {
     pub(super) fn run(&self) -> anyhow::Result<Outcome> {
         let model = Model::open(&self.file, &self.run.options())?;
-        writeln!(io::stdout(), "file:       {}\n{}", self.file.display(), model.contract())?;
+        let (file, contract) = (self.file.display(), model.contract());
+        if self.json {
+            let line = serde_json::to_string(&ModelRecord::from(contract))?;
+            writeln!(io::stdout(), "{line}")?;
+        } else {
+            writeln!(io::stdout(), "file:       {file}\n{contract}")?;
+        }
         Ok(Outcome::Found)
+    }
+}
+
+/// What other programs need to feed a model: its input is `(pixel - mean) * scale`, pixel in 0..=255, planar.
+#[derive(Debug, Serialize)]
+struct ModelRecord<'a> {
+    schema: &'static str,
+    layout: &'a str,
+    input: &'a str,
+    /// Width and height; null for a model that takes any.
+    fixed_size: Option<[usize; 2]>,
+    dynamic_batch: bool,
+    outputs: Vec<&'a str>,
+    /// Of the input's channels, and so of `mean`.
+    order: &'static str,
+    mean: [f32; 3],
+    scale: f32,
+}
+
+impl<'a> From<&'a Contract> for ModelRecord<'a> {
+    fn from(contract: &'a Contract) -> Self {
+        Self {
+            schema: "retinaface.model/1",
+            layout: contract.family,
+            input: &contract.input,
+            fixed_size: contract.fixed_size.map(|(width, height)| [width, height]),
+            dynamic_batch: contract.dynamic_batch,
+            outputs: contract.outputs.iter().map(String::as_str).collect(),
+            order: match contract.normalization.order {
+                ChannelOrder::Rgb => "RGB",
+                ChannelOrder::Bgr => "BGR",
+            },
+            mean: contract.normalization.mean,
+            scale: contract.normalization.scale,
+        }
     }
 }
