@@ -3,6 +3,8 @@
 # make build    set up and build plugin and program
 # make lint     formatting, clippy, documentation, dependencies
 # make bench    the benchmarks
+# make models   fp16 and int8 variants of the default model, and what each costs
+# make test-tools  the tests of tools/
 # make install  PREFIX=/usr/local: plugin, program, ONNX Runtime and model
 # make bundle   BUNDLE=retinaface-bundle BUNDLE_OPTIONS=: one folder that runs where nothing is installed;
 #               `make bundle-test` makes it and runs it in an empty root
@@ -17,8 +19,15 @@ demo_clip := $(fetch)/media/WolfgangLanger_Pexels.mp4
 demo_out := demo-out
 BUNDLE ?= retinaface-bundle
 BUNDLE_OPTIONS ?=
+model := $(fetch)/models/retinaface_mnet025.onnx
+variants := $(fetch)/models/variants
+# Python of its own for tools/variants, made anew when what it asks for changes.
+venv := $(fetch)/venv-variants
+python := $(venv)/bin/python
+# What the variants are compared on: the media, and the evaluation pictures where they are.
+pictures := $(fetch)/media $(wildcard ../shared/eval/wider/images)
 
-.PHONY: all setup build demo test lint deny bench install bundle bundle-test clean
+.PHONY: all setup build demo test test-tools lint deny bench models install bundle bundle-test clean
 
 all: build
 
@@ -55,6 +64,20 @@ deny:
 bench: setup
 	cargo bench --locked --workspace --bench stages --bench element -- --noplot
 	python3 benches/report.py $(target)
+
+$(venv)/.complete: tools/variants/requirements.txt
+	@rm -rf $(venv)
+	python3 -m venv $(venv)
+	$(python) -m pip install --quiet --disable-pip-version-check --only-binary=:all: -r tools/variants/requirements.txt
+	@touch $@
+
+models: build $(venv)/.complete
+	$(python) tools/variants/variants.py make $(model) $(variants) --calibration $(fetch)/media
+	@for kind in fp16 int8; do for folder in $(pictures); do echo; echo "$$folder:"; \
+	  $(python) tools/variants/variants.py compare $(model) $(variants)/$(notdir $(basename $(model)))_$$kind.onnx $$folder || exit; done; done
+
+test-tools: build $(venv)/.complete
+	cd tools/variants && $(abspath $(python)) -m unittest
 
 install: build
 	install -D -m 755 $(target)/release/libgstretinaface.so $(DESTDIR)$(PREFIX)/lib/gstreamer-1.0/libgstretinaface.so

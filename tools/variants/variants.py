@@ -116,7 +116,7 @@ class Program:
             if not os.access(path, os.X_OK) or not Path(path).is_file():
                 raise VariantError(f"{path} is not a program that can be run; --program names retinaface's binary")
             return str(Path(path).resolve())
-        target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+        target = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
         built = [folder / "retinaface" for folder in (target / "release", target / "debug")]
         for file in built:
             if os.access(file, os.X_OK):
