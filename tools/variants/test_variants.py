@@ -29,7 +29,7 @@ FIXED = variants.ROOT.parent / "shared" / "models" / "retinaface_biubug6_fixed64
 
 
 def make_options(**changed):
-    given = {"input_size": 320, "frames": 2, "calibration": PHOTOS, "method": "minmax", "percentile": 99.999,
+    given = {"input_size": 320, "frames": 2, "calibration": PHOTOS, "method": "percentile", "percentile": 99.999,
              "activations": "uint8", "weights": "int8", "keep": ["stem"]}  # fmt: skip
     return types.SimpleNamespace(**{**given, **changed})
 
