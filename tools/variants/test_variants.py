@@ -84,6 +84,8 @@ class Preprocessing(Case):
         self.assertEqual(variants.letterbox(1080, 1920, 640), ((360, 640), (384, 640)))
         self.assertEqual(variants.letterbox(333, 17, 0), ((333, 17), (333, 17)))
         self.assertEqual(variants.letterbox(1000, 3000, fixed=(640, 640)), ((213, 640), (640, 640)))
+        # Rounded to the nearest, 426.88.
+        self.assertEqual(variants.letterbox(1000, 667, 640), ((640, 427), (640, 448)))
 
     def test_pixels_are_put_in_order_shifted_and_scaled_and_padding_is_zero(self):
         bgr = np.full((32, 64, 3), (10, 20, 30), np.uint8)
@@ -96,12 +98,16 @@ class Preprocessing(Case):
         self.assertEqual(bgr_first[0, :, 31, 63].tolist(), [4.5, 9.0, 13.5])
 
     def test_the_model_gives_on_it_the_scores_that_the_program_finds(self):
-        for size in (320, 640):
+        unsure = 0
+        for size in (160, 320, 640):
             tensor = variants.preprocess(picture(), self.contract, size)
             scores = session(MODEL).run(["conf"], {"input": tensor})[0][0, :, 1]
-            options = compare_options(input_size=size)
-            best = self.program.detect(MODEL, PHOTOS[:1], options)[0][0]["score"]
-            self.assertAlmostEqual(float(scores.max()), best, places=4)
+            options = compare_options(input_size=size, score_threshold=0.03)
+            for face in self.program.detect(MODEL, PHOTOS[:1], options)[0]:
+                self.assertLess(np.abs(scores - face["score"]).min(), 1e-4)
+                unsure += face["score"] < 0.99
+        # Others would be 1 with any preprocessing.
+        self.assertGreater(unsure, 3)
 
 
 class Making(Case):
