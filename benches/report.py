@@ -133,7 +133,7 @@ def files(report, measured):
             row = rows.get(name, {})
             ratio = row.get("times_as_fast")
             what = f"{clip} file to annotated file, crops and JSON, {name}: times as fast as the Python loop"
-            note = spread_note(ratio) + f"; CPU {row['cpu_seconds']['median']:.3g} s against {rows[row['against']]['cpu_seconds']['median']:.3g} s" if ratio else row.get("missing", "")
+            note = spread_note(ratio) + f"; against {row['against']}; CPU {row['cpu_seconds']['median']:.3g} s against {rows[row['against']]['cpu_seconds']['median']:.3g} s" if ratio else row.get("missing", "")
             if wanted and clip == "1080p":
                 report.bound(what, ratio and ratio["median"], at_least=wanted, note=note)
             else:
@@ -199,14 +199,14 @@ def plot_peers(peers):
     most = max(value["most"] for value in values)
     for y, name in enumerate(order):
         value = rows[name]["over_onnxruntime"]
-        axes.text(value["most"] + most * 0.012, y, f"{value['median']:.2f}   {rows[name]['ms_a_frame']['median']:.1f} ms", va="center", fontsize=8)
-    axes.axvline(1, color="#333333", linewidth=1, linestyle="--")
+        axes.text(value["most"] + most * 0.012, y, f"{value['median']:.2f}   {rows[name]['ms_a_frame']['median']:.1f} ms", va="center", fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    axes.axvline(1, color="#333333", linewidth=1, linestyle="--", zorder=0.5)
     axes.set_xlim(0, most * 1.18)
     axes.invert_yaxis()
-    axes.set_xlabel(f"time a frame / ONNX Runtime's network alone in the same round (median, least and most of {peers['rounds']})")
+    axes.set_xlabel(f"time a frame / ONNX Runtime's network alone, within a round\nmedian, least and most of {peers['rounds']}; beside it the median time")
     axes.set_title(f"A {peers['frame']} frame in memory, input {peers['input']}, CPU, {peers['threads']} cores", loc="left", fontsize=10)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (BLUE, ORANGE, GREY)]
-    axes.legend(handles, ["ours, whole", "peer, whole loop", "the network alone"], loc="lower right", frameon=False, fontsize=8)
+    axes.legend(handles, ["ours, whole", "peer, whole loop", "the network alone"], loc="upper right", frameon=False, fontsize=8)
     axes.grid(axis="x", color="#E5E5E5")
     style(axes)
     save(figure, "peers.png")
@@ -249,9 +249,11 @@ def plot_growth(scaling):
 
 
 def plot_files(measured):
-    names = ["Python loop", "ours", "ours, x264enc ultrafast", "Python loop, OpenVINO bf16", "ours, OpenVINO reduced"]
-    rows = {name: row for name, row in measured["clips"]["1080p"].items() if "seconds" in row}
+    names = ["Python loop", "Python loop, spinning", "ours", "ours, x264enc ultrafast", "Python loop, OpenVINO bf16", "ours, OpenVINO reduced"]
+    rows = {name: row for name, row in measured["clips"].get("1080p", {}).items() if "seconds" in row}
     shown = [name for name in names if name in rows]
+    if not shown:
+        return
     figure, axes = plt.subplots(figsize=(8, 0.5 * len(shown) + 1.3), layout="constrained")
     for offset, key, colour, label in [(-0.2, "seconds", BLUE, "wall"), (0.2, "cpu_seconds", GREEN, "CPU, all cores")]:
         values = [rows[name][key]["median"] / rows[name]["frames"] * 1000 for name in shown]
@@ -289,8 +291,8 @@ def main():
     where = f"{machine['cpu']} ({', '.join(machine['extensions'])}), {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
     (OUT / "report.md").write_text(f"`make bench` on {where}:\n\n{report.markdown()}\n")
     parts = {"peers": peers, "scaling": scaling, "files": measured}
-    common_json = {"machine": machine, "command": "make bench", "table": report.rows, **parts}
-    (OUT / "report.json").write_text(json.dumps(common_json, indent=1) + "\n")
+    whole = {"machine": machine, "command": "make bench", "table": report.rows, **parts}
+    (OUT / "report.json").write_text(json.dumps(whole, indent=1) + "\n")
     for plot, part in [(plot_peers, peers), (plot_growth, scaling), (plot_files, measured)]:
         if part:
             plot(part)
