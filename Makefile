@@ -3,6 +3,7 @@
 # make build    set up and build plugin and program
 # make lint     formatting, clippy, documentation, dependencies
 # make bench    the benchmarks
+# make soak     a long run of every mode, shape change and restart: fails when memory grows (SOAK_ROUNDS=2000)
 # make models   fp16 and int8 variants of the default model, and what each costs
 # make test-tools  the tests of tools/
 # make install  PREFIX=/usr/local: plugin, program, ONNX Runtime and model
@@ -27,7 +28,7 @@ python := $(venv)/bin/python
 # What the variants are compared on: the media, and the evaluation pictures where they are.
 pictures := $(fetch)/media $(wildcard ../shared/eval/wider/images)
 
-.PHONY: all setup build demo test test-tools lint deny bench models install bundle bundle-test clean
+.PHONY: all setup build demo test soak test-tools lint deny bench models install bundle bundle-test clean
 
 all: build
 
@@ -52,6 +53,10 @@ demo: build
 
 test: setup
 	cargo test --locked --workspace
+
+SOAK_ROUNDS ?= 2000
+soak: setup
+	SOAK_ROUNDS=$(SOAK_ROUNDS) cargo test --locked -p gst-plugin-retinaface --test memory -- --nocapture
 
 lint: deny
 	cargo fmt --all --check

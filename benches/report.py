@@ -153,6 +153,26 @@ def streams(report, scaling):
     report.bound("memory that each further stream adds [MiB]", grown, at_most=20)
 
 
+def latest(report, scaling):
+    run = (scaling or {}).get("latest", {})
+    there = "delay_p99" in run
+    note = run.get("missing", "")
+    if there:
+        note = f"{run['stats']['inferred'] / run['seconds']:.1f} runs a second beside {run['rate']:.0f} frames; p50 {run['delay_p50'] / 1e6:.2f}, max {run['delay_max'] / 1e6:.2f}"
+    report.bound("mode=latest beside a slow model: time of a frame in the element, p99 [ms]", run["delay_p99"] / 1e6 if there else None, at_most=2, note=note)
+    report.bound("mode=latest: frames lost", run["lost"] if there else None, at_most=0, note=f"of {run['frames']}" if there else "")
+
+
+def gpu(report, scaling, machine):
+    runs = (scaling or {}).get("gpu", {})
+    if not runs:
+        latest(report, scaling)
+    gpu(report, scaling, machine)
+    for name, run in runs.items():
+        note = run.get("missing") or f"frames/s; in the element p99 {run['delay_p99'] / 1e6:.2f} ms; {run['rate'] / 30:.0f} streams at 30 frames/s"
+        report.row(f"1080p on a GPU, {name}", run.get("rate"), note=note)
+
+
 NAMES = {"streams": "streams of 720p", "pixels": "pixels of a frame", "faces": "faces a frame"}
 
 
@@ -286,7 +306,8 @@ def main():
     files(report, measured)
     against_peers(report, peers)
     growth(report, scaling)
-    report.row("on a GPU", None, note=machine["gpu"])
+    latest(report, scaling)
+    gpu(report, scaling, machine)
 
     where = f"{machine['cpu']} ({', '.join(machine['extensions'])}), {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
     (OUT / "report.md").write_text(f"`make bench` on {where}:\n\n{report.markdown()}\n")

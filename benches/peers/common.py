@@ -20,7 +20,7 @@ QUICK = os.environ.get("QUICK", "0") not in ("", "0")
 ENVIRONMENT = {
     **os.environ,
     "GST_PLUGIN_PATH": f"{TARGET / 'plugins'}:{os.environ.get('GST_PLUGIN_PATH', '')}".rstrip(":"),
-    "ORT_DYLIB_PATH": os.environ.get("ORT_DYLIB_PATH", str(ROOT / ".fetch/onnxruntime/libonnxruntime.so.1")),
+    "RETINAFACE_RUNTIMES": os.environ.get("RETINAFACE_RUNTIMES", str(ROOT / ".fetch")),
     "RETINAFACE_MODEL": os.environ.get("RETINAFACE_MODEL", str(MODEL)),
 }
 
@@ -54,8 +54,8 @@ class Missing(Exception):
 
 
 def ours(**arguments):
-    """One `retinaface bench`: its JSON object. `threads=2` becomes `--threads 2`."""
-    command = [str(PROGRAM), "bench", "--json"]
+    """One `retinaface bench` of the clip: its JSON object. `threads=2` becomes `--threads 2`."""
+    command = [str(PROGRAM), "bench", "--json", str(CLIP)]
     for name, value in arguments.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     try:

@@ -167,7 +167,7 @@ def main():
         except Exception as error:  # any runtime's own way to fail: it is reported, not hidden
             ready.pop(name, None)
             missing[name] = str(error).strip().splitlines()[0][:200]
-    arguments = {"clip": common.CLIP, "frame_size": f"{WIDTH}x{HEIGHT}", "frames": 2 * FRAMES, "input_size": LONGEST}
+    arguments = {"frame_size": f"{WIDTH}x{HEIGHT}", "frames": 2 * FRAMES, "input_size": LONGEST}
 
     def program(name):
         result = common.ours(**arguments, **OURS[name])

@@ -25,6 +25,23 @@ SERIES = {
 }
 
 
+# A network so large that it runs some two times a second on one core, and video beside it that must not wait.
+LATEST = {"mode": "latest", "fps": 60, "frames": 300 if common.QUICK else 1200, "input_size": 3840, "threads": 1}
+# What a GPU is asked for: one stream's delay, and many streams' rate.
+GPU = {
+    f"{provider} {precision}, {streams} streams": {"execution_provider": provider, "precision": precision, "streams": streams}
+    for provider, precision in [("cuda", "full"), ("cuda", "reduced"), ("tensorrt", "reduced")]
+    for streams in [1, 16]
+}
+
+
+def one(arguments):
+    try:
+        return common.ours(**arguments)
+    except common.Missing as reason:
+        return {"missing": str(reason)}
+
+
 def main():
     runs, missing = {name: {x: [] for x, _ in points} for name, points in SERIES.items()}, {}
     for number in range(ROUNDS):
@@ -33,7 +50,7 @@ def main():
                 if (name, x) in missing:
                     continue
                 try:
-                    runs[name][x].append(common.ours(clip=common.CLIP, input_size=640, threads=THREADS, execution_provider="cpu", **arguments))
+                    runs[name][x].append(common.ours(input_size=640, threads=THREADS, execution_provider="cpu", **arguments))
                 except common.Missing as reason:
                     missing[name, x] = str(reason)
         print(f"scaling: round {number + 1} of {ROUNDS}", file=sys.stderr)
@@ -57,7 +74,12 @@ def main():
                 point["grown_kb"] = statistics.median(run["resident_end_kb"] - run["resident_start_kb"] for run in results)
                 point["resident_kb"] = statistics.median(run["resident_end_kb"] for run in results)
             series[name].append(point)
-    common.write("scaling.json", {"machine": common.machine(), "threads": THREADS, "rounds": ROUNDS, "bare_ms": bare_ms, "series": series})
+    machine = common.machine()
+    latest = one({"execution_provider": "cpu", "frame_size": "1920x1080", **LATEST})
+    gpu = {name: one({"frame_size": "1920x1080", "frames": 480, **arguments}) for name, arguments in GPU.items()} if machine["gpu"] != "none at hand" else {}
+    common.write("scaling.json", {
+        "machine": machine, "threads": THREADS, "rounds": ROUNDS, "bare_ms": bare_ms, "series": series, "latest": latest, "gpu": gpu,
+    })
 
 
 if __name__ == "__main__":

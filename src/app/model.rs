@@ -4,11 +4,11 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
-use retinaface::model::{Contract, Model};
+use retinaface::model::{Contract, Model, Running};
 use retinaface::preprocess::ChannelOrder;
 use serde::Serialize;
 
-use super::{Outcome, Run};
+use super::{Outcome, Run, tell_notes};
 
 #[derive(Debug, Args)]
 pub(super) struct ModelFile {
@@ -24,12 +24,14 @@ pub(super) struct ModelFile {
 impl ModelFile {
     pub(super) fn run(&self) -> anyhow::Result<Outcome> {
         let model = Model::open(&self.file, &self.run.options())?;
-        let (file, contract) = (self.file.display(), model.contract());
+        let (file, contract) = (self.file.display(), model.contract().as_ref());
+        tell_notes(model.running());
         if self.json {
             let line = serde_json::to_string(&ModelRecord::from(contract))?;
             writeln!(io::stdout(), "{line}")?;
         } else {
-            writeln!(io::stdout(), "file:       {file}\n{contract}")?;
+            let Running { provider, library, .. } = model.running();
+            writeln!(io::stdout(), "file:       {file}\nruns on:    {provider}, {}\n{contract}", library.display())?;
         }
         Ok(Outcome::Found)
     }
