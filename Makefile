@@ -78,6 +78,7 @@ $(bench_venv)/ready $(bench_venv)-openvino/ready:
 	touch $@
 
 bench: build $(bench_venv)/ready $(bench_venv)-openvino/ready
+	-scripts/setup.sh --openvino
 	rm -f $(target)/bench/*.json $(target)/bench/*.png
 	cargo bench --locked --workspace --bench stages --bench element -- --noplot
 	$(bench_venv)/bin/python benches/peers/peers.py

@@ -25,6 +25,7 @@ pub struct SharedModel {
     contract: Arc<Contract>,
     running: Running,
     on_device: bool,
+    parallel_runs: usize,
     /// Which numbers detectors have, see [`Detector::number`].
     numbers: Mutex<BTreeSet<usize>>,
 }
@@ -35,12 +36,15 @@ impl SharedModel {
     /// # Errors
     /// As [`Model::open`].
     pub fn open(path: &Path, options: &Options) -> Result<Arc<Self>, ModelError> {
-        let mut model = Model::open(path, options)?;
+        let model = Model::open(path, options)?;
+        let parallel_runs = options.parallel_runs.max(1);
         let (maker, contract) = (Arc::clone(model.maker()), Arc::clone(model.contract()));
         let (running, on_device) = (model.running().clone(), model.preprocesses_on_device());
-        let engine = Engine::spawn(move |pictures: &mut [Tensors]| model.run(pictures));
-        let engine = engine.map_err(|cause| ModelError::Read { path: path.to_path_buf(), cause })?;
-        Ok(Arc::new(Self { engine, maker, contract, running, on_device, numbers: Mutex::default() }))
+        let others = (1..parallel_runs).map(|number| model.beside(number)).collect::<Result<Vec<_>, _>>()?;
+        let runners =
+            [model].into_iter().chain(others).map(|mut model| move |pictures: &mut [Tensors]| model.run(pictures));
+        let engine = Engine::spawn(runners).map_err(|cause| ModelError::Read { path: path.to_path_buf(), cause })?;
+        Ok(Arc::new(Self { engine, maker, contract, running, on_device, parallel_runs, numbers: Mutex::default() }))
     }
 
     /// What the model is.
@@ -68,9 +72,9 @@ impl SharedModel {
         }
     }
 
-    /// Frames of one stream that keep the model busy: one is made ready while another runs, and on a GPU a whole batch.
+    /// Frames of one stream that keep the model busy: one is made ready while others run, on a GPU some as a batch.
     pub fn busy_with(&self) -> usize {
-        if self.running.provider.is_gpu() { 4 } else { 2 }
+        if self.running.provider.is_gpu() { 4 } else { 1 + self.parallel_runs }
     }
 }
 

@@ -100,12 +100,12 @@ impl<P> Pending<P> {
     }
 }
 
-/// A thread that runs batches. Dropping it lets the thread finish what waits, and joins it.
+/// Threads that run batches. Dropping it lets them finish what waits, and joins them.
 pub struct Engine<P> {
     queue: Option<Sender<Pending<P>>>,
     clients: Arc<AtomicUsize>,
     panicked: Arc<OnceLock<Arc<str>>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl<P> fmt::Debug for Engine<P> {
@@ -118,30 +118,40 @@ impl<P> fmt::Debug for Engine<P> {
 }
 
 impl<P: Picture> Engine<P> {
-    /// Starts the thread. `runner` gets the pictures of a batch, at least one and all of one shape, and leaves each
-    /// one's results in it, or says why it cannot.
+    /// Starts a thread for each of `runners`, which run at the same time. A runner gets the pictures of a batch, at
+    /// least one and all of one shape, and leaves each one's results in it, or says why it cannot.
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn spawn<R>(runner: R) -> io::Result<Arc<Self>>
+    pub fn spawn<R>(runners: impl IntoIterator<Item = R>) -> io::Result<Arc<Self>>
     where
         R: FnMut(&mut [P]) -> Result<(), String> + Send + 'static,
     {
         let (queue, requests) = bounded(QUEUE);
         let clients = Arc::new(AtomicUsize::new(0));
         let panicked = Arc::new(OnceLock::new());
-        let mut worker = Worker {
+        let gather = Gather {
             requests,
             pending: VecDeque::new(),
             indices: Vec::new(),
-            pictures: Vec::new(),
-            callers: Vec::new(),
             clients: Arc::clone(&clients),
-            panicked: Arc::clone(&panicked),
-            runner,
+            running: Arc::default(),
         };
-        let thread = thread::Builder::new().name("retinaface-engine".to_owned()).spawn(move || worker.serve())?;
-        Ok(Arc::new(Self { queue: Some(queue), clients, panicked, thread: Some(thread) }))
+        let gather = Arc::new(Mutex::new(gather));
+        let mut engine = Self { queue: Some(queue), clients, panicked, threads: Vec::new() };
+        for runner in runners {
+            let mut worker = Worker {
+                gather: Arc::clone(&gather),
+                pictures: Vec::new(),
+                callers: Vec::new(),
+                running: Arc::clone(&lock(&gather).running),
+                panicked: Arc::clone(&engine.panicked),
+                runner,
+            };
+            let thread = thread::Builder::new().name("retinaface-engine".to_owned()).spawn(move || worker.serve())?;
+            engine.threads.push(thread);
+        }
+        Ok(Arc::new(engine))
     }
 
     /// A caller's handle. The number of those in use tells the engine when nobody is left to wait for.
@@ -158,7 +168,7 @@ impl<P: Picture> Engine<P> {
 impl<P> Drop for Engine<P> {
     fn drop(&mut self) {
         drop(self.queue.take());
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // The thread catches panics of the runner; one of its own has no caller left to hear of it.
             let _ = thread.join();
         }
@@ -260,33 +270,28 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Worker<P, R> {
+/// What waits, and the choice of the next batch. One worker at a time gathers; it holds no lock while it runs what it has.
+struct Gather<P> {
     requests: Receiver<Pending<P>>,
     pending: VecDeque<Pending<P>>,
     /// Which of `pending` make up the next batch.
     indices: Vec<usize>,
+    clients: Arc<AtomicUsize>,
+    /// Pictures that are being run.
+    running: Arc<AtomicUsize>,
+}
+
+struct Worker<P, R> {
+    gather: Arc<Mutex<Gather<P>>>,
     /// The batch that runs, and who waits for it: as long as each other.
     pictures: Vec<P>,
     callers: Vec<Caller<P>>,
-    clients: Arc<AtomicUsize>,
+    running: Arc<AtomicUsize>,
     panicked: Arc<OnceLock<Arc<str>>>,
     runner: R,
 }
 
-impl<P, R> Worker<P, R>
-where
-    P: Picture,
-    R: FnMut(&mut [P]) -> Result<(), String>,
-{
-    fn serve(&mut self) {
-        while self.wait_for_one() {
-            self.wait_for_company();
-            if let Err(panic) = self.run() {
-                self.refuse_all(panic);
-            }
-        }
-    }
-
+impl<P: Picture> Gather<P> {
     /// Whether there is something to run; `false` once all callers are gone.
     fn wait_for_one(&mut self) -> bool {
         if self.pending.is_empty() {
@@ -309,7 +314,8 @@ where
                 }
             }
             let limit = self.choose_batch();
-            let everyone = self.pending.len() >= self.clients.load(Ordering::Relaxed);
+            let handed_in = self.pending.len() + self.running.load(Ordering::Relaxed);
+            let everyone = handed_in >= self.clients.load(Ordering::Relaxed);
             // Of all that wait, not of this batch alone: one that comes after it must not wait for its company.
             let deadline = self.pending.iter().map(Pending::deadline).min();
             let Some(deadline) = deadline.filter(|deadline| *deadline > Instant::now()) else { return };
@@ -339,49 +345,80 @@ where
         limit
     }
 
-    /// Runs and answers the chosen batch; the error is the message of a panic.
-    fn run(&mut self) -> Result<(), Arc<str>> {
-        self.pictures.clear();
-        self.callers.clear();
+    /// Moves the chosen batch out.
+    fn take(&mut self, pictures: &mut Vec<P>, callers: &mut Vec<Caller<P>>) {
         // What was taken out before moves the rest to the front.
         for (taken, index) in self.indices.drain(..).enumerate() {
             if let Some(Pending { request, caller }) = self.pending.remove(index - taken) {
-                self.pictures.push(request.picture);
-                self.callers.push(caller);
+                pictures.push(request.picture);
+                callers.push(caller);
             }
         }
+        self.running.fetch_add(pictures.len(), Ordering::Relaxed);
+    }
+
+    /// Answers everyone with a panic until all are gone.
+    fn refuse_all(&mut self, message: &Arc<str>) {
+        let waiting = self.pending.drain(..);
+        for pending in waiting.chain(self.requests.iter()) {
+            pending.caller.answer(Err(EngineError::Panicked(Arc::clone(message))));
+        }
+    }
+}
+
+impl<P, R> Worker<P, R>
+where
+    P: Picture,
+    R: FnMut(&mut [P]) -> Result<(), String>,
+{
+    fn serve(&mut self) {
+        loop {
+            {
+                let mut gather = lock(&self.gather);
+                // The session's state is unknown after a panic, whichever worker's it was.
+                if let Some(message) = self.panicked.get() {
+                    gather.refuse_all(message);
+                }
+                if !gather.wait_for_one() {
+                    return;
+                }
+                gather.wait_for_company();
+                gather.take(&mut self.pictures, &mut self.callers);
+            }
+            self.run();
+        }
+    }
+
+    /// Runs and answers the batch.
+    fn run(&mut self) {
         let batch = self.pictures.len();
         let start = Instant::now();
-        let Self { pictures, runner, .. } = self;
-        let result = panic::catch_unwind(AssertUnwindSafe(|| runner(pictures)));
+        let Self { pictures, runner, panicked, .. } = self;
+        let result = match panicked.get() {
+            // Another worker's run, while this one waited for something to do.
+            Some(message) => Err(Box::new(message.to_string()) as Box<dyn std::any::Any + Send>),
+            None => panic::catch_unwind(AssertUnwindSafe(|| runner(pictures))),
+        };
         let run = start.elapsed();
-        let (error, panic) = match result {
+        self.running.fetch_sub(batch, Ordering::Relaxed);
+        let error = match result {
             Ok(Ok(())) => {
                 for (picture, caller) in self.pictures.drain(..).zip(self.callers.drain(..)) {
                     let wait = start.duration_since(caller.since);
                     caller.answer(Ok(Reply { picture, batch, wait, run }));
                 }
-                return Ok(());
+                return;
             }
-            Ok(Err(reason)) => (EngineError::Run(reason.into()), None),
+            Ok(Err(reason)) => EngineError::Run(reason.into()),
             Err(payload) => {
                 let message: Arc<str> = panic_message(payload.as_ref()).into();
                 // Known before the first caller hears of it, so that it can ask for a new engine.
                 let _ = self.panicked.set(Arc::clone(&message));
-                (EngineError::Panicked(Arc::clone(&message)), Some(message))
+                EngineError::Panicked(message)
             }
         };
         self.pictures.clear();
         self.callers.drain(..).for_each(|caller| caller.answer(Err(error.clone())));
-        panic.map_or(Ok(()), Err)
-    }
-
-    /// After a panic the session's state is unknown: answers everyone with it until all are gone.
-    fn refuse_all(&mut self, message: Arc<str>) {
-        let waiting = self.pending.drain(..);
-        for pending in waiting.chain(self.requests.iter()) {
-            pending.caller.answer(Err(EngineError::Panicked(Arc::clone(&message))));
-        }
     }
 }
 
@@ -431,12 +468,12 @@ mod tests {
     fn echo(delay: Duration) -> (Arc<Engine<Number>>, Shapes) {
         let shapes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&shapes);
-        let engine = Engine::spawn(move |pictures: &mut [Number]| {
+        let engine = Engine::spawn([move |pictures: &mut [Number]| {
             seen.lock().unwrap().push((pictures.len(), pictures[0].width));
             thread::sleep(delay);
             pictures.iter_mut().for_each(|picture| picture.result = Some(picture.value));
             Ok(())
-        });
+        }]);
         (engine.unwrap(), shapes)
     }
 
@@ -549,11 +586,11 @@ mod tests {
             let mut fail = true;
             let shapes = Shapes::default();
             let seen = Arc::clone(&shapes);
-            let engine = Engine::spawn(move |pictures: &mut [Number]| {
+            let engine = Engine::spawn([move |pictures: &mut [Number]| {
                 seen.lock().unwrap().push((pictures.len(), pictures[0].width));
                 thread::sleep(Duration::from_millis(200));
                 if pictures.len() > 1 && std::mem::take(&mut fail) { Err("out of memory".to_owned()) } else { Ok(()) }
-            });
+            }]);
             let client = engine.unwrap().client();
             let first = client.submit(request(0.0, 4, 8, 0)).unwrap();
             wait_for_the_first_run(&shapes);
@@ -569,10 +606,10 @@ mod tests {
     #[test]
     fn a_panicking_run_reaches_every_waiting_caller_as_an_error_and_no_one_hangs() {
         watched(|| {
-            let engine = Engine::<Number>::spawn(|_| {
+            let engine = Engine::spawn([|_: &mut [Number]| {
                 thread::sleep(Duration::from_millis(30));
                 panic!("index out of bounds")
-            });
+            }]);
             let engine = engine.unwrap();
             let client = engine.client();
             let tickets = [4, 6, 4].map(|width| client.submit(request(0.0, width, 1, 0)).unwrap());
@@ -586,14 +623,55 @@ mod tests {
     }
 
     #[test]
+    fn several_runners_run_at_once_and_each_request_is_run_once() {
+        watched(|| {
+            let (arrived, runs) = (Arc::new(std::sync::Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
+            let runner = || {
+                let (arrived, runs) = (Arc::clone(&arrived), Arc::clone(&runs));
+                move |pictures: &mut [Number]| {
+                    // None ends before another one has begun.
+                    arrived.wait();
+                    runs.fetch_add(pictures.len(), Ordering::Relaxed);
+                    pictures.iter_mut().for_each(|picture| picture.result = Some(picture.value));
+                    Ok(())
+                }
+            };
+            let engine = Engine::spawn([runner(), runner()]).unwrap();
+            let client = engine.client();
+            for round in 0..20 {
+                let tickets = [0.0, 0.5].map(|part| client.submit(request(round as f32 + part, 4, 1, 0)).unwrap());
+                let results = tickets.map(|ticket| ticket.wait().unwrap().picture.result.unwrap());
+                assert_eq!(results, [round as f32, round as f32 + 0.5]);
+            }
+            assert_eq!(runs.load(Ordering::Relaxed), 40);
+        });
+    }
+
+    #[test]
+    fn a_panic_of_one_runner_stops_the_others_too() {
+        watched(|| {
+            let runner = |panics: bool| {
+                move |_: &mut [Number]| {
+                    assert!(!panics, "out of bounds");
+                    Ok(())
+                }
+            };
+            let engine = Engine::spawn([runner(true), runner(false)]).unwrap();
+            let client = engine.client();
+            let refused = (0..1000).map(|_| client.infer(request(0.0, 4, 1, 0)).is_err());
+            assert_eq!(refused.skip_while(|refused| !refused).take(20).filter(|refused| *refused).count(), 20);
+        });
+    }
+
+    #[test]
     fn dropping_the_engine_joins_its_thread() {
         watched(|| {
             let alive = Arc::new(());
             let held = Arc::clone(&alive);
-            let engine = Engine::<Number>::spawn(move |_| {
+            let engine = Engine::spawn([move |_: &mut [Number]| {
                 let _ = &held;
                 Ok(())
-            });
+            }]);
             let client = engine.unwrap().client();
             client.infer(request(0.0, 4, 1, 0)).unwrap();
             drop(client);

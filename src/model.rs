@@ -137,6 +137,8 @@ pub struct Options {
     pub cuda_graph: bool,
     /// Threads of one run; 0 leaves it to ONNX Runtime, which takes one a physical core.
     pub threads: usize,
+    /// Runs at the same time, each on a session of its own; 0 counts as 1.
+    pub parallel_runs: usize,
     /// Folder of the plugin or program that asks, for [`crate::locate`].
     pub home: Option<PathBuf>,
     /// Who wants to know of what takes long.
@@ -223,6 +225,10 @@ pub struct Model {
     running: Running,
     maker: Arc<Maker>,
     forms: HashMap<Feed, Form>,
+    /// How many shapes had gone when that was last looked at.
+    gone: usize,
+    /// Which it is of the sessions that run side by side.
+    number: usize,
     shrinking: RunOptions,
 }
 
@@ -350,6 +356,16 @@ impl Model {
         }
         let family = "RetinaFace (biubug6), 5 landmarks";
         let contract = Contract { family, input: name, fixed_size, dynamic_batch, outputs, normalization: BIUBUG6 };
+        Self::assemble(path, runtime, options, session, &Arc::new(contract))
+    }
+
+    fn assemble(
+        path: PathBuf,
+        runtime: Runtime,
+        options: Options,
+        session: Session,
+        contract: &Arc<Contract>,
+    ) -> Result<Self, ModelError> {
         let run = |error: ort::Error| ModelError::Run { path: path.clone(), reason: error.to_string() };
         let provider = options.provider;
         let mut running = Running { provider, library: runtime.path().to_path_buf(), notes: Vec::new() };
@@ -359,25 +375,42 @@ impl Model {
         let mut shrinking = RunOptions::new().map_err(run)?;
         let devices = if provider.is_gpu() { format!("cpu:0;gpu:{}", options.device_id) } else { "cpu:0".to_owned() };
         shrinking.set("memory.enable_memory_arena_shrinkage", devices).map_err(run)?;
-        let contract = Arc::new(contract);
         let place = match (provider.is_gpu(), options.cuda_graph) {
             (false, _) => Place::Host,
             (true, false) => Place::Pinned,
             (true, true) => Place::Device,
         };
-        let maker = Maker::new(&session, Arc::clone(&contract), place, options.device_id).map_err(run)?;
+        let maker = Maker::new(&session, Arc::clone(contract), place, options.device_id).map_err(run)?;
         Ok(Self {
             path,
             runtime,
             options,
             session,
             file: None,
-            contract,
+            contract: Arc::clone(contract),
             running,
             maker: Arc::new(maker),
             forms: HashMap::new(),
+            gone: 0,
+            number: 0,
             shrinking,
         })
+    }
+
+    /// The same model once more, number `number` from 1, to run beside this one: it takes the same tensors.
+    ///
+    /// # Errors
+    /// If another session cannot be made.
+    pub fn beside(&self, number: usize) -> Result<Self, ModelError> {
+        let source = self.file.as_deref().map_or(Source::File(&self.path), Source::Bytes);
+        let session = session(&self.runtime, &self.options, source, None);
+        let session = session.map_err(|failed| failed.of(self.options.provider, &self.path))?;
+        let mut model =
+            Self::assemble(self.path.clone(), self.runtime.clone(), self.options.clone(), session, &self.contract)?;
+        model.file.clone_from(&self.file);
+        model.maker = Arc::clone(&self.maker);
+        model.number = number;
+        Ok(model)
     }
 
     /// What was recognised.
@@ -412,7 +445,8 @@ impl Model {
     /// If the run fails or its outputs have another shape than the probe's had.
     pub fn run(&mut self, pictures: &mut [Tensors]) -> Result<(), String> {
         let Some(feed) = pictures.first().map(Tensors::feed) else { return Ok(()) };
-        let gone = self.maker.take_gone();
+        let known = std::mem::replace(&mut self.gone, self.maker.gone());
+        let gone = self.gone != known;
         if gone {
             // What nobody feeds any more gives its memory back.
             self.forms.retain(|feed, _| self.maker.is_fed(feed));
@@ -424,8 +458,9 @@ impl Model {
         let form = self.forms.get_mut(&feed).expect("it was made above");
         let session = form.session.as_mut().unwrap_or(&mut self.session);
         let options = gone.then_some(&self.shrinking);
+        let number = self.number;
         let run = |bound: &mut Bound, session: &mut Session| {
-            bound.run(session, &self.maker, options).map_err(|error| error.to_string())
+            bound.run((number, session), &self.maker, options).map_err(|error| error.to_string())
         };
         if let [picture] = pictures {
             return run(picture.bound(), session);
@@ -751,6 +786,20 @@ mod tests {
         drop(small);
         model.run(&mut large).unwrap();
         assert_eq!(model.forms.keys().copied().collect::<Vec<_>>(), [feed(128)]);
+    }
+
+    #[test]
+    fn a_model_beside_another_takes_the_same_tensors() {
+        let mut first = open(&Options { threads: 1, ..Options::default() });
+        let mut second = first.beside(1).unwrap();
+        let mut pictures = pictures(&Arc::clone(first.maker()), 2);
+        for picture in pictures.chunks_mut(1) {
+            first.run(picture).unwrap();
+            let expected = scores(&picture[0]);
+            picture[0].bound().clear_outputs();
+            second.run(picture).unwrap();
+            assert_eq!(scores(&picture[0]), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -110,8 +110,8 @@ pub struct Maker {
     device: Option<Mutex<Allocator>>,
     /// Who still has tensors of a shape.
     users: Mutex<HashMap<Feed, Weak<User>>>,
-    /// Whether the last tensors of some shape were dropped since the model last looked.
-    gone: Arc<AtomicBool>,
+    /// How often the last tensors of some shape were dropped.
+    gone: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Maker {
@@ -123,12 +123,12 @@ impl fmt::Debug for Maker {
 /// Shared by all tensors of a shape; goes with the last of them.
 #[derive(Debug)]
 struct User {
-    gone: Arc<AtomicBool>,
+    gone: Arc<AtomicUsize>,
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        self.gone.store(true, Ordering::Release);
+        self.gone.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -209,12 +209,12 @@ impl Maker {
             };
             outputs.push(Port { name, host: tensor, device });
         }
-        Ok(Bound { count, inputs, outputs, binding: None })
+        Ok(Bound { count, inputs, outputs, bindings: Vec::new() })
     }
 
-    /// Whether a shape has gone since this was last asked.
-    pub(crate) fn take_gone(&self) -> bool {
-        self.gone.swap(false, Ordering::Acquire)
+    /// How many shapes have gone so far.
+    pub(crate) fn gone(&self) -> usize {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Whether somebody has tensors of this shape.
@@ -252,12 +252,13 @@ impl Port {
     }
 }
 
-/// Tensors for some pictures, bound to a session at their first run.
+/// Tensors for some pictures, bound to a session at their first run on it.
 pub(crate) struct Bound {
     count: usize,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
-    binding: Option<IoBinding>,
+    /// To each of the sessions that run side by side, see [`crate::model::Model::beside`].
+    bindings: Vec<Option<IoBinding>>,
 }
 
 impl Bound {
@@ -266,13 +267,18 @@ impl Bound {
         self.count
     }
 
+    /// Runs these tensors on `session`, which is number `number` of those that run side by side.
     pub(crate) fn run(
         &mut self,
-        session: &mut Session,
+        (number, session): (usize, &mut Session),
         maker: &Maker,
         options: Option<&RunOptions>,
     ) -> ort::Result<()> {
-        let binding = match &mut self.binding {
+        if self.bindings.len() <= number {
+            self.bindings.resize_with(number + 1, || None);
+        }
+        let slot = &mut self.bindings[number];
+        let binding = match slot {
             Some(binding) => binding,
             None => {
                 let mut binding = session.create_binding()?;
@@ -282,7 +288,7 @@ impl Bound {
                 for port in &mut self.outputs {
                     binding.bind_output(&port.name, port.device.as_mut().unwrap_or(&mut port.host))?;
                 }
-                self.binding.insert(binding)
+                slot.insert(binding)
             }
         };
         match maker.place {

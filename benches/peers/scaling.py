@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How cost grows with streams, frame size and faces: `retinaface bench`, each point once a round.
+"""How cost grows with streams, frame size and faces: `retinaface bench` with a run a core, each point once a round.
 
 A machine that others use changes its speed while we measure. Each run alternates a bare session of the model with the
 element, so a point's cost is that of a frame in bare runs, and its time that many medians of all bare runs.
@@ -50,7 +50,7 @@ def main():
                 if (name, x) in missing:
                     continue
                 try:
-                    runs[name][x].append(common.ours(input_size=640, threads=THREADS, execution_provider="cpu", **arguments))
+                    runs[name][x].append(common.ours(input_size=640, threads=1, parallel_runs=THREADS, execution_provider="cpu", **arguments))
                 except common.Missing as reason:
                     missing[name, x] = str(reason)
         print(f"scaling: round {number + 1} of {ROUNDS}", file=sys.stderr)

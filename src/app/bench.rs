@@ -69,6 +69,9 @@ pub(super) struct Bench {
     /// As the element's property
     #[arg(long, value_name = "N", default_value_t = 0)]
     batch_size: u32,
+    /// As the element's property
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    parallel_runs: u32,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -345,6 +348,7 @@ impl Stream {
             .property("allow-cpu-fallback", *allow_cpu_fallback)
             .property("inflight", bench.inflight)
             .property("batch-size", bench.batch_size)
+            .property("parallel-runs", bench.parallel_runs)
             .property("max-age", 0u32)
             .property_from_str("execution-provider", execution_provider.name())
             .property_from_str("precision", precision.name())

@@ -29,15 +29,36 @@ struct Key {
     preprocessing: Preprocessing,
     cuda_graph: bool,
     threads: usize,
+    parallel_runs: usize,
 }
 
 impl Key {
     fn new(path: &Path, options: &Options) -> Self {
         let file = fs::metadata(path).ok().and_then(|data| Some((data.len(), data.modified().ok()?)));
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let Options { provider, device_id, precision, allow_cpu_fallback, preprocessing, cuda_graph, threads, .. } =
-            *options;
-        Self { path, file, provider, device_id, precision, allow_cpu_fallback, preprocessing, cuda_graph, threads }
+        let Options {
+            provider,
+            device_id,
+            precision,
+            allow_cpu_fallback,
+            preprocessing,
+            cuda_graph,
+            threads,
+            parallel_runs,
+            ..
+        } = *options;
+        Self {
+            path,
+            file,
+            provider,
+            device_id,
+            precision,
+            allow_cpu_fallback,
+            preprocessing,
+            cuda_graph,
+            threads,
+            parallel_runs,
+        }
     }
 }
 

@@ -34,6 +34,7 @@ const DEFAULT_INFERENCE_INTERVAL: u32 = 1;
 const DEFAULT_BATCH_SIZE: u32 = 0;
 const DEFAULT_BATCH_TIMEOUT: u32 = 10;
 const DEFAULT_THREADS: u32 = 0;
+const DEFAULT_PARALLEL_RUNS: u32 = 1;
 const DEFAULT_INFLIGHT: u32 = 0;
 const DEFAULT_MAX_AGE: u32 = 1000;
 const DEFAULT_STATS_INTERVAL: u32 = 0;
@@ -146,6 +147,7 @@ struct Settings {
     batch_size: u32,
     batch_timeout: u32,
     threads: u32,
+    parallel_runs: u32,
     mode: Mode,
     max_age: u32,
     inflight: u32,
@@ -171,6 +173,7 @@ impl Default for Settings {
             batch_size: DEFAULT_BATCH_SIZE,
             batch_timeout: DEFAULT_BATCH_TIMEOUT,
             threads: DEFAULT_THREADS,
+            parallel_runs: DEFAULT_PARALLEL_RUNS,
             mode: Mode::default(),
             max_age: DEFAULT_MAX_AGE,
             inflight: DEFAULT_INFLIGHT,
@@ -318,6 +321,14 @@ impl ObjectImpl for RetinaFace {
                     .default_value(DEFAULT_THREADS)
                     .mutable_ready()
                     .build(),
+                glib::ParamSpecUInt::builder("parallel-runs")
+                    .nick("Parallel runs")
+                    .blurb("Runs of the model at the same time, each on `threads` threads: several of one thread carry more frames than one of several")
+                    .minimum(1)
+                    .maximum(64)
+                    .default_value(DEFAULT_PARALLEL_RUNS)
+                    .mutable_ready()
+                    .build(),
                 glib::ParamSpecEnum::builder_with_default("mode", Mode::default())
                     .nick("Mode")
                     .blurb("Whether frames wait for their own faces, or pass at once with the newest faces that are known")
@@ -404,6 +415,7 @@ impl ObjectImpl for RetinaFace {
             "batch-size" => settings.batch_size = value.get().expect(CHECKED),
             "batch-timeout" => settings.batch_timeout = value.get().expect(CHECKED),
             "threads" => settings.threads = value.get().expect(CHECKED),
+            "parallel-runs" => settings.parallel_runs = value.get().expect(CHECKED),
             "mode" => settings.mode = value.get().expect(CHECKED),
             "max-age" => settings.max_age = value.get().expect(CHECKED),
             "inflight" => settings.inflight = value.get().expect(CHECKED),
@@ -431,6 +443,7 @@ impl ObjectImpl for RetinaFace {
             "batch-size" => settings.batch_size.to_value(),
             "batch-timeout" => settings.batch_timeout.to_value(),
             "threads" => settings.threads.to_value(),
+            "parallel-runs" => settings.parallel_runs.to_value(),
             "mode" => settings.mode.to_value(),
             "max-age" => settings.max_age.to_value(),
             "inflight" => settings.inflight.to_value(),
@@ -514,6 +527,7 @@ impl BaseTransformImpl for RetinaFace {
             preprocessing: settings.preprocessing.into(),
             cuda_graph: settings.cuda_graph,
             threads: settings.threads as usize,
+            parallel_runs: settings.parallel_runs as usize,
             home,
             progress: Some(progress),
         };
