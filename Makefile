@@ -53,6 +53,8 @@ demo: build
 
 test: setup
 	cargo test --locked --workspace
+	cargo test --locked -p retinaface --features cuda-memory --lib cuda
+	cargo test --locked -p gst-plugin-retinaface --features cuda-memory --test cuda_memory
 
 SOAK_ROUNDS ?= 2000
 soak: setup
@@ -61,6 +63,7 @@ soak: setup
 lint: deny
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features retinaface/cuda-memory,gst-plugin-retinaface/cuda-memory -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 deny:

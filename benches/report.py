@@ -169,8 +169,7 @@ def latest(report, scaling):
 def gpu(report, scaling, machine):
     runs = (scaling or {}).get("gpu", {})
     if not runs:
-        latest(report, scaling)
-    gpu(report, scaling, machine)
+        report.row("on a GPU", None, note=machine["gpu"])
     for name, run in runs.items():
         note = run.get("missing") or f"frames/s; in the element p99 {run['delay_p99'] / 1e6:.2f} ms; {run['rate'] / 30:.0f} streams at 30 frames/s"
         report.row(f"1080p on a GPU, {name}", run.get("rate"), note=note)

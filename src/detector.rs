@@ -11,10 +11,11 @@ use crate::engine::{Client, Engine, EngineError, Request, Ticket};
 use crate::face::Face;
 use crate::image::ImageView;
 use crate::letterbox::{InputSize, Letterbox};
-use crate::model::{Contract, Model, ModelError, Options, Running};
+use crate::model::{Contract, Forge, Model, ModelError, Options, Running};
 use crate::nms;
 use crate::preprocess::{self, Scratch};
 use crate::priors::{self, Prior};
+use crate::provider::Provider;
 use crate::tensors::{Feed, Found, Maker, Tensors};
 
 /// A running model that several detectors can share.
@@ -22,6 +23,7 @@ use crate::tensors::{Feed, Found, Maker, Tensors};
 pub struct SharedModel {
     engine: Arc<Engine<Tensors>>,
     maker: Arc<Maker>,
+    forge: Arc<Forge>,
     contract: Arc<Contract>,
     running: Running,
     on_device: bool,
@@ -38,13 +40,23 @@ impl SharedModel {
     pub fn open(path: &Path, options: &Options) -> Result<Arc<Self>, ModelError> {
         let model = Model::open(path, options)?;
         let parallel_runs = options.parallel_runs.max(1);
-        let (maker, contract) = (Arc::clone(model.maker()), Arc::clone(model.contract()));
+        let (maker, forge) = (Arc::clone(model.maker()), Arc::clone(model.forge()));
+        let contract = Arc::clone(model.contract());
         let (running, on_device) = (model.running().clone(), model.preprocesses_on_device());
         let others = (1..parallel_runs).map(|number| model.beside(number)).collect::<Result<Vec<_>, _>>()?;
         let runners =
             [model].into_iter().chain(others).map(|mut model| move |pictures: &mut [Tensors]| model.run(pictures));
         let engine = Engine::spawn(runners).map_err(|cause| ModelError::Read { path: path.to_path_buf(), cause })?;
-        Ok(Arc::new(Self { engine, maker, contract, running, on_device, parallel_runs, numbers: Mutex::default() }))
+        Ok(Arc::new(Self {
+            engine,
+            maker,
+            forge,
+            contract,
+            running,
+            on_device,
+            parallel_runs,
+            numbers: Mutex::default(),
+        }))
     }
 
     /// What the model is.
@@ -70,6 +82,11 @@ impl SharedModel {
         } else {
             1
         }
+    }
+
+    /// TensorRT builds for a range of batches.
+    fn largest_batch(&self) -> usize {
+        if self.running.provider == Provider::TensorRt { AUTO_BATCH } else { usize::MAX }
     }
 
     /// Frames of one stream that keep the model busy: one is made ready while others run, on a GPU some as a batch.
@@ -245,51 +262,78 @@ impl Detector {
     /// # Errors
     /// If the frame cannot be resized or the model does not run any more.
     pub fn submit(&self, frame: &ImageView<'_>, settings: &Settings) -> Result<Underway, DetectError> {
-        let Common { model, buffers, .. } = &*self.common;
-        let contract = model.contract();
+        let model = &self.common.model;
         let start = Instant::now();
-        let letterbox = Letterbox::new(frame.width(), frame.height(), contract.input_size(settings.input_size));
+        let letterbox = self.letterbox(frame.width(), frame.height(), settings);
         let (width, height) = letterbox.input();
         let feed = if model.on_device {
             Feed::Planes(Frames::new(&frame.info(), letterbox))
         } else {
             Feed::Floats { width, height }
         };
-        // A lock of its own for a push or a pop; never held while anything runs.
-        let free = loop {
-            match lock(buffers).pop() {
-                // What was left by frames of another shape goes.
-                Some(free) if free.tensors.feed() != feed => drop(free),
-                other => break other,
-            }
-        };
-        let mut buffers = match free {
-            Some(free) => free,
-            None => {
-                let tensors = model.maker.tensors(feed).map_err(|error| DetectError::Tensors(error.to_string()))?;
-                Buffers { tensors, scratch: Scratch::default() }
-            }
-        };
+        let mut buffers = self.common.buffers(feed)?;
         let Buffers { tensors, scratch } = &mut buffers;
-        match feed {
-            Feed::Floats { .. } => {
-                let floats = tensors.floats().map_err(DetectError::Tensors)?;
-                preprocess::fill_input(frame, &letterbox, &contract.normalization, floats, scratch)?;
+        if let Feed::Planes(frames) = feed {
+            for plane in 0..frames.planes() {
+                frame.plane(plane).copy_to(tensors.plane(plane).map_err(DetectError::Tensors)?);
             }
-            Feed::Planes(frames) => {
-                for plane in 0..frames.planes() {
-                    frame.plane(plane).copy_to(tensors.plane(plane).map_err(DetectError::Tensors)?);
-                }
-            }
+        } else {
+            let floats = tensors.floats().map_err(DetectError::Tensors)?;
+            preprocess::fill_input(frame, &letterbox, &model.contract().normalization, floats, scratch)?;
         }
+        let max_batch = match settings.max_batch {
+            0 => model.auto_batch(width, height),
+            wanted => wanted,
+        };
+        self.hand_in(buffers, letterbox, settings, max_batch, start)
+    }
+
+    /// As [`Self::submit`], for a frame in a GPU's memory, of which the frame's maker vouches until this returns.
+    ///
+    /// # Errors
+    /// If the model does not run on a GPU, the frame cannot be copied, or the model does not run any more.
+    #[cfg(feature = "cuda-memory")]
+    pub fn submit_resident(
+        &self,
+        frame: &crate::cuda::DeviceFrame<'_>,
+        settings: &Settings,
+    ) -> Result<Underway, DetectError> {
+        let start = Instant::now();
+        if !self.common.model.running.is_gpu() {
+            let provider = self.common.model.running.provider;
+            return Err(DetectError::Tensors(format!(
+                "frames in CUDA memory need execution-provider=cuda or tensorrt, and this is {provider}; put \
+                 `cudadownload` before the element to use it"
+            )));
+        }
+        let info = frame.info();
+        let letterbox = self.letterbox(info.width, info.height, settings);
+        let frames = Frames::new(&info, letterbox);
+        let mut buffers = self.common.buffers(Feed::Resident(frames))?;
+        for plane in 0..frames.planes() {
+            let address = buffers.tensors.address(plane).map_err(DetectError::Tensors)?;
+            frame.copy_plane(plane, address).map_err(DetectError::Tensors)?;
+        }
+        // Each has its own place on the device: none is gathered into a batch.
+        self.hand_in(buffers, letterbox, settings, 1, start)
+    }
+
+    fn letterbox(&self, width: usize, height: usize, settings: &Settings) -> Letterbox {
+        Letterbox::new(width, height, self.common.model.contract().input_size(settings.input_size))
+    }
+
+    fn hand_in(
+        &self,
+        Buffers { tensors, scratch }: Buffers,
+        letterbox: Letterbox,
+        settings: &Settings,
+        max_batch: usize,
+        start: Instant,
+    ) -> Result<Underway, DetectError> {
         let preprocess = start.elapsed();
-        let Buffers { tensors, scratch } = buffers;
         let ticket = self.client.submit(Request {
             picture: tensors,
-            max_batch: contract.batch(match settings.max_batch {
-                0 => model.auto_batch(width, height),
-                wanted => wanted,
-            }),
+            max_batch: self.common.model.contract().batch(max_batch).min(self.common.model.largest_batch()),
             batch_timeout: settings.batch_timeout,
         })?;
         let (common, settings) = (Arc::clone(&self.common), *settings);
@@ -348,6 +392,24 @@ impl Underway {
 }
 
 impl Common {
+    /// Memory for a frame that is fed so: an earlier one's, or new.
+    fn buffers(&self, feed: Feed) -> Result<Buffers, DetectError> {
+        loop {
+            // A lock of its own for a push or a pop; never held while anything runs.
+            let free = lock(&self.buffers).pop();
+            match free {
+                Some(free) if free.tensors.feed() == feed => return Ok(free),
+                // What was left by frames of another shape goes.
+                Some(_) => {}
+                None => break,
+            }
+        }
+        // The threads of the engine run what others have meanwhile.
+        self.model.forge.prepare(&feed, &self.model.maker).map_err(DetectError::Tensors)?;
+        let tensors = self.model.maker.tensors(feed).map_err(|error| DetectError::Tensors(error.to_string()))?;
+        Ok(Buffers { tensors, scratch: Scratch::default() })
+    }
+
     fn priors(&self, width: usize, height: usize) -> Arc<Priors> {
         let size = (width, height);
         let mut cached = lock(&self.priors);

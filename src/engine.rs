@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 
 use crate::runtime::panic_message;
 
@@ -75,10 +75,25 @@ struct Letter<P> {
     line: Sender<Letter<P>>,
 }
 
+/// How many of a client's requests have no answer yet, and how many clients have such.
+struct Share {
+    requests: AtomicUsize,
+    busy_clients: Arc<AtomicUsize>,
+}
+
 /// Who waits for an answer, and since when.
 struct Caller<P> {
     line: Sender<Letter<P>>,
     since: Instant,
+    share: Arc<Share>,
+}
+
+impl<P> Drop for Caller<P> {
+    fn drop(&mut self) {
+        if self.share.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.share.busy_clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl<P> Caller<P> {
@@ -104,6 +119,7 @@ impl<P> Pending<P> {
 pub struct Engine<P> {
     queue: Option<Sender<Pending<P>>>,
     clients: Arc<AtomicUsize>,
+    busy_clients: Arc<AtomicUsize>,
     panicked: Arc<OnceLock<Arc<str>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -130,21 +146,21 @@ impl<P: Picture> Engine<P> {
         let (queue, requests) = bounded(QUEUE);
         let clients = Arc::new(AtomicUsize::new(0));
         let panicked = Arc::new(OnceLock::new());
+        let busy_clients = Arc::new(AtomicUsize::new(0));
         let gather = Gather {
             requests,
             pending: VecDeque::new(),
             indices: Vec::new(),
             clients: Arc::clone(&clients),
-            running: Arc::default(),
+            busy_clients: Arc::clone(&busy_clients),
         };
         let gather = Arc::new(Mutex::new(gather));
-        let mut engine = Self { queue: Some(queue), clients, panicked, threads: Vec::new() };
+        let mut engine = Self { queue: Some(queue), clients, busy_clients, panicked, threads: Vec::new() };
         for runner in runners {
             let mut worker = Worker {
                 gather: Arc::clone(&gather),
                 pictures: Vec::new(),
                 callers: Vec::new(),
-                running: Arc::clone(&lock(&gather).running),
                 panicked: Arc::clone(&engine.panicked),
                 runner,
             };
@@ -156,7 +172,13 @@ impl<P: Picture> Engine<P> {
 
     /// A caller's handle. The number of those in use tells the engine when nobody is left to wait for.
     pub fn client(self: &Arc<Self>) -> Client<P> {
-        Client { engine: Arc::clone(self), active: AtomicBool::new(false), lines: Arc::default() }
+        let share = Share { requests: AtomicUsize::new(0), busy_clients: Arc::clone(&self.busy_clients) };
+        Client {
+            engine: Arc::clone(self),
+            active: AtomicBool::new(false),
+            share: Arc::new(share),
+            lines: Arc::default(),
+        }
     }
 
     /// Whether a run has panicked, so that a new engine is needed.
@@ -186,6 +208,7 @@ pub struct Client<P> {
     engine: Arc<Engine<P>>,
     /// Whether others' batches wait for this caller: from its first request until it rests.
     active: AtomicBool,
+    share: Arc<Share>,
     lines: Lines<P>,
 }
 
@@ -204,9 +227,14 @@ impl<P: Picture> Client<P> {
         if !self.active.swap(true, Ordering::Relaxed) {
             self.engine.clients.fetch_add(1, Ordering::Relaxed);
         }
-        let (line, letters) = lock(&self.lines).pop().unwrap_or_else(|| bounded(1));
+        // Not a bounded channel: a letter holds an end of its own line, and of the channel's kinds only this one drops
+        // what nobody can receive any more.
+        let (line, letters) = lock(&self.lines).pop().unwrap_or_else(unbounded);
         let queue = self.engine.queue.as_ref().ok_or(EngineError::Stopped)?;
-        let caller = Caller { line, since: Instant::now() };
+        if self.share.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.share.busy_clients.fetch_add(1, Ordering::Relaxed);
+        }
+        let caller = Caller { line, since: Instant::now(), share: Arc::clone(&self.share) };
         queue.send(Pending { request, caller }).map_err(|_| EngineError::Stopped)?;
         Ok(Ticket { letters, lines: Arc::clone(&self.lines) })
     }
@@ -277,8 +305,7 @@ struct Gather<P> {
     /// Which of `pending` make up the next batch.
     indices: Vec<usize>,
     clients: Arc<AtomicUsize>,
-    /// Pictures that are being run.
-    running: Arc<AtomicUsize>,
+    busy_clients: Arc<AtomicUsize>,
 }
 
 struct Worker<P, R> {
@@ -286,7 +313,6 @@ struct Worker<P, R> {
     /// The batch that runs, and who waits for it: as long as each other.
     pictures: Vec<P>,
     callers: Vec<Caller<P>>,
-    running: Arc<AtomicUsize>,
     panicked: Arc<OnceLock<Arc<str>>>,
     runner: R,
 }
@@ -314,8 +340,8 @@ impl<P: Picture> Gather<P> {
                 }
             }
             let limit = self.choose_batch();
-            let handed_in = self.pending.len() + self.running.load(Ordering::Relaxed);
-            let everyone = handed_in >= self.clients.load(Ordering::Relaxed);
+            // Those whose pictures run on another worker have handed in, too.
+            let everyone = self.busy_clients.load(Ordering::Relaxed) >= self.clients.load(Ordering::Relaxed);
             // Of all that wait, not of this batch alone: one that comes after it must not wait for its company.
             let deadline = self.pending.iter().map(Pending::deadline).min();
             let Some(deadline) = deadline.filter(|deadline| *deadline > Instant::now()) else { return };
@@ -354,7 +380,6 @@ impl<P: Picture> Gather<P> {
                 callers.push(caller);
             }
         }
-        self.running.fetch_add(pictures.len(), Ordering::Relaxed);
     }
 
     /// Answers everyone with a panic until all are gone.
@@ -400,7 +425,6 @@ where
             None => panic::catch_unwind(AssertUnwindSafe(|| runner(pictures))),
         };
         let run = start.elapsed();
-        self.running.fetch_sub(batch, Ordering::Relaxed);
         let error = match result {
             Ok(Ok(())) => {
                 for (picture, caller) in self.pictures.drain(..).zip(self.callers.drain(..)) {
@@ -650,16 +674,16 @@ mod tests {
     #[test]
     fn a_panic_of_one_runner_stops_the_others_too() {
         watched(|| {
-            let runner = |panics: bool| {
-                move |_: &mut [Number]| {
-                    assert!(!panics, "out of bounds");
-                    Ok(())
-                }
+            let runner = |pictures: &mut [Number]| {
+                assert!(!pictures[0].value.is_nan(), "not a number");
+                Ok(())
             };
-            let engine = Engine::spawn([runner(true), runner(false)]).unwrap();
+            let engine = Engine::spawn([runner, runner]).unwrap();
             let client = engine.client();
-            let refused = (0..1000).map(|_| client.infer(request(0.0, 4, 1, 0)).is_err());
-            assert_eq!(refused.skip_while(|refused| !refused).take(20).filter(|refused| *refused).count(), 20);
+            assert!((0..20).all(|_| client.infer(request(0.0, 4, 1, 0)).is_ok()));
+            let expected = EngineError::Panicked("not a number".into());
+            assert_eq!(client.infer(request(f32::NAN, 4, 1, 0)).unwrap_err(), expected);
+            assert!((0..20).all(|_| client.infer(request(0.0, 4, 1, 0)).unwrap_err() == expected));
         });
     }
 
@@ -692,6 +716,47 @@ mod tests {
             assert_eq!(third.wait().unwrap().picture.result, Some(2.0));
             // The lines of the two that were waited for are free again, that of the other is gone.
             assert_eq!(lock(&client.lines).len(), 2);
+        });
+    }
+
+    #[test]
+    fn an_answer_that_came_and_was_not_taken_goes_with_its_ticket() {
+        struct Held(Arc<()>);
+
+        impl Picture for Held {
+            type Shape = ();
+
+            fn shape(&self) {}
+        }
+
+        watched(|| {
+            let engine = Engine::spawn([|_: &mut [Held]| Ok(())]).unwrap();
+            let client = engine.client();
+            let alive = Arc::new(());
+            let request = Request { picture: Held(Arc::clone(&alive)), max_batch: 1, batch_timeout: Duration::ZERO };
+            assert_eq!(Arc::strong_count(&request.picture.0), 2);
+            let ticket = client.submit(request).unwrap();
+            while !ticket.is_ready() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            drop(ticket);
+            assert_eq!(Arc::strong_count(&alive), 1, "nothing keeps the picture");
+        });
+    }
+
+    #[test]
+    fn two_pictures_of_one_caller_are_not_everyones() {
+        watched(|| {
+            let (engine, shapes) = echo(Duration::ZERO);
+            let (one, other) = (engine.client(), engine.client());
+            one.infer(request(0.0, 4, 1, 0)).unwrap();
+            other.infer(request(0.0, 4, 1, 0)).unwrap();
+            // Two of one caller wait for the other one's, which fills the batch.
+            let tickets = [1.0, 2.0].map(|value| one.submit(request(value, 4, 3, 10_000)).unwrap());
+            thread::sleep(Duration::from_millis(50));
+            other.infer(request(3.0, 4, 3, 10_000)).unwrap();
+            tickets.into_iter().for_each(|ticket| assert_eq!(ticket.wait().unwrap().batch, 3));
+            assert_eq!(shapes.lock().unwrap().last(), Some(&(3, 4)));
         });
     }
 

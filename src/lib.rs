@@ -14,6 +14,8 @@
 //! [`detector::Detector`] goes the whole way; the modules it is made of can be used alone.
 
 pub mod align;
+#[cfg(feature = "cuda-memory")]
+pub mod cuda;
 mod cv;
 pub mod decode;
 pub mod detector;

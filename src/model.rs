@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::ErrorCode;
 use ort::session::builder::GraphOptimizationLevel;
@@ -31,6 +31,10 @@ const BIUBUG6: Normalization = Normalization { order: ChannelOrder::Bgr, mean: [
 
 /// Width and height of the probe, for models that take any.
 const PROBE: (usize, usize) = (2 * INPUT_MULTIPLE, INPUT_MULTIPLE);
+
+/// Longest fixed side, and largest area, of an input that is taken.
+const MAX_SIDE: i64 = 16_384;
+const MAX_AREA: i64 = 1 << 26;
 
 /// What a user can do about a model that is not recognised.
 const EXPECTED: &str = "expected RetinaFace's three outputs, in any order: boxes [N, A, 4], scores [N, A, 2] and \
@@ -61,7 +65,7 @@ pub enum ModelError {
     /// The input is not one that this crate can fill.
     #[error(
         "model file {path}: input {input} cannot be fed; expected one float32 picture [N, 3, height, width], \
-         with N dynamic or 1 and height and width both dynamic or both fixed"
+         with N dynamic or 1 and height and width both dynamic or both fixed, to 16384 at most and 64 megapixels"
     )]
     Input {
         /// The file.
@@ -156,6 +160,13 @@ pub struct Running {
     pub notes: Vec<String>,
 }
 
+impl Running {
+    /// Whether it runs on a GPU.
+    pub fn is_gpu(&self) -> bool {
+        self.provider.is_gpu()
+    }
+}
+
 /// What is known of a model once it is open.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contract {
@@ -214,14 +225,9 @@ impl fmt::Display for Contract {
 
 /// A model that was recognised and can be run.
 pub struct Model {
-    path: PathBuf,
-    runtime: Runtime,
-    options: Options,
     /// For inputs of any size.
     session: Session,
-    /// The file, where sessions for fixed shapes are made of it.
-    file: Option<Vec<u8>>,
-    contract: Arc<Contract>,
+    forge: Arc<Forge>,
     running: Running,
     maker: Arc<Maker>,
     forms: HashMap<Feed, Form>,
@@ -243,9 +249,13 @@ struct Form {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, contract, running, .. } = self;
+        let Self { forge, running, .. } = self;
         let mut model = f.debug_struct("Model");
-        model.field("path", path).field("contract", contract).field("running", running).finish_non_exhaustive()
+        model
+            .field("path", &forge.path)
+            .field("contract", &forge.contract)
+            .field("running", running)
+            .finish_non_exhaustive()
     }
 }
 
@@ -263,7 +273,7 @@ impl Model {
         }
         drop(handle);
         let mut notes = Vec::new();
-        let mut first = None;
+        let mut first = None::<RuntimeError>;
         for provider in options.provider.candidates() {
             match Self::open_on(*provider, path, options) {
                 Ok(mut model) => {
@@ -275,7 +285,13 @@ impl Model {
                     if *provider != Provider::Cpu && !matches!(error, RuntimeError::Provider { .. }) {
                         notes.push(error.to_string());
                     }
-                    first.get_or_insert(error);
+                    match options.provider {
+                        // What is wrong with the last resort is what stands in the way.
+                        Provider::Auto => first = Some(error),
+                        _ => {
+                            first.get_or_insert(error);
+                        }
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -301,7 +317,7 @@ impl Model {
         let read = |cause| ModelError::Read { path: path.to_path_buf(), cause };
         // Read once, so that all sessions are of the same file even if it is replaced meanwhile.
         let file = if provider.wants_fixed_shapes() || options.preprocessing == Preprocessing::Device {
-            Some(fs::read(path).map_err(read)?)
+            Some(fs::read(path).map_err(read)?.into())
         } else {
             None
         };
@@ -311,12 +327,14 @@ impl Model {
         let options = Options { provider, ..options.clone() };
         let session =
             session(&runtime, &options, Source::File(path), None).map_err(|failed| failed.of(provider, path))?;
-        let mut model = Self::recognise(path.to_path_buf(), runtime, options, session)?;
-        model.file = file;
-        Ok(model)
+        let (session, contract) = Self::recognise(path, &options, session)?;
+        let (path, contract) = (path.to_path_buf(), Arc::new(contract));
+        let forge = Forge { path, runtime, options, contract, file, making: Mutex::default(), ready: Mutex::default() };
+        Self::assemble(session, Arc::new(forge))
     }
 
-    fn recognise(path: PathBuf, runtime: Runtime, options: Options, mut session: Session) -> Result<Self, ModelError> {
+    fn recognise(path: &Path, options: &Options, mut session: Session) -> Result<(Session, Contract), ModelError> {
+        let path = path.to_path_buf();
         let Some(input) = Input::of(&session) else {
             return Err(ModelError::Input { path, input: describe(session.inputs()) });
         };
@@ -348,6 +366,8 @@ impl Model {
         }
         let outputs = [boxes.0, scores.0, landmarks.0];
         let Input { name, fixed_size, mut dynamic_batch } = input;
+        // OpenVINO's sessions are made for one shape, and so for one picture: a batch is no faster on a CPU.
+        dynamic_batch &= options.provider != Provider::OpenVino;
         if dynamic_batch {
             // Some exports declare any number of pictures and reshape to one inside.
             let two = run_values(&mut session, &name, &[probe.as_slice(), &probe].concat(), [2, 3, height, width]);
@@ -356,16 +376,11 @@ impl Model {
         }
         let family = "RetinaFace (biubug6), 5 landmarks";
         let contract = Contract { family, input: name, fixed_size, dynamic_batch, outputs, normalization: BIUBUG6 };
-        Self::assemble(path, runtime, options, session, &Arc::new(contract))
+        Ok((session, contract))
     }
 
-    fn assemble(
-        path: PathBuf,
-        runtime: Runtime,
-        options: Options,
-        session: Session,
-        contract: &Arc<Contract>,
-    ) -> Result<Self, ModelError> {
+    fn assemble(session: Session, forge: Arc<Forge>) -> Result<Self, ModelError> {
+        let Forge { path, runtime, options, contract, .. } = &*forge;
         let run = |error: ort::Error| ModelError::Run { path: path.clone(), reason: error.to_string() };
         let provider = options.provider;
         let mut running = Running { provider, library: runtime.path().to_path_buf(), notes: Vec::new() };
@@ -382,12 +397,8 @@ impl Model {
         };
         let maker = Maker::new(&session, Arc::clone(contract), place, options.device_id).map_err(run)?;
         Ok(Self {
-            path,
-            runtime,
-            options,
             session,
-            file: None,
-            contract: Arc::clone(contract),
+            forge,
             running,
             maker: Arc::new(maker),
             forms: HashMap::new(),
@@ -402,12 +413,10 @@ impl Model {
     /// # Errors
     /// If another session cannot be made.
     pub fn beside(&self, number: usize) -> Result<Self, ModelError> {
-        let source = self.file.as_deref().map_or(Source::File(&self.path), Source::Bytes);
-        let session = session(&self.runtime, &self.options, source, None);
-        let session = session.map_err(|failed| failed.of(self.options.provider, &self.path))?;
-        let mut model =
-            Self::assemble(self.path.clone(), self.runtime.clone(), self.options.clone(), session, &self.contract)?;
-        model.file.clone_from(&self.file);
+        let Forge { path, runtime, options, file, .. } = &*self.forge;
+        let source = file.as_deref().map_or(Source::File(path), Source::Bytes);
+        let session = session(runtime, options, source, None).map_err(|failed| failed.of(options.provider, path))?;
+        let mut model = Self::assemble(session, Arc::clone(&self.forge))?;
         model.maker = Arc::clone(&self.maker);
         model.number = number;
         Ok(model)
@@ -415,7 +424,11 @@ impl Model {
 
     /// What was recognised.
     pub fn contract(&self) -> &Arc<Contract> {
-        &self.contract
+        &self.forge.contract
+    }
+
+    pub(crate) fn forge(&self) -> &Arc<Forge> {
+        &self.forge
     }
 
     /// What it runs on.
@@ -425,7 +438,7 @@ impl Model {
 
     /// Whether frames are to become tensors in the model's graph.
     pub fn preprocesses_on_device(&self) -> bool {
-        match self.options.preprocessing {
+        match self.forge.options.preprocessing {
             Preprocessing::Auto => self.running.provider.is_gpu(),
             Preprocessing::Cpu => false,
             Preprocessing::Device => true,
@@ -452,24 +465,36 @@ impl Model {
             self.forms.retain(|feed, _| self.maker.is_fed(feed));
         }
         if !self.forms.contains_key(&feed) {
-            let form = Form { session: self.session_for(&feed)?, batches: Vec::new() };
+            let form = Form { session: self.forge.take(&feed)?, batches: Vec::new() };
             self.forms.insert(feed, form);
         }
         let form = self.forms.get_mut(&feed).expect("it was made above");
         let session = form.session.as_mut().unwrap_or(&mut self.session);
-        let options = gone.then_some(&self.shrinking);
+        // A CUDA graph is recorded for each number of pictures, under that number; it cannot be asked to shrink.
+        let recorded = if self.maker.runs_in_place(&feed) {
+            let mut options = RunOptions::new().map_err(|error| error.to_string())?;
+            if self.running.provider.is_gpu() {
+                options.set("gpu_graph_id", pictures.len().to_string()).map_err(|error| error.to_string())?;
+            }
+            Some(options)
+        } else {
+            None
+        };
+        let options = recorded.as_ref().or(gone.then_some(&self.shrinking));
         let number = self.number;
         let run = |bound: &mut Bound, session: &mut Session| {
             bound.run((number, session), &self.maker, options).map_err(|error| error.to_string())
         };
-        if let [picture] = pictures {
+        if let [picture] = pictures
+            && !self.maker.runs_in_place(&feed)
+        {
             return run(picture.bound(), session);
         }
         let count = pictures.len();
         let at = match form.batches.iter().position(|batch| batch.count() == count) {
             Some(at) => at,
             None => {
-                form.batches.push(self.maker.bound(&feed, count).map_err(|error| error.to_string())?);
+                form.batches.push(self.maker.bound(&feed, count, true).map_err(|error| error.to_string())?);
                 form.batches.len() - 1
             }
         };
@@ -483,12 +508,54 @@ impl Model {
         }
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is under these locks is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes sessions of a model for one shape each, on whichever thread first needs one: the threads that run the others
+/// go on meanwhile.
+pub(crate) struct Forge {
+    path: PathBuf,
+    runtime: Runtime,
+    options: Options,
+    contract: Arc<Contract>,
+    /// The file, where sessions for fixed shapes are made of it.
+    file: Option<Arc<[u8]>>,
+    /// Held by the one thread that makes some.
+    making: Mutex<()>,
+    ready: Mutex<HashMap<Feed, Vec<Session>>>,
+}
+
+impl Forge {
+    /// Makes what the runs of a shape need, unless `maker` has tensors of it with somebody, who then saw to it.
+    pub(crate) fn prepare(&self, feed: &Feed, maker: &Maker) -> Result<(), String> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        let _one_at_a_time = lock(&self.making);
+        lock(&self.ready).retain(|feed, _| maker.is_fed(feed));
+        if maker.is_fed(feed) {
+            return Ok(());
+        }
+        let count = self.options.parallel_runs.max(1);
+        let made = (0..count).map(|_| self.session_for(feed)).collect::<Result<Vec<_>, _>>()?;
+        lock(&self.ready).insert(*feed, made.into_iter().flatten().collect());
+        Ok(())
+    }
+
+    /// One that was made ready, or is made now; none where the session for any shape does.
+    fn take(&self, feed: &Feed) -> Result<Option<Session>, String> {
+        let ready = lock(&self.ready).get_mut(feed).and_then(Vec::pop);
+        ready.map_or_else(|| self.session_for(feed), |session| Ok(Some(session)))
+    }
 
     /// A session for this shape alone, where one is needed.
     fn session_for(&self, feed: &Feed) -> Result<Option<Session>, String> {
         let Some(file) = &self.file else { return Ok(None) };
-        let one_at_a_time = !self.contract.dynamic_batch || self.options.provider == Provider::OpenVino;
-        let batch = if one_at_a_time { Side::Fixed(1) } else { Side::Batch };
+        let batch = if self.contract.dynamic_batch { Side::Batch } else { Side::Fixed(1) };
         let bytes = match feed {
             Feed::Floats { .. }
                 if self.contract.fixed_size.is_some() || !self.options.provider.wants_fixed_shapes() =>
@@ -501,7 +568,7 @@ impl Model {
                 model.fix_input(&self.contract.input, &sides)?;
                 model.encode_to_vec()
             }
-            Feed::Planes(frames) => device::graph(file, &self.contract, frames)?,
+            Feed::Planes(frames) | Feed::Resident(frames) => device::graph(file, &self.contract, frames)?,
         };
         let builds = self.options.provider == Provider::TensorRt;
         let what = format!(
@@ -582,7 +649,7 @@ fn session(
         device_id,
         threads,
         precision,
-        cuda_graph: options.cuda_graph && feed.is_some(),
+        cuda_graph: options.cuda_graph && feed.is_some_and(|(feed, _)| !matches!(feed, Feed::Resident(_))),
         cache: cache.as_deref(),
         profile: feed.map(|(feed, contract)| feed.profile(contract)),
     };
@@ -654,7 +721,10 @@ impl Input {
         }
         let fixed_size = match (width, height) {
             (-1, -1) => None,
-            (1.., 1..) => Some((usize::try_from(width).ok()?, usize::try_from(height).ok()?)),
+            // More than any frame's, or than memory has: a file that says so is damaged or means harm.
+            (1..=MAX_SIDE, 1..=MAX_SIDE) if width * height <= MAX_AREA => {
+                Some((usize::try_from(width).ok()?, usize::try_from(height).ok()?))
+            }
             _ => return None,
         };
         Some(Self { name: input.name().to_owned(), fixed_size, dynamic_batch: batch == -1 })
@@ -693,6 +763,12 @@ fn list(found: &[(String, DynValue)]) -> String {
         None => format!("`{name}` {}", value.dtype()),
     };
     found.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Debug for Forge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forge").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -765,13 +841,33 @@ mod tests {
         let mut plain = pictures(&Arc::clone(model.maker()), 2);
         plain.chunks_mut(1).for_each(|picture| model.run(picture).unwrap());
         let mut copying = open(&Options::default());
-        let maker = Maker::new(&copying.session, Arc::clone(&copying.contract), Place::Host, 0).unwrap();
+        let maker = Maker::new(&copying.session, Arc::clone(copying.contract()), Place::Host, 0).unwrap();
         copying.maker = Arc::new(maker.copying());
         let mut copied = pictures(&Arc::clone(copying.maker()), 2);
         for _ in 0..2 {
+            copied.iter_mut().for_each(|picture| picture.bound().clear_outputs());
             copied.chunks_mut(1).for_each(|picture| copying.run(picture).unwrap());
             assert!(plain.iter().zip(&copied).all(|(one, other)| scores(one) == scores(other)));
         }
+    }
+
+    #[test]
+    fn a_session_for_a_shape_is_made_where_it_is_first_needed_and_once() {
+        let mut model = open(&Options { preprocessing: Preprocessing::Device, ..Options::default() });
+        let (maker, forge) = (Arc::clone(model.maker()), Arc::clone(model.forge()));
+        let letterbox = crate::letterbox::Letterbox::new(320, 180, InputSize::Longest(160));
+        let info = crate::image::ImageInfo::new(crate::image::PixelFormat::Nv12, 320, 180);
+        let feed = Feed::Planes(device::Frames::new(&info, letterbox));
+        forge.prepare(&feed, &maker).unwrap();
+        assert_eq!(lock(&forge.ready)[&feed].len(), 1);
+        let mut pictures = [maker.tensors(feed).unwrap()];
+        forge.prepare(&feed, &maker).unwrap();
+        model.run(&mut pictures).unwrap();
+        assert_eq!(lock(&forge.ready)[&feed].len(), 0, "it was taken, and no other was made");
+        drop(pictures);
+        let other = Feed::Floats { width: 64, height: 64 };
+        forge.prepare(&other, &maker).unwrap();
+        assert!(!lock(&forge.ready).contains_key(&feed), "what nobody needs is forgotten");
     }
 
     #[test]

@@ -129,20 +129,34 @@ pub fn load(home: Option<&Path>, provider: Provider) -> Result<Runtime, RuntimeE
         }
         return Ok(runtime);
     }
-    let (environment, path) = match locate::runtime(home, provider.sets()) {
-        Ok(path) => (open(&path)?, path),
-        Err(not_found) if not_found.is_by_variable() => return Err(not_found.into()),
-        Err(not_found) => {
-            let by_name = PathBuf::from(RUNTIME_FILE);
-            let environment = open(&by_name).map_err(|error| match error {
-                RuntimeError::Load { .. } => not_found.also_tried(PathBuf::from("the dynamic linker's folders")).into(),
-                other => other,
-            })?;
-            (environment, by_name)
-        }
-    };
+    let (environment, path) = find(home, provider)?;
     let runtime = loaded.insert(Runtime { environment, path }).clone();
     if provider.is_built_in() { Ok(runtime) } else { Err(RuntimeError::Provider { provider, library: runtime.path }) }
+}
+
+/// The best library for `provider` that can be loaded.
+fn find(home: Option<&Path>, provider: Provider) -> Result<(Environment, PathBuf), RuntimeError> {
+    if provider == Provider::Auto {
+        // One that is broken is no reason to do without the others.
+        let found = provider.sets().iter().filter_map(|set| locate::runtime(home, &[*set]).ok());
+        if let Some(opened) = found.filter_map(|path| Some((open(&path).ok()?, path))).next() {
+            return Ok(opened);
+        }
+    }
+    match locate::runtime(home, provider.sets()) {
+        Ok(path) => Ok((open(&path)?, path)),
+        Err(not_found) if not_found.is_by_variable() => Err(not_found.into()),
+        Err(not_found) => {
+            let by_name = PathBuf::from(RUNTIME_FILE);
+            match open(&by_name) {
+                Ok(environment) => Ok((environment, by_name)),
+                Err(RuntimeError::Load { .. }) => {
+                    Err(not_found.also_tried(PathBuf::from("the dynamic linker's folders")).into())
+                }
+                Err(other) => Err(other),
+            }
+        }
+    }
 }
 
 /// What `provider` is likely to stand for: for `auto`, the best that the library was built with.
@@ -204,7 +218,17 @@ fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
 /// Loads NVIDIA's libraries that lie beside ONNX Runtime, so that its CUDA and TensorRT parts find them there and nowhere
 /// else needs to be searched. What cannot be loaded is left for ONNX Runtime to name.
 pub(crate) fn preload_nvidia(library: &Path) {
-    const NAMES: [&str; 7] = ["libcu", "libnv", "libcudnn", "libcufft", "libcurand", "libcublas", "libcudart"];
+    const NAMES: [&str; 9] = [
+        "libcudart.so",
+        "libcublas",
+        "libcudnn",
+        "libcufft",
+        "libcurand",
+        "libnvrtc",
+        "libnvJitLink",
+        "libnvinfer",
+        "libnvonnxparser",
+    ];
     let Some(folder) = library.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return };
     let Ok(entries) = fs::read_dir(folder) else { return };
     let is_wanted = |path: &PathBuf| {

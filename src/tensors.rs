@@ -27,6 +27,8 @@ pub enum Feed {
     },
     /// The frame's own planes; the rest happens on the device.
     Planes(Frames),
+    /// The frame's own planes, which are on the device already.
+    Resident(Frames),
 }
 
 impl Feed {
@@ -34,7 +36,7 @@ impl Feed {
     pub fn input(&self) -> (usize, usize) {
         match self {
             Self::Floats { width, height } => (*width, *height),
-            Self::Planes(frames) => frames.letterbox().input(),
+            Self::Planes(frames) | Self::Resident(frames) => frames.letterbox().input(),
         }
     }
 
@@ -44,7 +46,7 @@ impl Feed {
             Self::Floats { width, height } => {
                 vec![(contract.input.clone(), TensorElementType::Float32, vec![count, 3, *height, *width])]
             }
-            Self::Planes(frames) => (0..frames.planes())
+            Self::Planes(frames) | Self::Resident(frames) => (0..frames.planes())
                 .map(|plane| {
                     let [rows, cols, channels] = frames.plane_shape(plane);
                     (device::plane_name(plane), TensorElementType::Uint8, vec![count, rows, cols, channels])
@@ -61,7 +63,9 @@ impl Feed {
                 let sides = [4, 2, 10].map(|columns| vec![count, priors, columns]);
                 contract.outputs.iter().cloned().zip(sides).collect()
             }
-            Self::Planes(frames) => vec![(device::OUTPUT.to_owned(), vec![count, frames.candidates(), CANDIDATE])],
+            Self::Planes(frames) | Self::Resident(frames) => {
+                vec![(device::OUTPUT.to_owned(), vec![count, frames.candidates(), CANDIDATE])]
+            }
         }
     }
 
@@ -82,7 +86,7 @@ impl fmt::Display for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (width, height) = self.input();
         write!(f, "an input of {width}x{height}")?;
-        if let Self::Planes(frames) = self {
+        if let Self::Planes(frames) | Self::Resident(frames) = self {
             let (width, height) = frames.letterbox().frame();
             write!(f, " made of frames of {width}x{height}")?;
         }
@@ -97,7 +101,8 @@ pub(crate) enum Place {
     Host,
     /// In memory that a GPU can copy from and to by itself; the provider does.
     Pinned,
-    /// On the GPU, at the same place for each run, as a CUDA graph needs it; copied before and after.
+    /// On the GPU, at one place for all runs of a shape and a number of pictures, since a CUDA graph knows no other;
+    /// copied before and after.
     Device,
 }
 
@@ -149,8 +154,8 @@ impl Maker {
             Place::Pinned | Place::Device => allocator(AllocationDevice::CUDA_PINNED, MemoryType::CPUInput)?,
         };
         let device = match place {
-            Place::Host | Place::Pinned => None,
-            Place::Device => allocator(AllocationDevice::CUDA, MemoryType::Default)?,
+            Place::Host => None,
+            Place::Pinned | Place::Device => allocator(AllocationDevice::CUDA, MemoryType::Default)?,
         };
         Ok(Self { contract, place, pinned, device, users: Mutex::default(), gone: Arc::default() })
     }
@@ -176,11 +181,17 @@ impl Maker {
                 user
             })
         };
-        Ok(Tensors { feed, bound: self.bound(&feed, 1)?, _user: user })
+        Ok(Tensors { feed, bound: self.bound(&feed, 1, false)?, _user: user })
     }
 
-    /// Tensors for `count` pictures at once.
-    pub(crate) fn bound(&self, feed: &Feed, count: usize) -> ort::Result<Bound> {
+    /// Whether runs go through tensors at one place on the device, into which pictures are copied.
+    pub(crate) fn runs_in_place(&self, feed: &Feed) -> bool {
+        self.place == Place::Device && !matches!(feed, Feed::Resident(_))
+    }
+
+    /// Tensors for `count` pictures at once; those that runs go through have their place on the device.
+    pub(crate) fn bound(&self, feed: &Feed, count: usize, runs: bool) -> ort::Result<Bound> {
+        let in_place = runs && self.runs_in_place(feed);
         let host = |element: TensorElementType, sides: Vec<usize>| match &self.pinned {
             Some(pinned) => DynTensor::new(&lock(pinned), element, sides),
             None => DynTensor::new(&Allocator::default(), element, sides),
@@ -191,25 +202,27 @@ impl Maker {
         };
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
+        let resident = matches!(feed, Feed::Resident(_));
         for (name, element, sides) in feed.inputs(&self.contract, count) {
+            if resident {
+                inputs.push(Port { name, host: on_device(element, sides)?, device: None });
+                continue;
+            }
             let mut tensor = host(element, sides.clone())?;
             // A new tensor holds whatever was there.
             match element {
                 TensorElementType::Float32 => tensor.try_extract_tensor_mut::<f32>()?.1.fill(0.0),
                 _ => tensor.try_extract_tensor_mut::<u8>()?.1.fill(0),
             }
-            let device = if self.place == Place::Device { Some(on_device(element, sides)?) } else { None };
+            let device = if in_place { Some(on_device(element, sides)?) } else { None };
             inputs.push(Port { name, host: tensor, device });
         }
         for (name, sides) in feed.outputs(&self.contract, count) {
             let tensor = host(TensorElementType::Float32, sides.clone())?;
-            let device = match self.place {
-                Place::Device => Some(on_device(TensorElementType::Float32, sides)?),
-                Place::Host | Place::Pinned => None,
-            };
+            let device = if in_place { Some(on_device(TensorElementType::Float32, sides)?) } else { None };
             outputs.push(Port { name, host: tensor, device });
         }
-        Ok(Bound { count, inputs, outputs, bindings: Vec::new() })
+        Ok(Bound { count, resident, inputs, outputs, bindings: Vec::new() })
     }
 
     /// How many shapes have gone so far.
@@ -227,6 +240,7 @@ impl Maker {
 #[derive(Debug)]
 struct Port {
     name: String,
+    /// The one that is filled or read here; on the device for inputs that are filled there.
     host: DynTensor,
     /// Its copy on the device, where runs use that one.
     device: Option<DynTensor>,
@@ -255,6 +269,8 @@ impl Port {
 /// Tensors for some pictures, bound to a session at their first run on it.
 pub(crate) struct Bound {
     count: usize,
+    /// The inputs are on the device for good.
+    resident: bool,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     /// To each of the sessions that run side by side, see [`crate::model::Model::beside`].
@@ -292,6 +308,7 @@ impl Bound {
             }
         };
         match maker.place {
+            _ if self.resident => {}
             Place::Host => {}
             // Binding is what copies to the device.
             Place::Pinned => {
@@ -397,6 +414,13 @@ impl Tensors {
     /// If floats are, or there is no such plane.
     pub fn plane(&mut self, plane: usize) -> Result<&mut [u8], String> {
         self.bound.inputs.get_mut(plane).ok_or("no such plane")?.values_mut::<u8>()
+    }
+
+    /// Where plane `plane` of a frame that is resident on the device has to be copied to.
+    #[cfg(feature = "cuda-memory")]
+    pub(crate) fn address(&mut self, plane: usize) -> Result<u64, String> {
+        let port = self.bound.inputs.get_mut(plane).ok_or("no such plane")?;
+        Ok(port.host.data_ptr_mut() as u64)
     }
 
     /// What the last run found.

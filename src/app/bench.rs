@@ -431,8 +431,12 @@ fn round(streams: &[Stream], each: u32, fps: u32) -> anyhow::Result<Round> {
             delays.extend(thread.join().map_err(|_| anyhow::anyhow!("a stream's thread panicked"))?);
         }
         let seconds = start.elapsed().as_secs_f64();
-        if delays.is_empty() {
-            return Err(said(&streams[0].pipeline, anyhow::anyhow!("no frame came out of the element")));
+        let expected = each as usize * streams.len();
+        if delays.len() < expected {
+            let missing =
+                anyhow::anyhow!("{} of {expected} frames did not come out of the element", expected - delays.len());
+            let error = streams.iter().fold(missing, |error, stream| said(&stream.pipeline, error));
+            return Err(error);
         }
         Ok(Round { seconds, delays })
     })

@@ -39,14 +39,38 @@ pub(crate) fn frame_pad(name: &str, direction: gst::PadDirection) -> gst::PadTem
         .expect("the caps and the name are constants")
 }
 
+/// The same, and frames in CUDA memory.
+#[cfg(feature = "cuda-memory")]
+pub(crate) fn detector_pad(name: &str, direction: gst::PadDirection) -> gst::PadTemplate {
+    let mut caps = frame_caps().copy();
+    let mut on_gpu = frame_caps().copy();
+    let features = gst::CapsFeatures::new([CUDA_MEMORY]);
+    on_gpu.make_mut().set_features_simple(Some(features));
+    caps.make_mut().append(on_gpu);
+    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps)
+        .expect("the caps and the name are constants")
+}
+
+#[cfg(not(feature = "cuda-memory"))]
+pub(crate) use frame_pad as detector_pad;
+
+/// The feature of caps whose memory is on a GPU.
+#[cfg(feature = "cuda-memory")]
+const CUDA_MEMORY: &str = "memory:CUDAMemory";
+
+/// Whether the CPU can read the frames.
+pub(crate) fn is_in_system_memory(caps: &gst::CapsRef) -> bool {
+    caps.features(0).is_none_or(|features| features.contains("memory:SystemMemory"))
+}
+
 /// Makes `element` say what is wrong when its sink pad is given caps that it cannot take. GStreamer
 /// itself refuses them before the element is asked, and reports no more than "not negotiated" upstream.
 pub(crate) fn explain_refusals(element: &impl IsA<gst::Element>, sink: &gst::Pad) {
     let element = element.as_ref().downgrade();
     sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         if let Some(gst::EventView::Caps(event)) = info.event().map(|event| event.view())
-            && !event.caps().can_intersect(frame_caps())
             && let Some(element) = element.upgrade()
+            && element.static_pad("sink").is_some_and(|sink| !event.caps().can_intersect(&sink.pad_template_caps()))
         {
             refuse(&element, event.caps());
         }

@@ -1,8 +1,8 @@
 //! Models shared between elements and pipelines: what changes the answer or its cost -> a weak reference.
 //!
-//! A model lives as long as an element uses it. Elements that ask for the same file on the same
-//! provider with the same number of threads share one session and one thread; what may differ from
-//! frame to frame (thresholds, batching) goes with the request.
+//! A model lives as long as an element uses it. Elements that ask for the same file run in the same way (provider,
+//! device, precision, threads, parallel runs and the like) share its sessions and threads; what may differ from frame to
+//! frame (thresholds, batching) goes with the request.
 
 use std::collections::HashMap;
 use std::fs;
@@ -69,11 +69,21 @@ static SLOTS: LazyLock<Mutex<HashMap<Key, Slot>>> = LazyLock::new(Mutex::default
 /// The model of that file, opened if no element uses it yet.
 pub(crate) fn get(path: &Path, options: &Options) -> Result<Arc<SharedModel>, ModelError> {
     // One that was asked for by name is as good for those who left it open.
-    let provider = runtime::likely(options.home.as_deref(), options.provider)?;
+    let provider = match runtime::likely(options.home.as_deref(), options.provider) {
+        Ok(provider) => provider,
+        // Opening says what stands in its way, and runs on the CPU instead.
+        Err(_) if options.allow_cpu_fallback => options.provider,
+        Err(error) => return Err(error.into()),
+    };
     let slot = slot(Key::new(path, &Options { provider, ..options.clone() }));
     // Held while opening, so that two elements that start at once open it once; others are not held up.
     let mut slot = lock(&slot);
-    if let Some(model) = slot.upgrade().filter(|model| !model.has_panicked()) {
+    // What `auto` turned out to be need not be what it was likely to be.
+    let is_wanted = |model: &Arc<SharedModel>| {
+        let runs_on = model.running().provider;
+        options.provider == Provider::Auto || runs_on == options.provider || options.allow_cpu_fallback
+    };
+    if let Some(model) = slot.upgrade().filter(|model| !model.has_panicked() && is_wanted(model)) {
         return Ok(model);
     }
     let model = SharedModel::open(path, options)?;

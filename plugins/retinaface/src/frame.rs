@@ -1,6 +1,8 @@
 //! A mapped video frame -> an image view. The one place where GStreamer's strides and crop metas are met.
 
 use gst_video::{VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo, VideoMeta};
+#[cfg(feature = "cuda-memory")]
+use retinaface::cuda::{DeviceFrame, DevicePlane};
 use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region};
 use retinaface::yuv::{YuvCoding, YuvMatrix};
 
@@ -45,6 +47,64 @@ pub(crate) fn read<T>(
     let planes = frame.planes_data();
     let view = ImageView::cropped(image, &planes[..image.format.planes()], &strides(&frame), region)?;
     Ok(work(&view))
+}
+
+/// Whether the buffer's memory is on a GPU.
+#[cfg(feature = "cuda-memory")]
+pub(crate) fn is_on_gpu(buffer: &gst::BufferRef) -> bool {
+    buffer.n_memory() > 0 && buffer.peek_memory(0).is_type("gst.cuda.memory")
+}
+
+/// Calls `work` with the frame that `buffer` holds in CUDA memory.
+#[cfg(feature = "cuda-memory")]
+#[expect(unsafe_code, reason = "the binding maps for the CPU only; the memory is unmapped whatever the work does")]
+pub(crate) fn read_on_gpu<T>(
+    buffer: &gst::BufferRef,
+    info: &VideoInfo,
+    work: impl FnOnce(&DeviceFrame<'_>) -> T,
+) -> Result<T, FrameError> {
+    /// `GST_MAP_CUDA` of `gst/cuda/gstcudamemory.h`: the address is the device's.
+    const GST_MAP_CUDA: gst::ffi::GstMapFlags = gst::ffi::GST_MAP_FLAG_LAST << 1;
+
+    let image = image_info(info)?;
+    let [memory] = buffer.iter_memories().collect::<Vec<_>>()[..] else { return Err(FrameError::Map) };
+    // nvcodec says in a video meta how it laid the frame out, and crops nothing.
+    check_video_meta(buffer, info)?;
+    if !memory.is_type("gst.cuda.memory") || buffer.meta::<VideoCropMeta>().is_some() {
+        return Err(FrameError::Map);
+    }
+    let meta = buffer.meta::<VideoMeta>();
+    let (offsets, strides) = match &meta {
+        Some(meta) => (meta.offset(), meta.stride()),
+        None => (info.offset(), info.stride()),
+    };
+    unsafe {
+        struct Mapped(*mut gst::ffi::GstMemory, gst::ffi::GstMapInfo);
+        impl Drop for Mapped {
+            fn drop(&mut self) {
+                unsafe { gst::ffi::gst_memory_unmap(self.0, &raw mut self.1) };
+            }
+        }
+        let pointer = memory.as_ptr().cast_mut();
+        let mut map = std::mem::MaybeUninit::uninit();
+        if gst::ffi::gst_memory_map(pointer, map.as_mut_ptr(), gst::ffi::GST_MAP_READ | GST_MAP_CUDA) == 0 {
+            return Err(FrameError::Map);
+        }
+        let mapped = Mapped(pointer, map.assume_init());
+        let planes = offsets.iter().zip(strides).take(image.format.planes()).map(|(offset, stride)| DevicePlane {
+            address: mapped.1.data as u64 + *offset as u64,
+            pitch: usize::try_from(*stride).unwrap_or(0),
+        });
+        let planes = planes.collect::<Vec<_>>();
+        let fits = offsets.iter().zip(&planes).enumerate().all(|(plane, (offset, DevicePlane { pitch, .. }))| {
+            let (_, rows) = image.format.plane_bytes(plane, image.width, image.height);
+            pitch.checked_mul(rows).and_then(|bytes| bytes.checked_add(*offset)).is_some_and(|end| end <= mapped.1.size)
+        });
+        if !fits {
+            return Err(FrameError::Map);
+        }
+        Ok(work(&DeviceFrame::new(image, &planes)?))
+    }
 }
 
 /// Calls `work` with a writable view of the frame in `buffer`, of its crop where it has one.

@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
-use gst::prelude::*;
 use gst_video::VideoFormat;
 
 mod common;
@@ -44,8 +43,17 @@ fn rounds(count: u64) {
                 streams.iter_mut().for_each(|harness| drop(harness.pull().unwrap()));
             }
         }
-        // An end, a restart.
-        streams.iter_mut().for_each(|harness| drop(harness.push_event(gst::event::Eos::new())));
+        // A flush with frames under way whose results nobody takes, an end, a restart.
+        for harness in &mut streams {
+            let info = info(VideoFormat::Nv12, 640, 360);
+            harness.set_src_caps(info.to_caps().unwrap());
+            for number in 0..2 {
+                harness.push(common::frame(&info, number)).unwrap();
+            }
+            assert!(harness.push_event(gst::event::FlushStart::new()));
+            assert!(harness.push_event(gst::event::FlushStop::new(true)));
+            assert!(harness.push_event(gst::event::Eos::new()));
+        }
     }
 }
 

@@ -217,6 +217,27 @@ fn two_libraries_that_cannot_live_in_one_process_are_an_error_that_says_so() {
 }
 
 #[test]
+fn streams_that_would_share_runs_go_one_by_one_on_openvino() {
+    watched(|| {
+        let there = common::project::root().join(".fetch/onnxruntime-openvino/.complete").exists();
+        if !there {
+            let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+            assert!(!ci, "OpenVINO's ONNX Runtime is missing in CI: run `scripts/setup.sh --openvino`");
+            eprintln!("not run: `scripts/setup.sh --openvino` did not run");
+            return;
+        }
+        let target = common::target_folder();
+        let mut command = common::command("gst-launch-1.0", &target);
+        command.env_remove("ORT_DYLIB_PATH").env("RETINAFACE_RUNTIMES", common::project::root().join(".fetch"));
+        let stream = "videotestsrc num-buffers=8 ! video/x-raw,width=320,height=180 ! retinaface input-size=160 \
+                      execution-provider=openvino batch-size=2 batch-timeout=50 ! facemetapublish ! fakesink ";
+        let output = command.arg("-q").args(stream.repeat(2).split_whitespace()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 16);
+    });
+}
+
+#[test]
 fn without_onnx_runtime_the_element_does_not_start_and_says_where_it_looked() {
     watched(|| {
         let error = |variable: Option<&str>| {

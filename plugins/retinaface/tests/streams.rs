@@ -143,14 +143,91 @@ fn a_pipeline_with_frames_in_flight_stops_at_any_time() {
 }
 
 #[test]
-fn an_error_downstream_reaches_the_source() {
+fn an_end_downstream_reaches_the_source() {
     watched(|| {
-        let samples = common::run(&format!(
-            "videotestsrc num-buffers=1000 ! video/x-raw,width=160,height=90 ! retinaface inflight=4 model-file={} \
-             ! identity eos-after=5 ! appsink name=out",
+        let pipeline = gst::parse::launch(&format!(
+            "videotestsrc num-buffers=1000 ! video/x-raw,width=160,height=90 ! retinaface name=it inflight=4 model-file={} \
+             ! identity eos-after=5 ! fakesink",
             quoted(&project::default_model())
         ));
-        assert_eq!(samples.len(), 4);
+        let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
+        let came = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&came);
+        let sink = pipeline.by_name("it").unwrap().static_pad("sink").unwrap();
+        sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            *count.lock().unwrap() += 1;
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+        let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(60), &ends).unwrap();
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(message.type_(), gst::MessageType::Eos);
+        let came = *came.lock().unwrap();
+        assert!(came < 20, "{came} frames came although nobody took them");
+    });
+}
+
+#[test]
+fn frames_that_cannot_be_pushed_at_the_end_are_an_error_of_the_pipeline() {
+    watched(|| {
+        let description = format!("retinaface name=it inflight=4 model-file={}", quoted(&project::default_model()));
+        let mut harness = gst_check::Harness::new_parse(&description);
+        let element = element(&harness);
+        let bus = gst::Bus::new();
+        element.set_bus(Some(&bus));
+        let info = info(VideoFormat::I420, 160, 90);
+        harness.set_src_caps(info.to_caps().unwrap());
+        let source = element.static_pad("src").unwrap();
+        let peer = source.peer().unwrap();
+        source.unlink(&peer).unwrap();
+        harness.push(common::frame(&info, 0)).unwrap();
+        harness.push_event(gst::event::Eos::new());
+        let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("the lost frame is told");
+        let gst::MessageView::Error(error) = message.view() else { unreachable!() };
+        assert!(error.error().to_string().contains("could not be pushed"), "{error:?}");
+        // Once there is a link again, another stream goes on.
+        source.link(&peer).unwrap();
+        harness.push_event(gst::event::StreamStart::new("another"));
+        harness.set_src_caps(info.to_caps().unwrap());
+        harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+        let out = harness.push_and_pull(common::frame(&info, 1)).unwrap();
+        assert_eq!(milliseconds(out.pts()), 40);
+    });
+}
+
+#[test]
+fn a_provider_that_is_not_there_is_the_cpu_where_that_is_allowed_and_only_there() {
+    watched(|| {
+        let mut fallback = harness("execution-provider=cuda allow-cpu-fallback=true");
+        let info = info(VideoFormat::I420, 160, 90);
+        fallback.set_src_caps(info.to_caps().unwrap());
+        assert!(fallback.push_and_pull(common::frame(&info, 0)).is_ok());
+        let element = element(&fallback);
+        assert_eq!(element.property::<Option<String>>("active-provider").as_deref(), Some("cpu"));
+        // The model that is open now must not be taken for what another element insists on.
+        let strict = gst::ElementFactory::make("retinaface").property("model-file", project::default_model());
+        let strict = strict.property_from_str("execution-provider", "cuda").build().unwrap();
+        assert!(strict.set_state(gst::State::Paused).is_err());
+        strict.set_state(gst::State::Null).unwrap();
+    });
+}
+
+#[test]
+fn caps_may_change_in_mode_latest_while_a_frame_of_before_is_looked_at() {
+    watched(|| {
+        let mut harness = harness("mode=latest input-size=1280 threads=1");
+        for round in 0..30u64 {
+            let info =
+                if round % 2 == 0 { info(VideoFormat::I420, 640, 360) } else { info(VideoFormat::Nv12, 1280, 720) };
+            harness.set_src_caps(info.to_caps().unwrap());
+            for number in 0..3 {
+                let out = harness.push_and_pull(common::frame(&info, 3 * round + number)).unwrap();
+                let size = (info.width() as usize, info.height() as usize);
+                assert_eq!(gstretinaface::meta::read(&out, size).faces, []);
+                std::thread::sleep(Duration::from_millis(number));
+            }
+        }
     });
 }
 
@@ -301,13 +378,13 @@ fn video_never_waits_in_mode_latest_and_faces_come_with_their_age() {
         let mut harness = harness("mode=latest input-size=1920 threads=1 max-age=2000");
         harness.set_src_caps(sample.caps_owned().unwrap());
         let mut ages = Vec::new();
-        let mut slowest = Duration::ZERO;
+        let mut delays = Vec::new();
         for number in 0..300u64 {
             let mut buffer = sample.buffer_owned().unwrap();
             buffer.make_mut().set_pts(gst::ClockTime::from_mseconds(10) * number);
             let start = Instant::now();
             let out = harness.push_and_pull(buffer).unwrap();
-            slowest = slowest.max(start.elapsed());
+            delays.push(start.elapsed());
             assert_eq!(milliseconds(out.pts()), 10 * number);
             let found = gstretinaface::meta::read(&out, (1000, 667));
             if found.detected {
@@ -321,7 +398,12 @@ fn video_never_waits_in_mode_latest_and_faces_come_with_their_age() {
         let run = Duration::from_nanos(stats.get::<u64>("inference-p50").unwrap());
         assert_eq!(frames, 300);
         assert!((2..200).contains(&inferred), "{inferred} of {frames}");
-        assert!(slowest < run, "a frame took {slowest:?}, a run {run:?}: it waited");
+        delays.sort_unstable();
+        let (median, slowest) = (delays[150], delays[299]);
+        assert!(
+            slowest < run && median < run / 10,
+            "frames took {median:?} to {slowest:?}, a run {run:?}: they waited"
+        );
         assert!(ages.len() > 100, "{} frames had faces", ages.len());
         assert!(ages.iter().all(|age| *age > Duration::ZERO && *age <= Duration::from_secs(2)));
         assert!(ages.windows(2).any(|pair| pair[1] > pair[0]) && ages.windows(2).any(|pair| pair[1] < pair[0]));

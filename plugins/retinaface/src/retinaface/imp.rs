@@ -17,7 +17,7 @@ use retinaface::model::{ModelError, Options, Preprocessing as ModelPreprocessing
 use retinaface::provider::{Precision as ModelPrecision, Provider};
 use retinaface::runtime::RuntimeError;
 
-use super::inflight::{Frame, Inflight, Outcome};
+use super::inflight::{Frame, Inflight, Outcome, Pusher};
 use super::latency::Latency;
 use super::latest::{Found, Latest, Offer};
 use super::stats::Stats;
@@ -193,6 +193,15 @@ impl Settings {
         if self.batch_size > 1 { Duration::from_millis(self.batch_timeout.into()) } else { Duration::ZERO }
     }
 
+    /// What counts for a frame.
+    fn of_frame(&self) -> FrameSettings {
+        FrameSettings {
+            detector: self.detector(),
+            inference_interval: self.inference_interval.into(),
+            max_age: Duration::from_millis(self.max_age.into()),
+        }
+    }
+
     fn detector(&self) -> DetectorSettings {
         DetectorSettings {
             score_threshold: self.score_threshold,
@@ -204,6 +213,15 @@ impl Settings {
             batch_timeout: self.batch_timeout(),
         }
     }
+}
+
+/// The settings of one frame, which cost nothing to copy.
+#[derive(Clone, Copy)]
+struct FrameSettings {
+    detector: DetectorSettings,
+    inference_interval: u64,
+    /// Zero: any.
+    max_age: Duration,
 }
 
 /// How frames go through the element.
@@ -302,7 +320,7 @@ impl ObjectImpl for RetinaFace {
                     .build(),
                 glib::ParamSpecUInt::builder("batch-size")
                     .nick("Batch size")
-                    .blurb("At most so many frames of streams that share the model go through it at once; 0: what waits anyway")
+                    .blurb("At most so many frames of streams that share the model go through it at once; 0: what waits anyway on a GPU, 1 on a CPU")
                     .maximum(64)
                     .default_value(DEFAULT_BATCH_SIZE)
                     .mutable_playing()
@@ -486,7 +504,7 @@ impl ElementImpl for RetinaFace {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            vec![caps::frame_pad("sink", gst::PadDirection::Sink), caps::frame_pad("src", gst::PadDirection::Src)]
+            vec![caps::detector_pad("sink", gst::PadDirection::Sink), caps::detector_pad("src", gst::PadDirection::Src)]
         });
         &TEMPLATES
     }
@@ -557,24 +575,34 @@ impl BaseTransformImpl for RetinaFace {
         let detector = lock(&self.state).as_ref().map(|state| Arc::clone(&state.detector));
         let detector = detector.ok_or_else(|| gst::loggable_error!(CAT, "caps before start"))?;
         self.drain();
-        // The first run of a shape is slow, and a live pipeline asks for our latency before the first
-        // frame: a black frame answers both.
-        let warm = self.warm_up(&detector, &info).map_err(|error| {
-            // The caller only logs, and upstream would hear no more than "not negotiated".
+        #[cfg(feature = "cuda-memory")]
+        if !caps::is_in_system_memory(incaps) && !detector.model().running().is_gpu() {
+            let error =
+                "frames in CUDA memory need execution-provider=cuda or tensorrt; put `cudadownload` before the element";
             let _ = self.stream_error(&error);
-            gst::loggable_error!(CAT, "{error}")
-        })?;
-        detector.rest();
+            return Err(gst::loggable_error!(CAT, "{error}"));
+        }
         let known = lock(&self.state).as_ref().and_then(|state| state.way.clone());
         let way = match known {
             Some(way) => way,
             None => self.choose_way(&detector).map_err(|error| gst::loggable_error!(CAT, "no thread: {error}"))?,
         };
-        if let Way::Latest(latest) = &way {
-            latest.reset();
-        } else {
-            self.observe(warm);
+        match &way {
+            // The video waits for no run, not even for a first one.
+            Way::Latest(latest) => latest.reset(),
+            // The first run of a shape is slow, and a live pipeline asks for our latency before the first frame: a
+            // black frame answers both. One in CUDA memory cannot be made here.
+            Way::Waiting | Way::Inflight(..) if caps::is_in_system_memory(incaps) => {
+                let warm = self.warm_up(&detector, &info).map_err(|error| {
+                    // The caller only logs, and upstream would hear no more than "not negotiated".
+                    let _ = self.stream_error(&error);
+                    gst::loggable_error!(CAT, "{error}")
+                })?;
+                self.observe(warm);
+            }
+            Way::Waiting | Way::Inflight(..) => {}
         }
+        detector.rest();
         if let Some(state) = &mut *lock(&self.state) {
             state.info = Some(info);
             state.way = Some(way);
@@ -584,33 +612,44 @@ impl BaseTransformImpl for RetinaFace {
 
     fn sink_event(&self, event: gst::Event) -> bool {
         let way = self.way();
-        match event.type_() {
-            gst::EventType::FlushStart => {
+        let kind = event.type_();
+        match (kind, &way) {
+            (gst::EventType::FlushStart, way) => {
                 self.rest();
-                match &way {
-                    Some(Way::Inflight(inflight, _)) => inflight.flush_start(),
-                    Some(Way::Latest(latest)) => latest.reset(),
+                if let Some(Way::Inflight(inflight, _)) = way {
+                    inflight.flush_start();
+                }
+            }
+            (gst::EventType::FlushStop, Some(Way::Inflight(inflight, _))) => inflight.flush_stop(),
+            // Only now is no frame of before on its way to the background.
+            (
+                gst::EventType::FlushStop | gst::EventType::StreamStart | gst::EventType::Segment,
+                Some(Way::Latest(latest)),
+            ) => {
+                latest.reset();
+            }
+            (_, Some(Way::Inflight(inflight, _))) if event.is_serialized() => {
+                // It must not overtake the frames before it.
+                let flow = inflight.drain();
+                match kind {
+                    gst::EventType::Eos => self.tell_lost_end(flow),
+                    gst::EventType::StreamStart | gst::EventType::Segment => inflight.forgive(),
                     _ => {}
                 }
-                self.parent_sink_event(event)
             }
-            gst::EventType::FlushStop => {
-                if let Some(Way::Inflight(inflight, _)) = &way {
-                    inflight.flush_stop();
-                }
-                self.parent_sink_event(event)
-            }
-            kind => {
-                if event.is_serialized() {
-                    // It must not overtake the frames before it.
-                    self.drain();
-                }
-                if kind == gst::EventType::Eos {
-                    self.rest();
-                }
-                self.parent_sink_event(event)
-            }
+            _ => {}
         }
+        if kind == gst::EventType::Eos {
+            self.rest();
+        }
+        self.parent_sink_event(event)
+    }
+
+    fn src_event(&self, event: gst::Event) -> bool {
+        if let (gst::EventType::Reconfigure, Some(Way::Inflight(inflight, _))) = (event.type_(), self.way()) {
+            inflight.forgive();
+        }
+        self.parent_src_event(event)
     }
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
@@ -655,13 +694,31 @@ impl BaseTransformImpl for RetinaFace {
         match self.way() {
             Some(Way::Latest(latest)) => self.pass(&mut buffer, &latest)?,
             Some(_) => {
-                let Frame { buffer: mut looked_at, size, arrived, underway } = self.look_at(buffer)?;
-                self.finish(&mut looked_at, size, arrived, underway.map(Underway::wait))?;
+                let Frame { buffer: mut looked_at, size, underway } = self.look_at(buffer)?;
+                self.finish(&mut looked_at, size, underway.map(Underway::wait))?;
                 buffer = looked_at;
             }
             None => return Err(gst::FlowError::NotNegotiated),
         }
         Ok(GenerateOutputSuccess::Buffer(buffer))
+    }
+}
+
+/// Pushes frames for an element, as long as there is one.
+struct Push(glib::WeakRef<super::RetinaFace>);
+
+impl Pusher for Push {
+    fn push(&self, frame: Frame, outcome: Outcome) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let element = self.0.upgrade().ok_or(gst::FlowError::Flushing)?;
+        let Frame { mut buffer, size, .. } = frame;
+        element.imp().finish(&mut buffer, size, outcome)?;
+        element.src_pad().push(buffer)
+    }
+
+    fn panicked(&self) {
+        if let Some(element) = self.0.upgrade() {
+            let _ = element.imp().stream_error(&"its thread panicked");
+        }
     }
 }
 
@@ -691,6 +748,19 @@ impl RetinaFace {
         }
     }
 
+    /// At the end no frame follows to be told that the ones before it could not be pushed, and why.
+    fn tell_lost_end(&self, flow: Result<gst::FlowSuccess, gst::FlowError>) {
+        if let Err(reason @ (gst::FlowError::NotLinked | gst::FlowError::NotNegotiated | gst::FlowError::Error)) = flow
+        {
+            gst::element_imp_error!(
+                self,
+                gst::StreamError::Failed,
+                ("The last frames could not be pushed: {reason}"),
+                ["streaming stopped, reason {reason:?}"]
+            );
+        }
+    }
+
     /// How frames go through: as the user said, or as suits the source.
     fn choose_way(&self, detector: &Arc<Detector>) -> io::Result<Way> {
         let settings = lock(&self.settings).clone();
@@ -708,13 +778,7 @@ impl RetinaFace {
         if limit == 1 {
             return Ok(Way::Waiting);
         }
-        let push = move |frame: Frame, outcome: Outcome| {
-            let element = element.upgrade().ok_or(gst::FlowError::Flushing)?;
-            let Frame { mut buffer, size, arrived, .. } = frame;
-            element.imp().finish(&mut buffer, size, arrived, outcome)?;
-            element.src_pad().push(buffer)
-        };
-        Ok(Way::Inflight(Arc::new(Inflight::start(push)?), limit))
+        Ok(Way::Inflight(Arc::new(Inflight::start(Push(element))?), limit))
     }
 
     fn is_live(&self) -> bool {
@@ -723,8 +787,8 @@ impl RetinaFace {
     }
 
     /// Whether this stream looks at its frame of that number. Streams on one model take turns.
-    fn is_due(number: u64, detector: &Detector, settings: &Settings) -> bool {
-        (number + detector.number() as u64).is_multiple_of(settings.inference_interval.into())
+    fn is_due(number: u64, detector: &Detector, settings: &FrameSettings) -> bool {
+        (number + detector.number() as u64).is_multiple_of(settings.inference_interval)
     }
 
     /// Counts a frame that came, and gives what is needed to look at it.
@@ -737,34 +801,43 @@ impl RetinaFace {
 
     /// Hands a frame to the model, if it is one to be looked at.
     fn look_at(&self, buffer: gst::Buffer) -> Result<Frame, gst::FlowError> {
-        let arrived = Instant::now();
-        let settings = lock(&self.settings).clone();
+        let settings = lock(&self.settings).of_frame();
         let (detector, info, number) = self.next()?;
         let size = frame::frame_size(&buffer, &info);
         let underway = if Self::is_due(number, &detector, &settings) {
-            let submitted = frame::read(&buffer, &info, |view| detector.submit(view, &settings.detector()));
-            Some(submitted.map_err(|error| self.stream_error(&error))?.map_err(|error| self.stream_error(&error))?)
+            Some(self.submit(&detector, &buffer, &info, &settings.detector)?)
         } else {
             None
         };
-        Ok(Frame { buffer, size, arrived, underway })
+        Ok(Frame { buffer, size, underway })
+    }
+
+    /// Hands the frame in `buffer` to the model.
+    fn submit(
+        &self,
+        detector: &Detector,
+        buffer: &gst::BufferRef,
+        info: &VideoInfo,
+        settings: &DetectorSettings,
+    ) -> Result<Underway, gst::FlowError> {
+        #[cfg(feature = "cuda-memory")]
+        if frame::is_on_gpu(buffer) {
+            let submitted = frame::read_on_gpu(buffer, info, |frame| detector.submit_resident(frame, settings));
+            return submitted.map_err(|error| self.stream_error(&error))?.map_err(|error| self.stream_error(&error));
+        }
+        let submitted = frame::read(buffer, info, |view| detector.submit(view, settings));
+        submitted.map_err(|error| self.stream_error(&error))?.map_err(|error| self.stream_error(&error))
     }
 
     /// Attaches what was found to its frame.
-    fn finish(
-        &self,
-        buffer: &mut gst::Buffer,
-        size: FrameSize,
-        arrived: Instant,
-        outcome: Outcome,
-    ) -> Result<(), gst::FlowError> {
+    fn finish(&self, buffer: &mut gst::Buffer, size: FrameSize, outcome: Outcome) -> Result<(), gst::FlowError> {
         if let Some(outcome) = outcome {
             let detection = outcome.map_err(|error: DetectError| self.stream_error(&error))?;
             meta::attach(buffer.make_mut(), &detection.faces, size).map_err(|error| self.stream_error(&error))?;
             self.count(&detection);
             // Waiting for a batch to fill is reported by its limit; waiting for others' runs is part of the work.
             let filling = lock(&self.settings).batch_timeout();
-            self.observe(arrived.elapsed() - detection.timing.wait.min(filling));
+            self.observe(detection.timing.total().saturating_sub(detection.timing.wait.min(filling)));
         }
         if self.obj().current_state() != gst::State::Playing {
             // The frame of a preroll: no other follows it until the pipeline plays.
@@ -776,16 +849,15 @@ impl RetinaFace {
 
     /// Gives a frame the newest faces that are known, and itself to the background if that is free.
     fn pass(&self, buffer: &mut gst::Buffer, latest: &Latest) -> Result<(), gst::FlowError> {
-        let settings = lock(&self.settings).clone();
+        let settings = lock(&self.settings).of_frame();
         let (detector, info, number) = self.next()?;
-        let offered = buffer.clone();
-        let pts = buffer.pts();
-        let offer = || Offer { pts, arrived: Instant::now(), buffer: offered };
-        let found = latest.exchange(Self::is_due(number, &detector, &settings).then_some(offer))?;
         let size = frame::frame_size(buffer, &info);
+        let (offered, pts) = (buffer.clone(), buffer.pts());
+        let offer = || Offer { buffer: offered, info, arrived: Instant::now() };
+        let found = latest.exchange(Self::is_due(number, &detector, &settings).then_some(offer))?;
         if let Some(found) = found.filter(|found| found.size == size) {
             let age = found.age(pts);
-            if settings.max_age == 0 || age <= Duration::from_millis(settings.max_age.into()) {
+            if settings.max_age.is_zero() || age <= settings.max_age {
                 meta::attach_aged(buffer.make_mut(), &found.faces, size, age)
                     .map_err(|error| self.stream_error(&error))?;
             }
@@ -796,31 +868,29 @@ impl RetinaFace {
 
     /// Looks at a frame on the background's thread.
     fn look_in_background(&self, offer: Offer) -> Option<Found> {
-        let settings = lock(&self.settings).clone();
-        let (detector, info) = {
-            let state = lock(&self.state);
-            let state = state.as_ref()?;
-            (Arc::clone(&state.detector), state.info.clone()?)
-        };
-        let Offer { buffer, pts, arrived } = offer;
-        let size = frame::frame_size(&buffer, &info);
-        let submitted = frame::read(&buffer, &info, |view| detector.submit(view, &settings.detector()));
+        let settings = lock(&self.settings).detector();
+        let detector = lock(&self.state).as_ref().map(|state| Arc::clone(&state.detector))?;
+        let Offer { buffer, info, arrived } = offer;
+        let (size, pts) = (frame::frame_size(&buffer, &info), buffer.pts());
+        let submitted = self.submit(&detector, &buffer, &info, &settings);
         // Whoever draws into it next need not copy it.
         drop(buffer);
-        let underway = submitted.map_err(|error| self.stream_error(&error)).ok()?;
-        let detection = underway.and_then(Underway::wait).map_err(|error| self.stream_error(&error)).ok()?;
+        let detection = submitted.ok()?.wait().map_err(|error| self.stream_error(&error)).ok()?;
         self.count(&detection);
         Some(Found { faces: detection.faces.into(), size, pts, arrived })
     }
 
     /// What the element adds to a frame's way: waiting for a batch, and the work.
     fn latency(&self) -> gst::ClockTime {
-        let settings = lock(&self.settings).clone();
-        if settings.mode == Mode::Latest {
+        let (mode, waiting) = {
+            let settings = lock(&self.settings);
+            (settings.mode, settings.batch_timeout())
+        };
+        if mode == Mode::Latest {
             return gst::ClockTime::ZERO;
         }
         let working = lock(&self.state).as_ref().map(|state| state.latency.reported()).unwrap_or_default();
-        gst::ClockTime::try_from(settings.batch_timeout() + working).unwrap_or(gst::ClockTime::MAX)
+        gst::ClockTime::try_from(waiting + working).unwrap_or(gst::ClockTime::MAX)
     }
 
     fn warm_up(&self, detector: &Detector, info: &VideoInfo) -> Result<Duration, String> {

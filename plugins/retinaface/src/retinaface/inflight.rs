@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 use retinaface::detector::{DetectError, Detection, Underway};
 
@@ -18,7 +18,6 @@ use crate::meta::FrameSize;
 pub(super) struct Frame {
     pub(super) buffer: gst::Buffer,
     pub(super) size: FrameSize,
-    pub(super) arrived: Instant,
     /// What the model does with it; `None` for a frame that is not looked at.
     pub(super) underway: Option<Underway>,
 }
@@ -50,6 +49,15 @@ impl Shared {
     }
 }
 
+/// What the thread does with frames; see [`Inflight::start`].
+pub(super) trait Pusher: Send + 'static {
+    /// Attaches what became of a frame and pushes it.
+    fn push(&self, frame: Frame, outcome: Outcome) -> Result<gst::FlowSuccess, gst::FlowError>;
+
+    /// Tells of a panic, which must not leave the thread.
+    fn panicked(&self);
+}
+
 /// The frames in flight of one element between start and stop.
 pub(super) struct Inflight {
     shared: Arc<Shared>,
@@ -57,10 +65,8 @@ pub(super) struct Inflight {
 }
 
 impl Inflight {
-    /// `push` attaches what became of a frame and pushes it.
-    pub(super) fn start(
-        push: impl Fn(Frame, Outcome) -> Result<gst::FlowSuccess, gst::FlowError> + Send + 'static,
-    ) -> io::Result<Self> {
+    /// Starts the thread that pushes.
+    pub(super) fn start(pusher: impl Pusher) -> io::Result<Self> {
         let queue = Queue {
             frames: VecDeque::new(),
             pushing: false,
@@ -71,7 +77,7 @@ impl Inflight {
         };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() });
         let ours = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("retinaface-push".to_owned()).spawn(move || ours.serve(&push))?;
+        let thread = thread::Builder::new().name("retinaface-push".to_owned()).spawn(move || ours.serve(&pusher))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -101,6 +107,15 @@ impl Inflight {
             (queue.frames.is_empty() && !queue.pushing) || queue.flushing || queue.closed
         });
         queue.flow
+    }
+
+    /// Takes frames again after a push that failed for a reason that is over: the end of a stream once another one
+    /// begins, no link once there is one.
+    pub(super) fn forgive(&self) {
+        let mut queue = lock(&self.shared.queue);
+        if matches!(queue.flow, Err(gst::FlowError::Eos | gst::FlowError::NotLinked)) {
+            queue.flow = Ok(gst::FlowSuccess::Ok);
+        }
     }
 
     /// Drops what is on its way, and refuses more.
@@ -136,7 +151,7 @@ impl Drop for Inflight {
 }
 
 impl Shared {
-    fn serve(&self, push: &impl Fn(Frame, Outcome) -> Result<gst::FlowSuccess, gst::FlowError>) {
+    fn serve(&self, pusher: &impl Pusher) {
         loop {
             let (underway, flushes) = {
                 let mut queue = self.wait(lock(&self.queue), |queue| !queue.frames.is_empty() || queue.closed);
@@ -146,7 +161,8 @@ impl Shared {
                 let flushes = queue.flushes;
                 (queue.frames.front_mut().and_then(|frame| frame.underway.take()), flushes)
             };
-            let outcome = underway.map(Underway::wait);
+            // GStreamer's guard against panics is not around this thread.
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| underway.map(Underway::wait)));
             let frame = {
                 let mut queue = lock(&self.queue);
                 if queue.flushes != flushes || queue.closed {
@@ -158,7 +174,12 @@ impl Shared {
                 frame
             };
             let Some(frame) = frame else { continue };
-            let flow = push(frame, outcome);
+            let pushed =
+                outcome.and_then(|outcome| panic::catch_unwind(AssertUnwindSafe(|| pusher.push(frame, outcome))));
+            let flow = pushed.unwrap_or_else(|_| {
+                pusher.panicked();
+                Err(gst::FlowError::Error)
+            });
             let mut queue = lock(&self.queue);
             queue.pushing = false;
             if queue.flushes == flushes {
@@ -169,5 +190,65 @@ impl Shared {
             }
             self.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes to a list; does not survive the frame at 5 ms.
+    struct List(Arc<Mutex<Vec<u64>>>, Arc<Mutex<usize>>);
+
+    impl Pusher for List {
+        fn push(&self, frame: Frame, _: Outcome) -> Result<gst::FlowSuccess, gst::FlowError> {
+            let time = frame.buffer.pts().unwrap().mseconds();
+            assert_ne!(time, 5);
+            lock(&self.0).push(time);
+            if time == 7 { Err(gst::FlowError::Eos) } else { Ok(gst::FlowSuccess::Ok) }
+        }
+
+        fn panicked(&self) {
+            *lock(&self.1) += 1;
+        }
+    }
+
+    fn frame(milliseconds: u64) -> Frame {
+        let mut buffer = gst::Buffer::new();
+        buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_mseconds(milliseconds));
+        Frame { buffer, size: (16, 16).into(), underway: None }
+    }
+
+    #[test]
+    fn a_panic_on_the_pushing_thread_is_an_error_of_the_flow_and_no_one_waits_for_ever() {
+        gst::init().unwrap();
+        let (pushed, panics) = (Arc::default(), Arc::default());
+        let inflight = Inflight::start(List(Arc::clone(&pushed), Arc::clone(&panics))).unwrap();
+        for time in [1, 2, 5] {
+            inflight.wait_for_room(2).unwrap();
+            inflight.submit(frame(time)).unwrap();
+        }
+        assert_eq!(inflight.drain(), Err(gst::FlowError::Error));
+        assert_eq!(inflight.wait_for_room(2), Err(gst::FlowError::Error));
+        assert_eq!((lock(&pushed).clone(), *lock(&panics)), (vec![1, 2], 1));
+    }
+
+    #[test]
+    fn an_end_downstream_lasts_until_another_stream_begins_and_a_flush_clears_all() {
+        gst::init().unwrap();
+        let (pushed, panics) = (Arc::default(), Arc::default());
+        let inflight = Inflight::start(List(Arc::clone(&pushed), panics)).unwrap();
+        inflight.submit(frame(7)).unwrap();
+        assert_eq!(inflight.drain(), Err(gst::FlowError::Eos));
+        assert_eq!(inflight.submit(frame(8)), Err(gst::FlowError::Eos));
+        inflight.forgive();
+        inflight.submit(frame(9)).unwrap();
+        assert_eq!(inflight.drain(), Ok(gst::FlowSuccess::Ok));
+        inflight.flush_start();
+        assert_eq!(inflight.submit(frame(10)), Err(gst::FlowError::Flushing));
+        inflight.flush_stop();
+        inflight.submit(frame(11)).unwrap();
+        assert_eq!(inflight.drain(), Ok(gst::FlowSuccess::Ok));
+        assert_eq!(*lock(&pushed), [7, 9, 11]);
     }
 }

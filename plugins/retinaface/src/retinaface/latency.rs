@@ -29,7 +29,9 @@ impl Latency {
             self.recent.pop_front();
         }
         self.recent.push_back(time);
-        let mut sorted = self.recent.iter().copied().collect::<Vec<_>>();
+        let mut sorted = [Duration::ZERO; WINDOW];
+        sorted.iter_mut().zip(&self.recent).for_each(|(sorted, recent)| *sorted = *recent);
+        let sorted = &mut sorted[..self.recent.len()];
         sorted.sort_unstable();
         let most = sorted[(sorted.len() * 19 / 20).min(sorted.len() - 1)];
         let wanted = round_up(most.mul_f64(HEADROOM));

@@ -1,10 +1,12 @@
 //! The newest frame looked at in the background, while the video goes on.
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gst_video::VideoInfo;
 use retinaface::face::Face;
 use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
@@ -17,7 +19,8 @@ use crate::meta::FrameSize;
 /// A frame to look at.
 pub(super) struct Offer {
     pub(super) buffer: gst::Buffer,
-    pub(super) pts: Option<gst::ClockTime>,
+    /// Of the caps with which it came: others may follow before it is looked at.
+    pub(super) info: VideoInfo,
     pub(super) arrived: Instant,
 }
 
@@ -33,10 +36,12 @@ pub(super) struct Found {
 impl Found {
     /// How much older its frame is than one with this time that arrives now.
     pub(super) fn age(&self, pts: Option<gst::ClockTime>) -> Duration {
-        match (pts, self.pts) {
-            (Some(now), Some(then)) => now.saturating_sub(then).into(),
-            _ => self.arrived.elapsed(),
-        }
+        let nanoseconds = match (pts, self.pts) {
+            // Either way round: a stream that is played backwards has ages, too.
+            (Some(now), Some(then)) => now.nseconds().abs_diff(then.nseconds()),
+            _ => return self.arrived.elapsed(),
+        };
+        Duration::from_nanos(nanoseconds)
     }
 }
 
@@ -133,7 +138,8 @@ fn serve((desk, changed): &(Mutex<Desk>, Condvar), look: &impl Fn(Offer) -> Opti
             resets = desk.resets;
             desk.offer.take()
         };
-        result = offer.and_then(look);
+        // GStreamer's guard against panics is not around this thread.
+        result = offer.and_then(|offer| panic::catch_unwind(AssertUnwindSafe(|| look(offer))).ok().flatten());
         if result.is_none() {
             lock(desk).failed = true;
         }

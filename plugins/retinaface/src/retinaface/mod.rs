@@ -5,10 +5,18 @@
 //! ```
 //!
 //! # Threads and time
-//! The frame is turned into a tensor on the stream's own thread, the model runs on the thread of an
-//! engine that elements with the same model, provider and number of threads share. The element answers
-//! the LATENCY query with its `batch-timeout` (where `batch-size` makes it wait) and the 95th percentile
-//! of the time that it needs for a frame, and announces when that changes.
+//! The frame is turned into a tensor on the stream's own thread; the model runs on the threads of an engine that elements
+//! share which ask for the same model, run in the same way. In `mode=sync` each frame waits for its own faces: of a live
+//! source on the stream's thread, else (`inflight` of 2 and more) on a thread that pushes each frame in its turn as soon as
+//! it has them, so that the next one is made ready meanwhile. In `mode=latest` no frame waits: a thread in the background
+//! looks at the newest one, and each frame that passes gets the newest faces that are known, with their age.
+//!
+//! The element answers the LATENCY query with its `batch-timeout` (where `batch-size` makes it wait) and the 95th percentile
+//! of the time that it needs for a frame, nothing in `mode=latest`, and announces when that changes.
+//!
+//! # Messages
+//! Element messages: `retinaface-provider` at start (`provider`, `library`, `notes`), `retinaface-stats` every
+//! `stats-interval`. Progress messages of code `retinaface-engine` while a provider builds for minutes.
 //!
 //! # Metadata
 //! Each face is a `GstVideoRegionOfInterestMeta` of type `face` and an entry of a custom meta, see
