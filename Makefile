@@ -67,7 +67,7 @@ lint: deny
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 deny:
-	cargo deny --locked check bans licenses sources
+	cargo deny --workspace --locked check bans licenses sources
 
 # Peers have a throw-away environment of their own; QUICK=1: fewer rounds.
 bench_venv := $(target)/bench/venv

@@ -2,7 +2,7 @@
 """How cost grows with streams, frame size and faces: `retinaface bench` with a run a core, each point once a round.
 
 A machine that others use changes its speed while we measure. Each run alternates a bare session of the model with the
-element, so a point's cost is that of a frame in bare runs, and its time that many medians of all bare runs.
+element, so a point's cost is that of a frame in bare runs, and its time that many medians of its series' bare runs.
 """
 
 import os
@@ -55,11 +55,11 @@ def main():
                 except common.Missing as reason:
                     missing[name, x] = str(reason)
         print(f"scaling: round {number + 1} of {ROUNDS}", file=sys.stderr)
-    bare = [run["bare_rate"] for points in runs.values() for results in points.values() for run in results if run.get("bare_rate")]
-    bare_ms = 1000 / statistics.median(bare) if bare else None
     series = {}
     for name, points in runs.items():
         series[name] = []
+        bare = [run["bare_rate"] for results in points.values() for run in results if run.get("bare_rate")]
+        bare_ms = 1000 / statistics.median(bare) if bare else None
         for x, results in points.items():
             point = {"x": x}
             if (name, x) in missing or not results:
@@ -79,7 +79,7 @@ def main():
     latest = one({"execution_provider": "cpu", "frame_size": "1920x1080", **LATEST})
     gpu = {name: one({"frame_size": "1920x1080", "frames": 480, **arguments}) for name, arguments in GPU.items()} if machine["gpu"] != "none at hand" else {}
     common.write("scaling.json", {
-        "machine": machine, "threads": THREADS, "rounds": ROUNDS, "bare_ms": bare_ms, "series": series, "latest": latest, "gpu": gpu,
+        "machine": machine, "threads": THREADS, "rounds": ROUNDS, "series": series, "latest": latest, "gpu": gpu,
     })
 
 
