@@ -32,7 +32,9 @@ for profile in sorted(Path(profiles).glob("*.profraw")):
     if profile.stat().st_size:
         command += ["--instr-profile", str(profile)]
 for name in sorted(objects):
-    command += ["--object", name]
+    # A test of a feature that is not built has nothing to cover, and `cov` stumbles over it.
+    if b"__llvm_covfun" in Path(name).read_bytes():
+        command += ["--object", name]
 shown = subprocess.run(command, capture_output=True, text=True)
 if shown.returncode:
     sys.exit(f"{cov} failed: {shown.stderr.splitlines()[:1]}")

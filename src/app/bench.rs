@@ -290,9 +290,16 @@ fn decode(clip: &Path, (width, height): (usize, usize)) -> anyhow::Result<Vec<Ar
     pipeline.by_name("in").context("filesrc")?.set_property("location", clip);
     let sink = pipeline.by_name("out").and_downcast::<gst_app::AppSink>().context("appsink")?;
     let wrong = || format!("{} cannot be decoded", clip.display());
-    pipeline.set_state(gst::State::Playing).with_context(wrong)?;
+    let bus = pipeline.bus().context("a pipeline has a bus")?;
+    let started = pipeline.set_state(gst::State::Playing);
     let mut frames = Vec::new();
-    while let (true, Ok(sample)) = (frames.len() < HELD, sink.pull_sample()) {
+    let mut error = None;
+    while frames.len() < HELD && started.is_ok() && !sink.is_eos() {
+        error = bus.pop_filtered(&[gst::MessageType::Error]);
+        if error.is_some() {
+            break;
+        }
+        let Some(sample) = sink.try_pull_sample(gst::ClockTime::from_mseconds(100)) else { continue };
         let info = sample.caps().and_then(|caps| gst_video::VideoInfo::from_caps(caps).ok()).with_context(wrong)?;
         let buffer = sample.buffer().with_context(wrong)?;
         let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info).ok().with_context(wrong)?;
@@ -304,7 +311,7 @@ fn decode(clip: &Path, (width, height): (usize, usize)) -> anyhow::Result<Vec<Ar
         }
         frames.push(Arc::new(bytes));
     }
-    let error = pipeline.bus().and_then(|bus| bus.pop_filtered(&[gst::MessageType::Error]));
+    let error = error.or_else(|| bus.pop_filtered(&[gst::MessageType::Error]));
     pipeline.set_state(gst::State::Null)?;
     if let Some(gst::MessageView::Error(error)) = error.as_ref().map(|message| message.view()) {
         bail!("{}: {}", wrong(), error.error());

@@ -216,6 +216,74 @@ fn two_libraries_that_cannot_live_in_one_process_are_an_error_that_says_so() {
     });
 }
 
+/// `retinaface bench` with the plugin under test, at a size that takes no time.
+fn bench(arguments: &[&str]) -> Option<std::process::Output> {
+    let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+    let program = deps.join("../retinaface");
+    if !program.exists() {
+        let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+        assert!(!ci, "{} is missing in CI: test the whole workspace", program.display());
+        eprintln!("not run: {} is not built; test the whole workspace", program.display());
+        return None;
+    }
+    let target = common::target_folder();
+    let mut command = common::command(text(&program), &target);
+    command.args(["bench", "--execution-provider", "cpu"]);
+    Some(command.args(arguments).output().unwrap())
+}
+
+#[test]
+fn the_program_measures_the_element() {
+    watched(|| {
+        let clip = project::media("single_face.mp4");
+        let small = ["--frame-size", "320x180", "--input-size", "160"];
+        let run = |arguments: &[&str]| {
+            let size = if arguments.contains(&"--frame-size") { &[] } else { &small[..] };
+            let output = bench(&[&[text(&clip)], size, arguments].concat())?;
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Some(String::from_utf8(output.stdout).unwrap())
+        };
+        let Some(line) = run(&["--json", "--streams", "2", "--frames", "60", "--threads", "1"]) else { return };
+        let report = serde_json::from_str::<serde_json::Value>(&line).unwrap();
+        assert_eq!((report["frames"].as_u64(), report["lost"].as_u64()), (Some(120), Some(0)));
+        assert_eq!((report["provider"].as_str(), report["input_width"].as_u64()), (Some("cpu"), Some(160)));
+        for rate in ["rate", "bare_rate", "rate_to_bare", "seconds"] {
+            assert!(report[rate].as_f64().unwrap() > 0.0, "{rate} of {report}");
+        }
+        // What goes before it is counted to the stream's own statistics.
+        assert_eq!(report["stats"]["inferred"].as_u64(), Some(68));
+        assert!(report["stats"]["inference-p99"].as_u64() >= report["stats"]["inference-p50"].as_u64());
+
+        let crowd = run(&["--json", "--faces", "4", "--frames", "8", "--frame-size", "640x360", "--input-size", "0"]);
+        let crowd = serde_json::from_str::<serde_json::Value>(&crowd.unwrap()).unwrap();
+        assert_eq!(crowd["stats"]["faces"].as_u64(), Some(4 * 16), "each frame has the faces asked for");
+
+        let table = run(&["--mode", "latest", "--fps", "100", "--frames", "50"]).unwrap();
+        for part in ["1 of 320x180", "provider:   cpu", "50 in", "0 lost", "in element", "preprocess"] {
+            assert!(table.contains(part), "`{part}` is not in: {table}");
+        }
+    });
+}
+
+#[test]
+fn what_the_program_cannot_measure_is_an_error_with_its_cause() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let no_clip = folder.path().join("no clip.mp4");
+        std::fs::write(&no_clip, "no video").unwrap();
+        let clip = project::media("single_face.mp4");
+        for (arguments, part) in [
+            (vec!["/nowhere.mp4"], "/nowhere.mp4 cannot be decoded"),
+            (vec![text(&no_clip)], "cannot be decoded"),
+            (vec![text(&clip), "--model", "/nowhere.onnx"], "/nowhere.onnx"),
+        ] {
+            let Some(output) = bench(&arguments) else { return };
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(2) && error.contains(part), "{arguments:?}: {error}");
+        }
+    });
+}
+
 #[test]
 fn streams_that_would_share_runs_go_one_by_one_on_openvino() {
     watched(|| {

@@ -807,6 +807,7 @@ impl RetinaFace {
         let underway = if Self::is_due(number, &detector, &settings) {
             Some(self.submit(&detector, &buffer, &info, &settings.detector)?)
         } else {
+            self.skip();
             None
         };
         Ok(Frame { buffer, size, underway })
@@ -854,7 +855,10 @@ impl RetinaFace {
         let size = frame::frame_size(buffer, &info);
         let (offered, pts) = (buffer.clone(), buffer.pts());
         let offer = || Offer { buffer: offered, info, arrived: Instant::now() };
-        let found = latest.exchange(Self::is_due(number, &detector, &settings).then_some(offer))?;
+        let (found, taken) = latest.exchange(Self::is_due(number, &detector, &settings).then_some(offer))?;
+        if !taken {
+            self.skip();
+        }
         if let Some(found) = found.filter(|found| found.size == size) {
             let age = found.age(pts);
             if settings.max_age.is_zero() || age <= settings.max_age {
@@ -914,6 +918,12 @@ impl RetinaFace {
         }
         if detection.non_finite > 0 {
             gst::debug!(CAT, imp = self, "{} candidates were not finite and are dropped", detection.non_finite);
+        }
+    }
+
+    fn skip(&self) {
+        if let Some(state) = &mut *lock(&self.state) {
+            state.stats.skip();
         }
     }
 

@@ -72,21 +72,29 @@ impl Latest {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Gives the frame that `offer` makes to the background if that is free, and returns the newest that is known.
+    /// Gives the frame that `offer` makes to the background if that is free, and returns the newest that is known, and
+    /// whether the frame was taken.
     ///
     /// # Errors
     /// If a frame could not be looked at.
-    pub(super) fn exchange(&self, offer: Option<impl FnOnce() -> Offer>) -> Result<Option<Found>, gst::FlowError> {
+    pub(super) fn exchange(
+        &self,
+        offer: Option<impl FnOnce() -> Offer>,
+    ) -> Result<(Option<Found>, bool), gst::FlowError> {
         let (desk, changed) = &*self.shared;
         let mut desk = lock(desk);
         if desk.failed {
             return Err(gst::FlowError::Error);
         }
-        if let (Some(offer), false, None) = (offer, desk.busy, &desk.offer) {
-            desk.offer = Some(offer());
-            changed.notify_all();
-        }
-        Ok(desk.found.clone())
+        let taken = match (offer, desk.busy, &desk.offer) {
+            (Some(offer), false, None) => {
+                desk.offer = Some(offer());
+                changed.notify_all();
+                true
+            }
+            _ => false,
+        };
+        Ok((desk.found.clone(), taken))
     }
 
     /// Forgets what was found: the frames that follow are others.

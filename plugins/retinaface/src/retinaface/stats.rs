@@ -24,6 +24,7 @@ struct Count {
     since: Instant,
     frames: u64,
     inferred: u64,
+    skipped: u64,
     faces: u64,
     non_finite: u64,
     /// How many runs' frames shared their run with so many, for each number of them.
@@ -41,6 +42,7 @@ impl Count {
             since: Instant::now(),
             frames: 0,
             inferred: 0,
+            skipped: 0,
             faces: 0,
             non_finite: 0,
             batches: [0; LARGEST_BATCH + 1],
@@ -49,9 +51,9 @@ impl Count {
     }
 
     fn reset(&mut self) {
-        let Self { since, frames, inferred, faces, non_finite, batches, times } = self;
+        let Self { since, frames, inferred, skipped, faces, non_finite, batches, times } = self;
         *since = Instant::now();
-        (*frames, *inferred, *faces, *non_finite) = (0, 0, 0, 0);
+        (*frames, *inferred, *skipped, *faces, *non_finite) = (0, 0, 0, 0, 0);
         *batches = [0; LARGEST_BATCH + 1];
         times.iter_mut().for_each(Histogram::reset);
     }
@@ -71,7 +73,7 @@ impl Count {
             .field("duration", self.since.elapsed().as_nanos() as u64)
             .field("frames", self.frames)
             .field("inferred", self.inferred)
-            .field("skipped", self.frames.saturating_sub(self.inferred))
+            .field("skipped", self.skipped)
             .field("faces", self.faces)
             .field("non-finite", self.non_finite);
         let mut batches = gst::Structure::builder("batches");
@@ -111,6 +113,12 @@ impl Stats {
         self.interval.frames += 1;
         self.whole.frames += 1;
         self.whole.frames - 1
+    }
+
+    /// Counts a frame that is not looked at.
+    pub(super) fn skip(&mut self) {
+        self.whole.skipped += 1;
+        self.interval.skipped += 1;
     }
 
     /// Counts what was found in a frame.
@@ -153,6 +161,7 @@ mod tests {
             stats.detection(&detection(number, if number % 4 == 0 { 3 } else { 1 }));
         }
         stats.frame();
+        stats.skip();
         let structure = stats.structure();
         let count = |name| structure.get::<u64>(name).unwrap();
         assert_eq!((count("frames"), count("inferred"), count("skipped")), (101, 100, 1));
