@@ -44,7 +44,8 @@ def make_large():
     part.rename(LARGE)
 
 
-# A thread of its own for each of decoder, detector, encoder and crops, and a run of the model a core. `single-segment`: avenc_mpeg4 of GStreamer 1.22 gives nothing where a segment does not start at 0.
+# A thread of its own for each of decoder, detector, encoder and crops, and a run of the model a core. Crops are cut first:
+# the overlay then has the frame for itself, and need not copy it. `single-segment`: avenc_mpeg4 of GStreamer 1.22 gives nothing where a segment does not start at 0.
 MPEG4 = "identity single-segment=true ! avenc_mpeg4 bitrate=100000000 gop-size=12"
 X264 = "x264enc tune=zerolatency sliced-threads=false threads=1 speed-preset=ultrafast pass=quant quantizer=24 ! h264parse"
 
@@ -53,8 +54,8 @@ def pipeline(clip, encoder, detector):
     return gst(
         f"filesrc location={clip} ! qtdemux ! h264parse ! avdec_h264 max-threads=1 ! queue ! retinaface {detector} ! queue"
         f" ! facemetapublish location={WORK}/faces.jsonl ! tee name=t"
+        f" t. ! facealign ! queue ! pngenc compression-level=1 ! multifilesink location={WORK}/crop-%05d.png async=false"
         f" t. ! queue ! facemetaoverlay ! queue ! {encoder} ! mp4mux ! filesink location={WORK}/annotated.mp4"
-        f" t. ! queue ! facealign ! queue ! pngenc compression-level=1 ! multifilesink location={WORK}/crop-%05d.png async=false"
     )
 
 
