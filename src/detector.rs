@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::decode;
@@ -11,11 +11,13 @@ use crate::engine::{Client, Engine, EngineError, Request, Ticket};
 use crate::face::Face;
 use crate::image::ImageView;
 use crate::letterbox::{InputSize, Letterbox};
-use crate::model::{Contract, Forge, Model, ModelError, Options, Running};
+use crate::lock::lock;
+use crate::model::{Contract, Model, ModelError, Options, Running};
 use crate::nms;
 use crate::preprocess::{self, Scratch};
 use crate::priors::{self, Prior};
 use crate::provider::Provider;
+use crate::session::Forge;
 use crate::tensors::{Feed, Found, Maker, Tensors};
 
 /// A running model that several detectors can share.
@@ -421,11 +423,6 @@ impl Common {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing that can panic runs under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// From candidates in input pixels to the faces wanted, in frame pixels, and how many have no finite place there.

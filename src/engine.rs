@@ -9,12 +9,13 @@ use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 
+use crate::lock::lock;
 use crate::runtime::panic_message;
 
 /// Requests that can wait; a caller that would be one more waits to hand in.
@@ -291,11 +292,6 @@ impl<P> Ticket<P> {
         lock(&self.lines).push((line, self.letters));
         answer
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing that can panic runs under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What waits, and the choice of the next batch. One worker at a time gathers; it holds no lock while it runs what it has.

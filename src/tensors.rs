@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, RunOptions, Session};
@@ -12,6 +12,7 @@ use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType};
 use crate::decode::Heads;
 use crate::device::{self, CANDIDATE, Frames};
 use crate::engine::Picture;
+use crate::lock::lock;
 use crate::model::Contract;
 use crate::priors;
 
@@ -135,11 +136,6 @@ impl Drop for User {
     fn drop(&mut self) {
         self.gone.fetch_add(1, Ordering::Release);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing that can panic half-way changes what is under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Maker {

@@ -11,218 +11,22 @@ use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::detector::{DetectError, Detection, Detector, Settings as DetectorSettings, Underway};
-use retinaface::letterbox::InputSize;
 use retinaface::locate;
-use retinaface::model::{ModelError, Options, Preprocessing as ModelPreprocessing, Progress, Running};
-use retinaface::provider::{Precision as ModelPrecision, Provider};
+use retinaface::model::{ModelError, Options, Progress, Running};
 use retinaface::runtime::RuntimeError;
 
 use super::inflight::{Frame, Inflight, Outcome, Pusher};
 use super::latency::Latency;
 use super::latest::{Found, Latest, Offer};
+use super::settings::{self, FrameSettings, Mode, Settings};
 use super::stats::Stats;
 use crate::lock::lock;
 use crate::meta::{self, FrameSize};
 use crate::{caps, engines, frame};
 
-const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
-const DEFAULT_IOU_THRESHOLD: f32 = 0.4;
-const DEFAULT_INPUT_SIZE: u32 = 640;
-const DEFAULT_MAX_FACES: u32 = 0;
-const DEFAULT_MIN_FACE_SIZE: u32 = 0;
-const DEFAULT_INFERENCE_INTERVAL: u32 = 1;
-const DEFAULT_BATCH_SIZE: u32 = 0;
-const DEFAULT_BATCH_TIMEOUT: u32 = 10;
-const DEFAULT_THREADS: u32 = 0;
-const DEFAULT_PARALLEL_RUNS: u32 = 1;
-const DEFAULT_INFLIGHT: u32 = 0;
-const DEFAULT_MAX_AGE: u32 = 1000;
-const DEFAULT_STATS_INTERVAL: u32 = 0;
-const DEFAULT_DEVICE_ID: u32 = 0;
-const DEFAULT_ALLOW_CPU_FALLBACK: bool = false;
-const DEFAULT_CUDA_GRAPH: bool = false;
-
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("retinaface", gst::DebugColorFlags::empty(), Some("RetinaFace detection"))
 });
-
-/// What the model runs on, as a property's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
-#[enum_type(name = "GstRetinaFaceExecutionProvider")]
-#[repr(i32)]
-pub(crate) enum ExecutionProvider {
-    #[default]
-    #[enum_value(name = "Auto: the best that works, of CUDA, OpenVINO and the CPU", nick = "auto")]
-    Auto,
-    #[enum_value(name = "CPU", nick = "cpu")]
-    Cpu,
-    #[enum_value(name = "NVIDIA CUDA", nick = "cuda")]
-    Cuda,
-    #[enum_value(name = "NVIDIA TensorRT", nick = "tensorrt")]
-    TensorRt,
-    #[enum_value(name = "Intel OpenVINO", nick = "openvino")]
-    OpenVino,
-}
-
-impl From<ExecutionProvider> for Provider {
-    fn from(provider: ExecutionProvider) -> Self {
-        match provider {
-            ExecutionProvider::Auto => Self::Auto,
-            ExecutionProvider::Cpu => Self::Cpu,
-            ExecutionProvider::Cuda => Self::Cuda,
-            ExecutionProvider::TensorRt => Self::TensorRt,
-            ExecutionProvider::OpenVino => Self::OpenVino,
-        }
-    }
-}
-
-/// In which arithmetic the model runs, as a property's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
-#[enum_type(name = "GstRetinaFacePrecision")]
-#[repr(i32)]
-pub(crate) enum Precision {
-    #[default]
-    #[enum_value(name = "Full: 32 bits", nick = "full")]
-    Full,
-    #[enum_value(name = "Reduced: 16 bits, where the provider has them", nick = "reduced")]
-    Reduced,
-}
-
-impl From<Precision> for ModelPrecision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::Full => Self::Full,
-            Precision::Reduced => Self::Reduced,
-        }
-    }
-}
-
-/// Where frames become tensors, as a property's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
-#[enum_type(name = "GstRetinaFacePreprocessing")]
-#[repr(i32)]
-pub(crate) enum Preprocessing {
-    #[default]
-    #[enum_value(name = "Auto: on the device for CUDA and TensorRT, else on the CPU", nick = "auto")]
-    Auto,
-    #[enum_value(name = "CPU", nick = "cpu")]
-    Cpu,
-    #[enum_value(name = "Device: in the model's graph", nick = "device")]
-    Device,
-}
-
-impl From<Preprocessing> for ModelPreprocessing {
-    fn from(preprocessing: Preprocessing) -> Self {
-        match preprocessing {
-            Preprocessing::Auto => Self::Auto,
-            Preprocessing::Cpu => Self::Cpu,
-            Preprocessing::Device => Self::Device,
-        }
-    }
-}
-
-/// How frames and faces come together, as a property's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
-#[enum_type(name = "GstRetinaFaceMode")]
-#[repr(i32)]
-pub(crate) enum Mode {
-    #[default]
-    #[enum_value(name = "Sync: each frame waits for its own faces", nick = "sync")]
-    Sync,
-    #[enum_value(name = "Latest: no frame waits, each gets the newest faces that are known", nick = "latest")]
-    Latest,
-}
-
-/// What the user set.
-#[derive(Clone, Debug)]
-struct Settings {
-    model_file: Option<PathBuf>,
-    execution_provider: ExecutionProvider,
-    score_threshold: f32,
-    iou_threshold: f32,
-    input_size: u32,
-    max_faces: u32,
-    min_face_size: u32,
-    inference_interval: u32,
-    batch_size: u32,
-    batch_timeout: u32,
-    threads: u32,
-    parallel_runs: u32,
-    mode: Mode,
-    max_age: u32,
-    inflight: u32,
-    stats_interval: u32,
-    device_id: u32,
-    precision: Precision,
-    preprocessing: Preprocessing,
-    allow_cpu_fallback: bool,
-    cuda_graph: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            model_file: None,
-            execution_provider: ExecutionProvider::default(),
-            score_threshold: DEFAULT_SCORE_THRESHOLD,
-            iou_threshold: DEFAULT_IOU_THRESHOLD,
-            input_size: DEFAULT_INPUT_SIZE,
-            max_faces: DEFAULT_MAX_FACES,
-            min_face_size: DEFAULT_MIN_FACE_SIZE,
-            inference_interval: DEFAULT_INFERENCE_INTERVAL,
-            batch_size: DEFAULT_BATCH_SIZE,
-            batch_timeout: DEFAULT_BATCH_TIMEOUT,
-            threads: DEFAULT_THREADS,
-            parallel_runs: DEFAULT_PARALLEL_RUNS,
-            mode: Mode::default(),
-            max_age: DEFAULT_MAX_AGE,
-            inflight: DEFAULT_INFLIGHT,
-            stats_interval: DEFAULT_STATS_INTERVAL,
-            device_id: DEFAULT_DEVICE_ID,
-            precision: Precision::default(),
-            preprocessing: Preprocessing::default(),
-            allow_cpu_fallback: DEFAULT_ALLOW_CPU_FALLBACK,
-            cuda_graph: DEFAULT_CUDA_GRAPH,
-        }
-    }
-}
-
-impl Settings {
-    /// How long a frame waits for others to share its run: not at all where it is left to the element.
-    fn batch_timeout(&self) -> Duration {
-        if self.batch_size > 1 { Duration::from_millis(self.batch_timeout.into()) } else { Duration::ZERO }
-    }
-
-    /// What counts for a frame.
-    fn of_frame(&self) -> FrameSettings {
-        FrameSettings {
-            detector: self.detector(),
-            inference_interval: self.inference_interval.into(),
-            max_age: Duration::from_millis(self.max_age.into()),
-        }
-    }
-
-    fn detector(&self) -> DetectorSettings {
-        DetectorSettings {
-            score_threshold: self.score_threshold,
-            iou_threshold: self.iou_threshold,
-            input_size: InputSize::from(self.input_size),
-            max_faces: self.max_faces as usize,
-            min_face_size: self.min_face_size as f32,
-            max_batch: self.batch_size as usize,
-            batch_timeout: self.batch_timeout(),
-        }
-    }
-}
-
-/// The settings of one frame, which cost nothing to copy.
-#[derive(Clone, Copy)]
-struct FrameSettings {
-    detector: DetectorSettings,
-    inference_interval: u64,
-    /// Zero: any.
-    max_age: Duration,
-}
 
 /// How frames go through the element.
 #[derive(Clone)]
@@ -263,221 +67,22 @@ impl ObjectSubclass for RetinaFace {
 
 impl ObjectImpl for RetinaFace {
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            vec![
-                glib::ParamSpecString::builder("model-file")
-                    .nick("Model file")
-                    .blurb("ONNX file of the detector (none: $RETINAFACE_MODEL, beside the plugin, or the installed one)")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default("execution-provider", ExecutionProvider::default())
-                    .nick("Execution provider")
-                    .blurb("What the model runs on; one that is named and not there is an error at start")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecFloat::builder("score-threshold")
-                    .nick("Score threshold")
-                    .blurb("Faces scored above this are kept")
-                    .minimum(0.0)
-                    .maximum(1.0)
-                    .default_value(DEFAULT_SCORE_THRESHOLD)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecFloat::builder("iou-threshold")
-                    .nick("IoU threshold")
-                    .blurb("Of two faces whose intersection over union is above this, the better is kept")
-                    .minimum(0.0)
-                    .maximum(1.0)
-                    .default_value(DEFAULT_IOU_THRESHOLD)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("input-size")
-                    .nick("Input size")
-                    .blurb("Longer side of the model's input in pixels; 0: the frame's own size. Ignored by models of a fixed size")
-                    .maximum(16384)
-                    .default_value(DEFAULT_INPUT_SIZE)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("max-faces")
-                    .nick("Largest number of faces")
-                    .blurb("At most so many faces a frame, best scores first; 0: all")
-                    .default_value(DEFAULT_MAX_FACES)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("min-face-size")
-                    .nick("Smallest face")
-                    .blurb("Faces whose shorter side is below this many pixels of the frame are left out")
-                    .maximum(16384)
-                    .default_value(DEFAULT_MIN_FACE_SIZE)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("inference-interval")
-                    .nick("Inference interval")
-                    .blurb("Look at every Nth frame; the others get no faces")
-                    .minimum(1)
-                    .default_value(DEFAULT_INFERENCE_INTERVAL)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("batch-size")
-                    .nick("Batch size")
-                    .blurb("At most so many frames of streams that share the model go through it at once; 0: what waits anyway on a GPU, 1 on a CPU")
-                    .maximum(64)
-                    .default_value(DEFAULT_BATCH_SIZE)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("batch-timeout")
-                    .nick("Batch timeout")
-                    .blurb("How long a frame waits for a batch of batch-size 2 or more to fill, in ms")
-                    .maximum(10_000)
-                    .default_value(DEFAULT_BATCH_TIMEOUT)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("threads")
-                    .nick("Threads")
-                    .blurb("Threads of one run of the model; 0: one a physical core")
-                    .maximum(1024)
-                    .default_value(DEFAULT_THREADS)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("parallel-runs")
-                    .nick("Parallel runs")
-                    .blurb("Runs of the model at the same time, each on `threads` threads: several of one thread carry more frames than one of several")
-                    .minimum(1)
-                    .maximum(64)
-                    .default_value(DEFAULT_PARALLEL_RUNS)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default("mode", Mode::default())
-                    .nick("Mode")
-                    .blurb("Whether frames wait for their own faces, or pass at once with the newest faces that are known")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("max-age")
-                    .nick("Largest age")
-                    .blurb("In mode latest, faces of a frame older than this many ms are not given to another; 0: of any age")
-                    .default_value(DEFAULT_MAX_AGE)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("inflight")
-                    .nick("Frames in flight")
-                    .blurb("Frames of this stream that may be under way at once, in order; 0: 1 for live sources, else enough to keep the model busy")
-                    .maximum(64)
-                    .default_value(DEFAULT_INFLIGHT)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("stats-interval")
-                    .nick("Statistics interval")
-                    .blurb("An element message with the statistics every so many ms; 0: none")
-                    .default_value(DEFAULT_STATS_INTERVAL)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("device-id")
-                    .nick("Device")
-                    .blurb("Which GPU, for the execution providers cuda and tensorrt")
-                    .maximum(255)
-                    .default_value(DEFAULT_DEVICE_ID)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default("precision", Precision::default())
-                    .nick("Precision")
-                    .blurb("Arithmetic of the model; reduced is faster on OpenVINO (bfloat16), TensorRT (fp16) and CUDA (TF32)")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default("preprocessing", Preprocessing::default())
-                    .nick("Preprocessing")
-                    .blurb("Where frames are resized and converted for the model")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("allow-cpu-fallback")
-                    .nick("Allow CPU fallback")
-                    .blurb("Run on the CPU where the execution provider is not there, instead of failing; a message says so")
-                    .default_value(DEFAULT_ALLOW_CPU_FALLBACK)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("cuda-graph")
-                    .nick("CUDA graph")
-                    .blurb("Replay a recorded graph of kernels for each shape, for the execution providers cuda and tensorrt")
-                    .default_value(DEFAULT_CUDA_GRAPH)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecString::builder("active-provider")
-                    .nick("Active provider")
-                    .blurb("What the model runs on, once the element has started")
-                    .read_only()
-                    .build(),
-                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                    .nick("Statistics")
-                    .blurb("Frames, inferred and skipped ones, faces, batch sizes, and times of each stage in ns; since start and of the last interval")
-                    .read_only()
-                    .build(),
-            ]
-        });
-        &PROPERTIES
+        settings::properties()
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        const CHECKED: &str = "GObject checks a property's type";
-        let mut settings = lock(&self.settings);
-        match pspec.name() {
-            "model-file" => {
-                let file = value.get::<Option<String>>().expect(CHECKED);
-                settings.model_file = file.filter(|file| !file.is_empty()).map(PathBuf::from);
-            }
-            "execution-provider" => settings.execution_provider = value.get().expect(CHECKED),
-            "score-threshold" => settings.score_threshold = value.get().expect(CHECKED),
-            "iou-threshold" => settings.iou_threshold = value.get().expect(CHECKED),
-            "input-size" => settings.input_size = value.get().expect(CHECKED),
-            "max-faces" => settings.max_faces = value.get().expect(CHECKED),
-            "min-face-size" => settings.min_face_size = value.get().expect(CHECKED),
-            "inference-interval" => settings.inference_interval = value.get().expect(CHECKED),
-            "batch-size" => settings.batch_size = value.get().expect(CHECKED),
-            "batch-timeout" => settings.batch_timeout = value.get().expect(CHECKED),
-            "threads" => settings.threads = value.get().expect(CHECKED),
-            "parallel-runs" => settings.parallel_runs = value.get().expect(CHECKED),
-            "mode" => settings.mode = value.get().expect(CHECKED),
-            "max-age" => settings.max_age = value.get().expect(CHECKED),
-            "inflight" => settings.inflight = value.get().expect(CHECKED),
-            "stats-interval" => settings.stats_interval = value.get().expect(CHECKED),
-            "device-id" => settings.device_id = value.get().expect(CHECKED),
-            "precision" => settings.precision = value.get().expect(CHECKED),
-            "preprocessing" => settings.preprocessing = value.get().expect(CHECKED),
-            "allow-cpu-fallback" => settings.allow_cpu_fallback = value.get().expect(CHECKED),
-            "cuda-graph" => settings.cuda_graph = value.get().expect(CHECKED),
-            _ => unreachable!("GObject sets writable properties only"),
-        }
+        lock(&self.settings).set(pspec.name(), value);
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let settings = lock(&self.settings);
         match pspec.name() {
-            "model-file" => settings.model_file.as_ref().map(|file| file.to_string_lossy().into_owned()).to_value(),
-            "execution-provider" => settings.execution_provider.to_value(),
-            "score-threshold" => settings.score_threshold.to_value(),
-            "iou-threshold" => settings.iou_threshold.to_value(),
-            "input-size" => settings.input_size.to_value(),
-            "max-faces" => settings.max_faces.to_value(),
-            "min-face-size" => settings.min_face_size.to_value(),
-            "inference-interval" => settings.inference_interval.to_value(),
-            "batch-size" => settings.batch_size.to_value(),
-            "batch-timeout" => settings.batch_timeout.to_value(),
-            "threads" => settings.threads.to_value(),
-            "parallel-runs" => settings.parallel_runs.to_value(),
-            "mode" => settings.mode.to_value(),
-            "max-age" => settings.max_age.to_value(),
-            "inflight" => settings.inflight.to_value(),
-            "stats-interval" => settings.stats_interval.to_value(),
-            "device-id" => settings.device_id.to_value(),
-            "precision" => settings.precision.to_value(),
-            "preprocessing" => settings.preprocessing.to_value(),
-            "allow-cpu-fallback" => settings.allow_cpu_fallback.to_value(),
-            "cuda-graph" => settings.cuda_graph.to_value(),
             "active-provider" => lock(&self.state).as_ref().map(|state| state.running.provider.name()).to_value(),
             "stats" => lock(&self.state)
                 .as_ref()
                 .map(|state| state.stats.structure())
                 .unwrap_or_else(|| Stats::default().structure())
                 .to_value(),
-            _ => unreachable!("GObject reads the properties above only"),
+            name => lock(&self.settings).get(name),
         }
     }
 

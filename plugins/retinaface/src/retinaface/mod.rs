@@ -29,9 +29,10 @@ mod imp;
 mod inflight;
 mod latency;
 mod latest;
+mod settings;
 mod stats;
 
-use imp::{ExecutionProvider, Mode, Precision, Preprocessing};
+use settings::{ExecutionProvider, Mode, Precision, Preprocessing};
 
 glib::wrapper! {
     /// The element `retinaface`.
