@@ -169,4 +169,5 @@ def main():
     print(f"{len(reference['photos'])} photos, {len(reference['frames'])} frames, {len(reference['crops'])} crops")
 
 
-main()
+if __name__ == "__main__":
+    main()
