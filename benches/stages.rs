@@ -20,8 +20,7 @@ use retinaface::letterbox::{InputSize, Letterbox};
 use retinaface::model::{Model, Options};
 use retinaface::nms::nms;
 use retinaface::preprocess::{Scratch, fill_input};
-use retinaface::priors;
-use retinaface::tensors::{Feed, Found};
+use retinaface::tensors::{Feed, Found, Heads};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -53,8 +52,9 @@ fn stages(c: &mut Criterion) {
     let mut tensors = model.maker().tensors(Feed::Floats { width, height }).unwrap();
     let mut scratch = Scratch::default();
     let settings = Settings::default();
-    let priors = priors::generate(width, height);
-    let all = |heads| -> Decoded { decode(heads, &priors, settings.score_threshold) };
+    let layout = model.contract().layout().unwrap().clone();
+    let all =
+        |heads: Heads<'_>| -> Decoded { decode(&layout, (width, height), heads.values(), settings.score_threshold) };
 
     let mut group = c.benchmark_group("frame");
     group.sample_size(60);

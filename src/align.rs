@@ -6,7 +6,7 @@
 use nalgebra::{Matrix2, Vector2};
 
 use crate::cv;
-use crate::face::{Landmarks, Point};
+use crate::face::{Landmarks, Point, Rect};
 use crate::image::{ImageView, ImageViewMut, PixelFormat, Plane};
 use crate::simd;
 use crate::yuv::RgbFromYuv;
@@ -159,6 +159,27 @@ pub fn template(size: usize) -> Landmarks {
 /// If the landmarks do not determine a transform.
 pub fn crop_from_frame(landmarks: &Landmarks, size: usize) -> Result<Similarity, AlignError> {
     umeyama(landmarks, &template(size))
+}
+
+/// The transform from frame pixels to a crop of `size` x `size` of the square around a box, upright: for faces without
+/// landmarks. The square has the box's centre and its longer side.
+///
+/// # Errors
+/// If the box has no area, or its numbers are not finite.
+pub fn crop_of_box(rect: Rect, size: usize) -> Result<Similarity, AlignError> {
+    if !rect.is_finite() {
+        return Err(AlignError::NotFinite);
+    }
+    let [x, y, w, h] = [rect.x, rect.y, rect.w, rect.h].map(f64::from);
+    let side = w.max(h);
+    if side <= 0.0 {
+        return Err(AlignError::SamePoint);
+    }
+    let scale = size as f64 / side;
+    // A warp counts from the middle of pixels, a box from their edges.
+    let shift = |middle: f64| (size as f64 - 1.0) / 2.0 - (middle - 0.5) * scale;
+    let similarity = Similarity { matrix: [[scale, 0.0, shift(x + w / 2.0)], [0.0, scale, shift(y + h / 2.0)]] };
+    if similarity.inverse().is_some() { Ok(similarity) } else { Err(AlignError::OutOfRange) }
 }
 
 /// Memory that one warp leaves for the next.
@@ -371,6 +392,16 @@ mod tests {
             crop_from_frame(&ARCFACE_TEMPLATE.map(|p| at(p.x * 1e36, p.y * 1e36)), 112)
                 .is_ok_and(|s| s.inverse().is_some())
         );
+    }
+
+    #[test]
+    fn a_box_becomes_the_square_around_it() {
+        let transform = crop_of_box(Rect::new(10.0, 20.0, 50.0, 100.0), 100).unwrap();
+        // The square is -15..85 x 20..120: its first pixel's middle is the crop's.
+        assert_eq!(transform.apply(Point::new(-15.0, 20.0)), Point::new(0.0, 0.0));
+        assert_eq!(transform.apply(Point::new(84.0, 119.0)), Point::new(99.0, 99.0));
+        assert_eq!(crop_of_box(Rect::new(1.0, 2.0, 0.0, 0.0), 112), Err(AlignError::SamePoint));
+        assert_eq!(crop_of_box(Rect::new(f32::NAN, 2.0, 3.0, 4.0), 112), Err(AlignError::NotFinite));
     }
 
     #[test]

@@ -5,17 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::contract::Contract;
 use crate::decode;
 use crate::device::Frames;
 use crate::engine::{Client, Engine, EngineError, Request, Ticket};
 use crate::face::Face;
-use crate::image::ImageView;
-use crate::letterbox::{InputSize, Letterbox};
+use crate::image::{ImageError, ImageInfo, ImageView};
+use crate::letterbox::InputSize;
 use crate::lock::lock;
-use crate::model::{Contract, Model, ModelError, Options, Running};
-use crate::nms;
+use crate::looks::{self, Look, Looks, Merge};
+use crate::model::{Model, ModelError, Options, Running};
 use crate::preprocess::{self, Scratch};
-use crate::priors::{self, Prior};
 use crate::provider::Provider;
 use crate::session::Forge;
 use crate::tensors::{Feed, Found, Maker, Tensors};
@@ -103,7 +103,7 @@ pub(crate) const AUTO_BATCH: usize = 16;
 const AUTO_BATCH_BYTES: usize = 256 << 20;
 
 /// What a detection can be told from call to call.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Faces scored above this stay, in 0.0..=1.0.
     pub score_threshold: f32,
@@ -111,6 +111,10 @@ pub struct Settings {
     pub iou_threshold: f32,
     /// How large the model's input is made.
     pub input_size: InputSize,
+    /// Where and at which sizes a frame is looked at.
+    pub looks: Looks,
+    /// How what several looks found is brought together.
+    pub merge: Merge,
     /// At most so many faces, the best ones; 0 for all.
     pub max_faces: usize,
     /// Faces whose shorter side is below this many frame pixels are left out.
@@ -127,6 +131,8 @@ impl Default for Settings {
             score_threshold: 0.5,
             iou_threshold: 0.4,
             input_size: InputSize::Longest(640),
+            looks: Looks::default(),
+            merge: Merge::default(),
             max_faces: 0,
             min_face_size: 0.0,
             max_batch: 1,
@@ -174,6 +180,9 @@ pub enum DetectError {
     /// The frame cannot be turned into a tensor.
     #[error("preprocessing failed: {0}")]
     Preprocess(#[from] opencv::Error),
+    /// A part of the frame cannot be looked at.
+    #[error(transparent)]
+    Part(#[from] ImageError),
     /// The model did not run.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -189,10 +198,44 @@ struct Buffers {
     scratch: Scratch,
 }
 
+/// Memory that waits for a frame.
+#[derive(Debug, Default)]
+struct Pool {
+    /// How the frames of now are fed.
+    feeds: Vec<Feed>,
+    free: Vec<Buffers>,
+}
+
+impl Pool {
+    /// What was left by frames that were fed otherwise goes.
+    fn keep(&mut self, feeds: impl Iterator<Item = Feed> + Clone) {
+        if self.feeds.iter().copied().ne(feeds.clone()) {
+            self.feeds.clear();
+            self.feeds.extend(feeds);
+            let Self { feeds, free } = self;
+            free.retain(|buffers| feeds.contains(&buffers.tensors.feed()));
+        }
+    }
+
+    fn take(&mut self, feed: Feed) -> Option<Buffers> {
+        let at = self.free.iter().rposition(|buffers| buffers.tensors.feed() == feed)?;
+        Some(self.free.swap_remove(at))
+    }
+
+    fn give_back(&mut self, buffers: Buffers) {
+        if self.feeds.contains(&buffers.tensors.feed()) {
+            self.free.push(buffers);
+        }
+    }
+}
+
+/// The looks at frames of one size, and what they were planned for.
 #[derive(Debug)]
-struct Priors {
-    size: (usize, usize),
-    priors: Vec<Prior>,
+struct Plan {
+    frame: (usize, usize),
+    size: InputSize,
+    looks: Looks,
+    plan: Arc<[Look]>,
 }
 
 /// Detects faces with a shared model. Several threads may use one detector at once.
@@ -222,8 +265,8 @@ pub struct Detector {
 #[derive(Debug)]
 struct Common {
     model: Arc<SharedModel>,
-    buffers: Mutex<Vec<Buffers>>,
-    priors: Mutex<Option<Arc<Priors>>>,
+    buffers: Mutex<Pool>,
+    plan: Mutex<Option<Plan>>,
 }
 
 impl Detector {
@@ -235,7 +278,7 @@ impl Detector {
             numbers.insert(free);
             free
         };
-        let common = Common { model: Arc::clone(model), buffers: Mutex::default(), priors: Mutex::default() };
+        let common = Common { model: Arc::clone(model), buffers: Mutex::default(), plan: Mutex::default() };
         Self { client: model.engine.client(), common: Arc::new(common), number }
     }
 
@@ -266,31 +309,33 @@ impl Detector {
     pub fn submit(&self, frame: &ImageView<'_>, settings: &Settings) -> Result<Underway, DetectError> {
         let model = &self.common.model;
         let start = Instant::now();
-        let letterbox = self.letterbox(frame.width(), frame.height(), settings);
-        let (width, height) = letterbox.input();
-        let feed = if model.on_device {
-            Feed::Planes(Frames::new(&frame.info(), letterbox))
-        } else {
-            Feed::Floats { width, height }
+        let mut underway = Underway::new(&self.common, (frame.width(), frame.height()), settings, start);
+        let feed = |look: &Look| {
+            let Look { region, letterbox, .. } = look;
+            let (width, height) = letterbox.input();
+            let info = ImageInfo { width: region.width, height: region.height, ..frame.info() };
+            if model.on_device { Feed::Planes(Frames::new(&info, *letterbox)) } else { Feed::Floats { width, height } }
         };
-        let mut buffers = self.common.buffers(feed)?;
-        let Buffers { tensors, scratch } = &mut buffers;
-        if let Feed::Planes(frames) = feed {
-            for plane in 0..frames.planes() {
-                frame.plane(plane).copy_to(tensors.plane(plane).map_err(DetectError::Tensors)?);
-            }
-        } else {
-            let floats = tensors.floats().map_err(DetectError::Tensors)?;
-            preprocess::fill_input(frame, &letterbox, &model.contract().normalization, floats, scratch)?;
+        lock(&self.common.buffers).keep(underway.plan.iter().map(feed));
+        for index in 0..underway.plan.len() {
+            let look = underway.plan[index];
+            let part = frame.crop(look.region)?;
+            let feed = feed(&look);
+            let mut buffers = self.common.buffers(feed)?;
+            fill(&mut buffers, feed, &part, &look, model.contract())?;
+            let (width, height) = look.letterbox.input();
+            let max_batch = match settings.max_batch {
+                0 => model.auto_batch(width, height),
+                wanted => wanted,
+            };
+            underway.preprocess = start.elapsed().saturating_sub(underway.handing_in);
+            self.hand_in(&mut underway, buffers, settings, max_batch)?;
         }
-        let max_batch = match settings.max_batch {
-            0 => model.auto_batch(width, height),
-            wanted => wanted,
-        };
-        self.hand_in(buffers, letterbox, settings, max_batch, start)
+        Ok(underway)
     }
 
-    /// As [`Self::submit`], for a frame in a GPU's memory, of which the frame's maker vouches until this returns.
+    /// As [`Self::submit`], for a frame in a GPU's memory, of which the frame's maker vouches until this returns. It can
+    /// be looked at at several sizes, but neither in parts nor in a mirror.
     ///
     /// # Errors
     /// If the model does not run on a GPU, the frame cannot be copied, or the model does not run any more.
@@ -309,37 +354,45 @@ impl Detector {
             )));
         }
         let info = frame.info();
-        let letterbox = self.letterbox(info.width, info.height, settings);
-        let frames = Frames::new(&info, letterbox);
-        let mut buffers = self.common.buffers(Feed::Resident(frames))?;
-        for plane in 0..frames.planes() {
-            let address = buffers.tensors.address(plane).map_err(DetectError::Tensors)?;
-            frame.copy_plane(plane, address).map_err(DetectError::Tensors)?;
+        let mut underway = Underway::new(&self.common, (info.width, info.height), settings, start);
+        let is_whole =
+            |look: &Look| (look.region.width, look.region.height) == (info.width, info.height) && !look.flipped;
+        if !underway.plan.iter().all(is_whole) {
+            return Err(DetectError::Tensors(
+                "roi, tiles and flip need frames in system memory; put `cudadownload` before the element".to_owned(),
+            ));
         }
-        // Each has its own place on the device: none is gathered into a batch.
-        self.hand_in(buffers, letterbox, settings, 1, start)
-    }
-
-    fn letterbox(&self, width: usize, height: usize, settings: &Settings) -> Letterbox {
-        Letterbox::new(width, height, self.common.model.contract().input_size(settings.input_size))
+        let feed = |look: &Look| Feed::Resident(Frames::new(&info, look.letterbox));
+        lock(&self.common.buffers).keep(underway.plan.iter().map(feed));
+        for index in 0..underway.plan.len() {
+            let mut buffers = self.common.buffers(feed(&underway.plan[index]))?;
+            for plane in 0..info.format.planes() {
+                let address = buffers.tensors.address(plane).map_err(DetectError::Tensors)?;
+                frame.copy_plane(plane, address).map_err(DetectError::Tensors)?;
+            }
+            underway.preprocess = start.elapsed().saturating_sub(underway.handing_in);
+            // Each has its own place on the device: none is gathered into a batch.
+            self.hand_in(&mut underway, buffers, settings, 1)?;
+        }
+        Ok(underway)
     }
 
     fn hand_in(
         &self,
+        underway: &mut Underway,
         Buffers { tensors, scratch }: Buffers,
-        letterbox: Letterbox,
         settings: &Settings,
         max_batch: usize,
-        start: Instant,
-    ) -> Result<Underway, DetectError> {
-        let preprocess = start.elapsed();
+    ) -> Result<(), DetectError> {
+        let before = Instant::now();
         let ticket = self.client.submit(Request {
             picture: tensors,
             max_batch: self.common.model.contract().batch(max_batch).min(self.common.model.largest_batch()),
             batch_timeout: settings.batch_timeout,
         })?;
-        let (common, settings) = (Arc::clone(&self.common), *settings);
-        Ok(Underway { ticket, common, scratch, letterbox, settings, preprocess })
+        underway.handing_in += before.elapsed();
+        underway.tickets.push(Submitted { ticket, scratch, since: before });
+        Ok(())
     }
 
     /// Tells the model's engine that no frame will come for a while, so that others need not wait for one.
@@ -348,27 +401,82 @@ impl Detector {
     }
 }
 
+/// Fills a look's tensors from its part of the frame.
+fn fill(
+    Buffers { tensors, scratch }: &mut Buffers,
+    feed: Feed,
+    part: &ImageView<'_>,
+    look: &Look,
+    contract: &Contract,
+) -> Result<(), DetectError> {
+    if let Feed::Planes(frames) = feed {
+        for index in 0..frames.planes() {
+            let plane = part.plane(index);
+            let pixels = tensors.plane(index).map_err(DetectError::Tensors)?;
+            plane.copy_to(pixels);
+            if look.flipped {
+                let channels = plane.layout.channels;
+                pixels.chunks_exact_mut(plane.layout.row_bytes()).for_each(|row| preprocess::mirror(row, channels));
+            }
+        }
+        return Ok(());
+    }
+    let floats = tensors.floats().map_err(DetectError::Tensors)?;
+    preprocess::fill_input(part, &look.letterbox, &contract.normalization, floats, scratch)?;
+    if look.flipped {
+        let ((width, _), (cols, _)) = (look.letterbox.input(), look.letterbox.content());
+        floats.chunks_exact_mut(width).for_each(|row| row[..cols].reverse());
+    }
+    Ok(())
+}
+
 impl Drop for Detector {
     fn drop(&mut self) {
         lock(&self.common.model.numbers).remove(&self.number);
     }
 }
 
+/// One look that was handed in.
+#[derive(Debug)]
+struct Submitted {
+    ticket: Ticket<Tensors>,
+    scratch: Scratch,
+    since: Instant,
+}
+
 /// A frame that the model has, or has had, without its faces being asked for yet. Dropping it gives them up.
 #[derive(Debug)]
 pub struct Underway {
-    ticket: Ticket<Tensors>,
+    tickets: Vec<Submitted>,
     common: Arc<Common>,
-    scratch: Scratch,
-    letterbox: Letterbox,
+    plan: Arc<[Look]>,
+    /// Width and height.
+    frame: (usize, usize),
     settings: Settings,
+    start: Instant,
     preprocess: Duration,
+    /// How long handing in took, which waits while the queue is full.
+    handing_in: Duration,
 }
 
 impl Underway {
+    fn new(common: &Arc<Common>, frame: (usize, usize), settings: &Settings, start: Instant) -> Self {
+        let plan = common.plan(frame, settings);
+        Self {
+            tickets: Vec::with_capacity(plan.len()),
+            common: Arc::clone(common),
+            plan,
+            frame,
+            settings: settings.clone(),
+            start,
+            preprocess: Duration::ZERO,
+            handing_in: Duration::ZERO,
+        }
+    }
+
     /// Whether [`Self::wait`] would not have to wait.
     pub fn is_ready(&self) -> bool {
-        self.ticket.is_ready()
+        self.tickets.iter().all(|submitted| submitted.ticket.is_ready())
     }
 
     /// Waits for the model, and decodes what it found.
@@ -376,69 +484,84 @@ impl Underway {
     /// # Errors
     /// If the model does not run.
     pub fn wait(self) -> Result<Detection, DetectError> {
-        let Self { ticket, common, scratch, letterbox, settings, preprocess } = self;
-        let reply = ticket.wait()?;
-        let start = Instant::now();
-        let decoded = match reply.picture.found().map_err(DetectError::Tensors)? {
-            Found::Heads(heads) => {
-                let (width, height) = letterbox.input();
-                decode::decode(heads, &common.priors(width, height).priors, settings.score_threshold)
-            }
-            Found::Candidates(candidates) => decode::from_candidates(candidates, settings.score_threshold),
-        };
-        lock(&common.buffers).push(Buffers { tensors: reply.picture, scratch });
-        let (faces, overflowed) = select(decoded.candidates, &letterbox, &settings);
-        let timing = Timing { preprocess, wait: reply.wait, inference: reply.run, decode: start.elapsed() };
-        Ok(Detection { faces, non_finite: decoded.non_finite + overflowed, timing, batch: reply.batch })
+        let Self { tickets, common, plan, frame, settings, start, preprocess, .. } = self;
+        let layout = common
+            .model
+            .contract()
+            .layout()
+            .ok_or_else(|| DetectError::Tensors("the model finds points of faces, not faces".to_owned()))?;
+        let mut found = Vec::new();
+        let (mut non_finite, mut batch) = (0, 0);
+        let (mut decode, mut wait, mut end) = (Duration::ZERO, None, start);
+        for (Submitted { ticket, scratch, since }, look) in tickets.into_iter().zip(plan.iter()) {
+            let reply = ticket.wait()?;
+            let before = Instant::now();
+            let decoded = match reply.picture.found().map_err(DetectError::Tensors)? {
+                Found::Heads(heads) => {
+                    decode::decode(layout, look.letterbox.input(), heads.values(), settings.score_threshold)
+                }
+                Found::Candidates(candidates) => {
+                    decode::from_candidates(candidates, layout.landmarks, settings.score_threshold)
+                }
+            };
+            lock(&common.buffers).give_back(Buffers { tensors: reply.picture, scratch });
+            non_finite += decoded.non_finite;
+            found.extend(decoded.candidates.iter().filter_map(|face| look.in_frame(face)));
+            batch = batch.max(reply.batch);
+            wait.get_or_insert(reply.wait);
+            end = end.max(since + reply.wait + reply.run);
+            decode += before.elapsed();
+        }
+        let before = Instant::now();
+        let (faces, overflowed) = select(found, frame, &settings);
+        decode += before.elapsed();
+        let wait = wait.unwrap_or_default();
+        // From the first look's start to the last one's end, less what else happened meanwhile.
+        let inference = (end - start).saturating_sub(preprocess + wait);
+        let timing = Timing { preprocess, wait, inference, decode };
+        Ok(Detection { faces, non_finite: non_finite + overflowed, timing, batch })
     }
 }
 
 impl Common {
+    /// The looks at a frame of that size.
+    fn plan(&self, frame: (usize, usize), settings: &Settings) -> Arc<[Look]> {
+        let Settings { input_size: size, looks, .. } = settings;
+        let mut known = lock(&self.plan);
+        match &*known {
+            Some(known) if known.frame == frame && known.size == *size && known.looks == *looks => {
+                Arc::clone(&known.plan)
+            }
+            _ => {
+                let plan = looks::plan(frame, self.model.contract(), *size, looks).into();
+                *known = Some(Plan { frame, size: *size, looks: looks.clone(), plan: Arc::clone(&plan) });
+                plan
+            }
+        }
+    }
+
     /// Memory for a frame that is fed so: an earlier one's, or new.
     fn buffers(&self, feed: Feed) -> Result<Buffers, DetectError> {
-        loop {
-            // A lock of its own for a push or a pop; never held while anything runs.
-            let free = lock(&self.buffers).pop();
-            match free {
-                Some(free) if free.tensors.feed() == feed => return Ok(free),
-                // What was left by frames of another shape goes.
-                Some(_) => {}
-                None => break,
-            }
+        // A lock of its own for a push or a pop; never held while anything runs.
+        if let Some(free) = lock(&self.buffers).take(feed) {
+            return Ok(free);
         }
         // The threads of the engine run what others have meanwhile.
         self.model.forge.prepare(&feed, &self.model.maker).map_err(DetectError::Tensors)?;
         let tensors = self.model.maker.tensors(feed).map_err(|error| DetectError::Tensors(error.to_string()))?;
         Ok(Buffers { tensors, scratch: Scratch::default() })
     }
-
-    fn priors(&self, width: usize, height: usize) -> Arc<Priors> {
-        let size = (width, height);
-        let mut cached = lock(&self.priors);
-        match &*cached {
-            Some(priors) if priors.size == size => Arc::clone(priors),
-            _ => {
-                let priors = Arc::new(Priors { size, priors: priors::generate(width, height) });
-                Arc::clone(cached.insert(priors))
-            }
-        }
-    }
 }
 
-/// From candidates in input pixels to the faces wanted, in frame pixels, and how many have no finite place there.
-/// What lies wholly outside the frame, in the padding, is no face.
-fn select(candidates: Vec<Face>, letterbox: &Letterbox, settings: &Settings) -> (Vec<Face>, usize) {
-    let (width, height) = letterbox.frame();
-    let kept = nms::nms(candidates, settings.iou_threshold);
-    let count = kept.len();
-    let in_frame = kept.iter().map(|face| face.mapped(|point| letterbox.frame_from_input(point)));
-    let finite = in_frame.filter(Face::is_finite).collect::<Vec<_>>();
+/// From what the looks found, in frame pixels, to the faces wanted, and how many have no finite place there. What lies
+/// wholly outside the frame, in the padding, is no face.
+fn select(found: Vec<(Face, bool)>, (width, height): (usize, usize), settings: &Settings) -> (Vec<Face>, usize) {
+    let count = found.len();
+    let finite = found.into_iter().filter(|(face, _)| face.is_finite()).collect::<Vec<_>>();
     let overflowed = count - finite.len();
-    let mut faces = finite
-        .into_iter()
-        .filter(|face| face.rect.clipped(width as f32, height as f32).is_some())
-        .filter(|face| face.rect.w.min(face.rect.h) >= settings.min_face_size)
-        .collect::<Vec<_>>();
+    let mut faces = looks::merge(finite, settings.merge, settings.iou_threshold);
+    faces.retain(|face| face.rect.clipped(width as f32, height as f32).is_some());
+    faces.retain(|face| face.rect.w.min(face.rect.h) >= settings.min_face_size);
     if settings.max_faces > 0 {
         faces.truncate(settings.max_faces);
     }
@@ -451,33 +574,30 @@ mod tests {
     use crate::face::Rect;
 
     fn face(score: f32, x: f32, side: f32) -> Face {
-        Face { score, rect: Rect::new(x, 0.0, side, side), landmarks: None, track_id: None }
+        Face { score, rect: Rect::new(x, 0.0, side, side), ..Face::default() }
     }
 
     #[test]
     fn the_smallest_size_counts_in_frame_pixels_and_before_the_largest_number() {
-        let letterbox = Letterbox::new(1280, 720, InputSize::Longest(640));
-        let candidates = vec![face(0.9, 0.0, 10.0), face(0.8, 100.0, 30.0), face(0.7, 200.0, 40.0)];
+        let found = [face(0.9, 0.0, 20.0), face(0.8, 200.0, 60.0), face(0.7, 400.0, 80.0)].map(|face| (face, false));
         let settings = Settings { min_face_size: 25.0, max_faces: 1, ..Settings::default() };
-        let (faces, _) = select(candidates.clone(), &letterbox, &settings);
+        let (faces, _) = select(found.to_vec(), (1280, 720), &settings);
         assert_eq!(faces, [face(0.8, 200.0, 60.0)]);
-        let (all, _) = select(candidates, &letterbox, &Settings::default());
+        let (all, _) = select(found.to_vec(), (1280, 720), &Settings::default());
         assert_eq!(all.len(), 3);
     }
 
     #[test]
     fn a_face_in_the_padding_is_none() {
         // 1280 x 720 fills 640 x 360 of the input's 640 x 384.
-        let letterbox = Letterbox::new(1280, 720, InputSize::Longest(640));
-        let at = |y: f32| Face { rect: Rect::new(100.0, y, 20.0, 20.0), ..face(0.9, 0.0, 0.0) };
-        assert_eq!(select(vec![at(361.0)], &letterbox, &Settings::default()), (vec![], 0));
-        assert_eq!(select(vec![at(359.0)], &letterbox, &Settings::default()).0.len(), 1);
+        let at = |y: f32| (Face { rect: Rect::new(200.0, y, 40.0, 40.0), ..face(0.9, 0.0, 0.0) }, false);
+        assert_eq!(select(vec![at(722.0)], (1280, 720), &Settings::default()), (vec![], 0));
+        assert_eq!(select(vec![at(718.0)], (1280, 720), &Settings::default()).0.len(), 1);
     }
 
     #[test]
     fn a_face_that_overflows_on_its_way_to_the_frame_is_dropped_and_counted() {
-        let letterbox = Letterbox::new(7680, 4320, InputSize::Longest(640));
-        let far = face(0.9, f32::MAX / 2.0, 20.0);
-        assert_eq!(select(vec![far], &letterbox, &Settings::default()), (vec![], 1));
+        let far = face(0.9, f32::INFINITY, 20.0);
+        assert_eq!(select(vec![(far, false)], (7680, 4320), &Settings::default()), (vec![], 1));
     }
 }

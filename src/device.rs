@@ -9,19 +9,17 @@
 
 use prost::Message as _;
 
-use crate::decode::{CENTRE_VARIANCE, SIZE_VARIANCE};
+use crate::contract::Contract;
 use crate::image::{ImageInfo, PixelFormat};
+use crate::layout::{Arrangement, Boxes, Layout, Role, Scores};
 use crate::letterbox::Letterbox;
-use crate::model::Contract;
 use crate::onnx::{Builder, Element, Model, Side, Value, ValueInfo};
-use crate::preprocess::ChannelOrder;
+use crate::preprocess::{ChannelOrder, Padding};
 use crate::priors;
 use crate::yuv::YuvCoding;
 
 /// At most so many candidates come back from the device, the best ones: 120 KiB a frame.
 pub const TOP_K: usize = 2048;
-/// Numbers of a candidate: score, box (x, y, w, h), five points (x, y), in input pixels.
-pub const CANDIDATE: usize = 15;
 /// The oldest operators that the graph is made of.
 const OPSET: i64 = 11;
 
@@ -69,11 +67,27 @@ impl Frames {
         let (cols, rows) = self.format.plane_size(plane, width, height);
         [rows, cols, self.format.channels(plane)]
     }
+}
 
-    /// How many candidates come back.
-    pub(crate) fn candidates(&self) -> usize {
-        let (width, height) = self.letterbox.input();
-        TOP_K.min(priors::count(width, height))
+/// How many candidates of such frames come back.
+pub(crate) fn candidates(contract: &Contract, frames: &Frames) -> usize {
+    let (width, height) = frames.letterbox.input();
+    TOP_K.min(contract.layout().map_or(0, |layout| priors::count(&layout.levels, width, height)))
+}
+
+/// Whether nodes can be put around `file`.
+///
+/// # Errors
+/// With why not.
+pub(crate) fn takes(file: &[u8]) -> Result<(), String> {
+    parse(file).map(drop)
+}
+
+fn parse(file: &[u8]) -> Result<Model, String> {
+    let model = Model::parse(file)?;
+    match model.opset() {
+        OPSET.. => Ok(model),
+        opset => Err(format!("the model uses operators of version {opset}, {OPSET} or newer is needed")),
     }
 }
 
@@ -82,19 +96,17 @@ impl Frames {
 /// # Errors
 /// If the file is not one that nodes can be put around.
 pub(crate) fn graph(file: &[u8], contract: &Contract, frames: &Frames) -> Result<Vec<u8>, String> {
-    let mut model = Model::parse(file)?;
-    if model.opset() < OPSET {
-        return Err(format!("the model uses operators of version {}, {OPSET} or newer is needed", model.opset()));
-    }
+    let mut model = parse(file)?;
     let batch = if contract.dynamic_batch { Side::Batch } else { Side::Fixed(1) };
     let plane = |plane: usize| {
         let [rows, cols, channels] = frames.plane_shape(plane).map(Side::Fixed);
         ValueInfo::new(&plane_name(plane), Element::U8, &[batch, rows, cols, channels])
     };
     let inputs = (0..frames.planes()).map(plane).collect();
-    let sides = [batch, Side::Fixed(frames.candidates()), Side::Fixed(CANDIDATE)];
+    let layout = contract.layout().ok_or("the model finds no faces")?;
+    let sides = [batch, Side::Fixed(candidates(contract, frames)), Side::Fixed(contract.candidate())];
     let outputs = vec![ValueInfo::new(OUTPUT, Element::F32, &sides)];
-    model.enclose(before(contract, frames), after(contract, frames), inputs, outputs);
+    model.enclose(before(contract, frames), after(contract, layout, frames), inputs, outputs);
     Ok(model.encode_to_vec())
 }
 
@@ -139,13 +151,23 @@ fn before(contract: &Contract, frames: &Frames) -> Builder {
         }
         None => builder.node("Concat", &[names[0]; 3], &along_channels),
     };
-    let mean = builder.floats(&[1, 3, 1, 1], &normalization.mean);
-    let centred = builder.node("Sub", &[&pixels, &mean], &[]);
-    let scale = builder.floats(&[], &[normalization.scale]);
-    let scaled = builder.node("Mul", &[&centred, &scale], &[]);
     let (cols, rows) = letterbox.input();
     let pads = builder.ints(&[0, 0, 0, 0, 0, 0, (rows - content_rows) as i64, (cols - content_cols) as i64]);
-    builder.node_named(&contract.input, "Pad", &[&scaled, &pads], &[]);
+    let mean = builder.floats(&[1, 3, 1, 1], &normalization.mean);
+    let scale = builder.floats(&[], &[normalization.scale]);
+    // Zeros are black before the mean is taken off, and the mean afterwards.
+    let pixels = match normalization.padding {
+        Padding::Black => builder.node("Pad", &[&pixels, &pads], &[]),
+        Padding::Mean => pixels,
+    };
+    let centred = builder.node("Sub", &[&pixels, &mean], &[]);
+    match normalization.padding {
+        Padding::Black => builder.node_named(&contract.input, "Mul", &[&centred, &scale], &[]),
+        Padding::Mean => {
+            let scaled = builder.node("Mul", &[&centred, &scale], &[]);
+            builder.node_named(&contract.input, "Pad", &[&scaled, &pads], &[]);
+        }
+    }
     builder
 }
 
@@ -169,57 +191,171 @@ fn resize(builder: &mut Builder, input: String, from: (usize, usize), to: (usize
     builder.node("Resize", &[&input, &unused, &factors], &mode)
 }
 
+/// Nodes behind the model; their tensors are `[pictures, anchors, numbers]`.
+struct After {
+    builder: Builder,
+    anchors: i64,
+}
+
+impl After {
+    fn slice(&mut self, tensor: &str, axis: i64, from: i64, to: i64) -> String {
+        let [from, to, axis] = [from, to, axis].map(|number| self.builder.ints(&[number]));
+        self.builder.node("Slice", &[tensor, &from, &to, &axis], &[])
+    }
+
+    fn reshape(&mut self, tensor: &str, shape: &[i64]) -> String {
+        let shape = self.builder.ints(shape);
+        self.builder.node("Reshape", &[tensor, &shape], &[])
+    }
+
+    fn times(&mut self, tensor: &str, factor: f32) -> String {
+        if factor == 1.0 {
+            return tensor.to_owned();
+        }
+        let factor = self.builder.floats(&[], &[factor]);
+        self.builder.node("Mul", &[tensor, &factor], &[])
+    }
+
+    fn both(&mut self, kind: &str, first: &str, second: &str) -> String {
+        self.builder.node(kind, &[first, second], &[])
+    }
+
+    fn along(&mut self, kind: &str, tensors: &[&str], axis: i64) -> String {
+        match tensors {
+            [only] if kind == "Concat" => (*only).to_owned(),
+            _ => self.builder.node(kind, tensors, &[("axis", Value::Int(axis))]),
+        }
+    }
+
+    /// One role's tensors, `[pictures, anchors of all levels, numbers]`: the `nth` of those with that role.
+    fn gather(&mut self, contract: &Contract, layout: &Layout, frames: &Frames, role: Role, nth: usize) -> String {
+        let (width, height) = frames.letterbox.input();
+        let heads = layout.heads();
+        let of_role = heads.iter().zip(&contract.outputs).filter(|(head, _)| head.role == role);
+        let per_nth = if layout.arrangement == Arrangement::Together { 1 } else { layout.levels.len() };
+        let numbers = layout.numbers(role) as i64;
+        let parts = of_role.skip(nth * per_nth).take(per_nth).map(|(head, output)| {
+            let Some(level) = head.level.map(|level| &layout.levels[level]) else { return output.clone() };
+            let count = level.count(width, height) as i64;
+            if layout.arrangement != Arrangement::Planes {
+                // Also where the batch's side is left out: it is one picture's then.
+                let pictures = if contract.dynamic_batch { 0 } else { 1 };
+                return self.reshape(output, &[pictures, count, numbers]);
+            }
+            let (cols, rows) = level.cells(width, height);
+            let anchors = level.anchors.len() as i64;
+            // Backgrounds of all anchors come before their faces; else each anchor's numbers follow each other.
+            let (outer, inner, order) = if role == Role::Score && layout.scores == Scores::Pairs {
+                (numbers, anchors, [0, 3, 2, 1])
+            } else {
+                (anchors, numbers, [0, 3, 1, 2])
+            };
+            let split = self.reshape(output, &[0, outer, inner, (rows * cols) as i64]);
+            let turned = self.builder.node("Transpose", &[&split], &[("perm", Value::Ints(&order))]);
+            self.reshape(&turned, &[0, count, numbers])
+        });
+        let parts = parts.collect::<Vec<_>>();
+        self.along("Concat", &parts.iter().map(String::as_str).collect::<Vec<_>>(), 1)
+    }
+
+    /// Each anchor's probability of a face, `[pictures, anchors]`.
+    fn scores(&mut self, contract: &Contract, layout: &Layout, frames: &Frames) -> String {
+        let first = self.gather(contract, layout, frames, Role::Score, 0);
+        let probability = |this: &mut Self, tensor: &str| {
+            if layout.logits { this.builder.node("Sigmoid", &[tensor], &[]) } else { tensor.to_owned() }
+        };
+        let scores = match layout.scores {
+            Scores::Pairs => {
+                let face = self.slice(&first, 2, 1, 2);
+                if layout.logits {
+                    let background = self.slice(&first, 2, 0, 1);
+                    let margin = self.both("Sub", &face, &background);
+                    probability(self, &margin)
+                } else {
+                    face
+                }
+            }
+            Scores::Single => probability(self, &first),
+            Scores::Product => {
+                let second = self.gather(contract, layout, frames, Role::Score, 1);
+                let (least, most) = (self.builder.floats(&[], &[0.0]), self.builder.floats(&[], &[1.0]));
+                let parts = [first, second].map(|tensor| {
+                    let tensor = probability(self, &tensor);
+                    self.builder.node("Clip", &[&tensor, &least, &most], &[])
+                });
+                let product = self.both("Mul", &parts[0], &parts[1]);
+                self.builder.node("Sqrt", &[&product], &[])
+            }
+        };
+        self.reshape(&scores, &[0, self.anchors])
+    }
+
+    /// Corner and extent of boxes of which these are the numbers, `[pictures, anchors, 2]` each.
+    fn boxes(&mut self, layout: &Layout, numbers: &str, centre: &str, size: &str) -> [String; 2] {
+        let unit = self.times(size, layout.variances.centre);
+        let (first, second) = (self.slice(numbers, 2, 0, 2), self.slice(numbers, 2, 2, 4));
+        let zero = self.builder.floats(&[], &[0.0]);
+        match layout.boxes {
+            Boxes::Distances => {
+                let before = self.both("Mul", &first, &unit);
+                let corner = self.both("Sub", centre, &before);
+                let sum = self.both("Add", &first, &second);
+                let extent = self.both("Mul", &sum, &unit);
+                [corner, self.both("Max", &extent, &zero)]
+            }
+            Boxes::CentreSize | Boxes::CentreSizeInclusive => {
+                let offset = self.both("Mul", &first, &unit);
+                let middle = self.both("Add", centre, &offset);
+                let extent = self.times(&second, layout.variances.size);
+                let extent = self.builder.node("Exp", &[&extent], &[]);
+                let mut extent = self.both("Mul", &extent, size);
+                let mut area = extent.clone();
+                if layout.boxes == Boxes::CentreSizeInclusive {
+                    let last = self.builder.floats(&[], &[1.0]);
+                    extent = self.both("Sub", &extent, &last);
+                    area = self.both("Max", &extent, &zero);
+                }
+                let half = self.times(&extent, 0.5);
+                [self.both("Sub", &middle, &half), area]
+            }
+        }
+    }
+}
+
 /// From the heads to the best candidates.
-fn after(contract: &Contract, frames: &Frames) -> Builder {
-    let mut builder = Builder::new("retinaface/after/");
-    let [loc, conf, landmarks] = &contract.outputs;
+fn after(contract: &Contract, layout: &Layout, frames: &Frames) -> Builder {
     let (width, height) = frames.letterbox.input();
-    let priors = priors::generate(width, height);
-    let (all, best) = (priors.len() as i64, frames.candidates() as i64);
+    let priors = layout.priors(width, height);
+    let best = candidates(contract, frames) as i64;
+    let mut after = After { builder: Builder::new("retinaface/after/"), anchors: priors.len() as i64 };
 
-    let slice = |builder: &mut Builder, tensor: &str, from: i64, to: i64| {
-        let (from, to, axis) = (builder.ints(&[from]), builder.ints(&[to]), builder.ints(&[2]));
-        builder.node("Slice", &[tensor, &from, &to, &axis], &[])
+    let faces = after.scores(contract, layout, frames);
+    let count = after.builder.ints(&[best]);
+    let [scores, places] = after.builder.node_with("TopK", &[&faces, &count], &[("axis", Value::Int(1))]);
+    let scores = after.reshape(&scores, &[0, best, 1]);
+    let column = after.reshape(&places, &[0, best, 1]);
+    let chosen = |after: &mut After, role: Role| {
+        let all = after.gather(contract, layout, frames, role, 0);
+        let times = after.builder.ints(&[1, 1, layout.numbers(role) as i64]);
+        let places = after.builder.node("Tile", &[&column, &times], &[]);
+        after.along("GatherElements", &[&all, &places], 1)
     };
-    let reshape = |builder: &mut Builder, tensor: &str, shape: &[i64]| {
-        let shape = builder.ints(shape);
-        builder.node("Reshape", &[tensor, &shape], &[])
-    };
-    let faces = slice(&mut builder, conf, 1, 2);
-    let faces = reshape(&mut builder, &faces, &[0, all]);
-    let count = builder.ints(&[best]);
-    let [scores, places] = builder.node_with("TopK", &[&faces, &count], &[("axis", Value::Int(1))]);
-    let scores = reshape(&mut builder, &scores, &[0, best, 1]);
-    let column = reshape(&mut builder, &places, &[0, best, 1]);
-    let chosen = |builder: &mut Builder, tensor: &str, columns: i64| {
-        let times = builder.ints(&[1, 1, columns]);
-        let places = builder.node("Tile", &[&column, &times], &[]);
-        builder.node("GatherElements", &[tensor, &places], &[("axis", Value::Int(1))])
-    };
-    let loc = chosen(&mut builder, loc, 4);
-    let landmarks = chosen(&mut builder, landmarks, 10);
     let flat = priors.iter().flat_map(|prior| [prior.cx, prior.cy, prior.size]).collect::<Vec<_>>();
-    let priors = builder.floats(&[priors.len(), 3], &flat);
-    let priors = builder.node("Gather", &[&priors, &places], &[("axis", Value::Int(0))]);
-    let (centre, size) = (slice(&mut builder, &priors, 0, 2), slice(&mut builder, &priors, 2, 3));
-    let (centre_variance, size_variance) =
-        (builder.floats(&[], &[CENTRE_VARIANCE]), builder.floats(&[], &[SIZE_VARIANCE]));
-    let unit = builder.node("Mul", &[&size, &centre_variance], &[]);
-
-    let (offset, extent) = (slice(&mut builder, &loc, 0, 2), slice(&mut builder, &loc, 2, 4));
-    let offset = builder.node("Mul", &[&offset, &unit], &[]);
-    let middle = builder.node("Add", &[&centre, &offset], &[]);
-    let extent = builder.node("Mul", &[&extent, &size_variance], &[]);
-    let extent = builder.node("Exp", &[&extent], &[]);
-    let extent = builder.node("Mul", &[&extent, &size], &[]);
-    let half = builder.floats(&[], &[0.5]);
-    let half = builder.node("Mul", &[&extent, &half], &[]);
-    let corner = builder.node("Sub", &[&middle, &half], &[]);
-
-    let alternating = builder.ints(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
-    let centres = builder.node("Gather", &[&centre, &alternating], &[("axis", Value::Int(2))]);
-    let landmarks = builder.node("Mul", &[&landmarks, &unit], &[]);
-    let points = builder.node("Add", &[&centres, &landmarks], &[]);
-    builder.node_named(OUTPUT, "Concat", &[&scores, &corner, &extent, &points], &[("axis", Value::Int(2))]);
-    builder
+    let priors = after.builder.floats(&[priors.len(), 3], &flat);
+    let priors = after.along("Gather", &[&priors, &places], 0);
+    let (centre, size) = (after.slice(&priors, 2, 0, 2), after.slice(&priors, 2, 2, 3));
+    let numbers = chosen(&mut after, Role::Box);
+    let [corner, extent] = after.boxes(layout, &numbers, &centre, &size);
+    let mut columns = vec![scores, corner, extent];
+    if layout.landmarks {
+        let alternating = after.builder.ints(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
+        let centres = after.along("Gather", &[&centre, &alternating], 2);
+        let unit = after.times(&size, layout.variances.point);
+        let numbers = chosen(&mut after, Role::Landmarks);
+        let offsets = after.both("Mul", &numbers, &unit);
+        columns.push(after.both("Add", &centres, &offsets));
+    }
+    let columns = columns.iter().map(String::as_str).collect::<Vec<_>>();
+    after.builder.node_named(OUTPUT, "Concat", &columns, &[("axis", Value::Int(2))]);
+    after.builder
 }

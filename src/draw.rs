@@ -200,7 +200,7 @@ mod tests {
 
     fn face(rect: Rect) -> Face {
         let points = std::array::from_fn(|i| Point::new(rect.x + 3.0 * i as f32, rect.y + rect.h / 2.0));
-        Face { score: 0.9, rect, landmarks: Some(points), track_id: Some(12) }
+        Face { score: 0.9, rect, landmarks: Some(points), track_id: Some(12), ..Face::default() }
     }
 
     /// Draws into a picture with 0xEE in all padding; gives the planes and strides.

@@ -88,7 +88,7 @@ pub fn iou(a: Rect, b: Rect) -> f32 {
 }
 
 /// One detected face.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Face {
     /// The detector's confidence, in 0.0..=1.0.
     pub score: f32,
@@ -96,6 +96,8 @@ pub struct Face {
     pub rect: Rect,
     /// The five landmarks, or `None` from a source that has none.
     pub landmarks: Option<Landmarks>,
+    /// What a landmark model found beside the five, in its own order; empty where none looked.
+    pub points: Vec<Point>,
     /// A number that stays with one person from frame to frame, where something assigns it.
     pub track_id: Option<u64>,
 }
@@ -103,8 +105,8 @@ pub struct Face {
 impl Face {
     /// Whether its score, box and landmarks are finite numbers.
     pub fn is_finite(&self) -> bool {
-        let landmarks = self.landmarks.iter().flatten().all(|point| point.is_finite());
-        self.score.is_finite() && self.rect.is_finite() && landmarks
+        let mut points = self.landmarks.iter().flatten().chain(&self.points);
+        self.score.is_finite() && self.rect.is_finite() && points.all(|point| point.is_finite())
     }
 
     /// The same face after `transform` moved each of its points.
@@ -115,7 +117,8 @@ impl Face {
         let to = transform(Point::new(self.rect.right(), self.rect.bottom()));
         Self {
             rect: Rect::new(from.x, from.y, to.x - from.x, to.y - from.y),
-            landmarks: self.landmarks.map(|points| points.map(transform)),
+            landmarks: self.landmarks.map(|points| points.map(&transform)),
+            points: self.points.iter().map(|point| transform(*point)).collect(),
             ..*self
         }
     }

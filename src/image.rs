@@ -336,6 +336,20 @@ impl<'a> ImageView<'a> {
         Ok(Self { info: ImageInfo { width: region.width, height: region.height, ..info }, planes: views })
     }
 
+    /// A part of this view.
+    ///
+    /// # Errors
+    /// If the region is empty or not inside the view.
+    pub fn crop(&self, region: Region) -> Result<Self, ImageError> {
+        let planes = self.planes.iter().flatten();
+        let (mut data, mut strides) = ([&[][..]; 3], [0; 3]);
+        for ((data, stride), plane) in data.iter_mut().zip(&mut strides).zip(planes.clone()) {
+            (*data, *stride) = (plane.data, plane.layout.stride);
+        }
+        let count = planes.count();
+        Self::cropped(self.info, &data[..count], &strides[..count], region)
+    }
+
     /// The description of what the view shows.
     pub fn info(&self) -> ImageInfo {
         self.info

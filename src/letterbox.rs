@@ -9,6 +9,9 @@ use crate::face::Point;
 /// Both sides of an input are a multiple of the coarsest stride of the detector family.
 pub const INPUT_MULTIPLE: usize = 32;
 
+/// Longest side that a frame is resized to.
+const LONGEST: usize = 16_384;
+
 /// How large the model's input is made for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InputSize {
@@ -38,23 +41,35 @@ pub struct Letterbox {
 impl Letterbox {
     /// The letterbox of a frame of `width` x `height`, each at least 1.
     pub fn new(width: usize, height: usize, size: InputSize) -> Self {
+        Self::scaled(width, height, size, 1.0, 1)
+    }
+
+    /// The letterbox of a frame that is made `scale` times as large as `size` says, in an input whose sides are multiples
+    /// of `multiple`. A fixed input holds no more than fits.
+    pub fn scaled(width: usize, height: usize, size: InputSize, scale: f32, multiple: usize) -> Self {
         let (width, height) = (width.max(1), height.max(1));
         let frame = (width, height);
-        let fit = |box_width: usize, box_height: usize| {
-            let scale = (box_width as f64 / width as f64).min(box_height as f64 / height as f64);
-            let side = |len: usize, most: usize| ((len as f64 * scale).round() as usize).clamp(1, most);
-            (side(width, box_width), side(height, box_height))
+        let longest = width.max(height);
+        let resized = |factor: f64| {
+            let side = |len: usize| ((len as f64 * factor).round() as usize).clamp(1, LONGEST);
+            (side(width), side(height))
         };
+        let scale = if scale.is_finite() { f64::from(scale.max(0.0)) } else { 1.0 };
         match size {
-            InputSize::Native => Self { frame, content: frame, input: frame },
-            InputSize::Fixed(w, h) => {
-                let input = (w.max(1), h.max(1));
-                Self { frame, content: fit(input.0, input.1), input }
+            InputSize::Native => {
+                let content = if scale == 1.0 { frame } else { resized(scale) };
+                let up = |len: usize| len.next_multiple_of(multiple.max(1));
+                Self { frame, content, input: (up(content.0), up(content.1)) }
             }
-            InputSize::Longest(longest) => {
-                let longest = longest.max(1);
-                let content = fit(longest, longest);
-                let up = |len: usize| len.next_multiple_of(INPUT_MULTIPLE);
+            InputSize::Fixed(w, h) => {
+                let (w, h) = (w.max(1), h.max(1));
+                let fit = (w as f64 / width as f64).min(h as f64 / height as f64);
+                let (cols, rows) = resized(fit * scale.min(1.0));
+                Self { frame, content: (cols.min(w), rows.min(h)), input: (w, h) }
+            }
+            InputSize::Longest(wanted) => {
+                let content = resized(wanted.max(1) as f64 / longest as f64 * scale);
+                let up = |len: usize| len.next_multiple_of(INPUT_MULTIPLE.max(multiple));
                 Self { frame, content, input: (up(content.0), up(content.1)) }
             }
         }
@@ -121,6 +136,22 @@ mod tests {
     fn a_fixed_input_holds_frames_of_any_shape() {
         let letterbox = Letterbox::new(1000, 3000, InputSize::Fixed(640, 640));
         assert_eq!((letterbox.content(), letterbox.input()), ((213, 640), (640, 640)));
+    }
+
+    #[test]
+    fn a_scale_makes_the_content_larger_or_smaller_but_never_larger_than_a_fixed_input() {
+        let scaled = |size, scale, multiple| {
+            let letterbox = Letterbox::scaled(1920, 1080, size, scale, multiple);
+            (letterbox.content(), letterbox.input())
+        };
+        assert_eq!(scaled(InputSize::Longest(640), 0.25, 1), ((160, 90), (160, 96)));
+        assert_eq!(scaled(InputSize::Longest(640), 1.5, 1), ((960, 540), (960, 544)));
+        assert_eq!(scaled(InputSize::Native, 0.5, 1), ((960, 540), (960, 540)));
+        assert_eq!(scaled(InputSize::Native, 1.0, 32), ((1920, 1080), (1920, 1088)));
+        assert_eq!(scaled(InputSize::Fixed(640, 640), 0.5, 1), ((320, 180), (640, 640)));
+        assert_eq!(scaled(InputSize::Fixed(640, 640), 3.0, 1), ((640, 360), (640, 640)));
+        assert_eq!(scaled(InputSize::Native, f32::INFINITY, 1), scaled(InputSize::Native, 1.0, 1));
+        assert_eq!(scaled(InputSize::Longest(640), 0.0, 1), ((1, 1), (32, 32)));
     }
 
     proptest! {

@@ -14,6 +14,7 @@
 //! [`detector::Detector`] goes the whole way; the modules it is made of can be used alone.
 
 pub mod align;
+pub mod contract;
 #[cfg(feature = "cuda-memory")]
 pub mod cuda;
 mod cv;
@@ -23,13 +24,17 @@ pub mod device;
 pub mod draw;
 pub mod engine;
 pub mod face;
+pub mod families;
 pub mod image;
+pub mod layout;
 pub mod letterbox;
 pub mod locate;
 mod lock;
+pub mod looks;
 pub mod model;
 pub mod nms;
 mod onnx;
+pub mod overrides;
 pub mod preprocess;
 pub mod priors;
 pub mod provider;

@@ -3,6 +3,9 @@
 //! A layout is recognised by the shapes that a small probe run gives, never by tensor names: the names
 //! differ from export to export, and many exports declare no shapes at all.
 
+mod error;
+mod probe;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
@@ -10,83 +13,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use ort::session::{RunOptions, Session, SessionInputValue};
-use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
+use ort::session::{RunOptions, Session};
 
-use crate::letterbox::{INPUT_MULTIPLE, InputSize};
-use crate::preprocess::{ChannelOrder, Normalization};
-use crate::priors;
+pub use error::ModelError;
+pub use probe::Purpose;
+
+use crate::contract::Contract;
+use crate::device;
+use crate::overrides::Overrides;
 use crate::provider::{Precision, Provider};
 use crate::runtime::{self, RuntimeError};
 use crate::session::{Forge, Source, left_over, session};
 use crate::tensors::{Bound, Feed, Maker, Place, Tensors};
-
-/// What biubug6's training did to its pictures (`data/data_augment.py`, `rgb_means`).
-const BIUBUG6: Normalization = Normalization { order: ChannelOrder::Bgr, mean: [104.0, 117.0, 123.0], scale: 1.0 };
-
-/// Width and height of the probe, for models that take any.
-const PROBE: (usize, usize) = (2 * INPUT_MULTIPLE, INPUT_MULTIPLE);
-
-/// Longest fixed side, and largest area, of an input that is taken.
-const MAX_SIDE: i64 = 16_384;
-const MAX_AREA: i64 = 1 << 26;
-
-/// What a user can do about a model that is not recognised.
-const EXPECTED: &str = "expected RetinaFace's three outputs, in any order: boxes [N, A, 4], scores [N, A, 2] and \
-                        landmarks [N, A, 10], where A is 2 a cell at strides 8, 16 and 32";
-
-/// Why a model cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// ONNX Runtime itself cannot be used.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    /// The file cannot be read.
-    #[error("model file {path} cannot be read: {cause}; set model-file to an ONNX file")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// The file is not ONNX, or it is damaged.
-    #[error("model file {path} is not an ONNX file that can be loaded (truncated or of another format?): {reason}")]
-    NotOnnx {
-        /// The file.
-        path: PathBuf,
-        /// What ONNX Runtime said.
-        reason: String,
-    },
-    /// The input is not one that this crate can fill.
-    #[error(
-        "model file {path}: input {input} cannot be fed; expected one float32 picture [N, 3, height, width], \
-         with N dynamic or 1 and height and width both dynamic or both fixed, to 16384 at most and 64 megapixels"
-    )]
-    Input {
-        /// The file.
-        path: PathBuf,
-        /// The inputs found.
-        input: String,
-    },
-    /// The outputs are of another kind of model.
-    #[error("model file {path} is not a detector that is known here: its outputs are {outputs}; {EXPECTED} ({detail})")]
-    Outputs {
-        /// The file.
-        path: PathBuf,
-        /// The outputs found, with their shapes.
-        outputs: String,
-        /// Why they do not fit.
-        detail: String,
-    },
-    /// The model loads but does not run.
-    #[error("model file {path} does not run: {reason}")]
-    Run {
-        /// The file.
-        path: PathBuf,
-        /// What ONNX Runtime said.
-        reason: String,
-    },
-}
 
 type Tell = dyn Fn(&str, bool) + Send + Sync;
 
@@ -138,6 +76,10 @@ pub struct Options {
     pub threads: usize,
     /// Runs at the same time, each on a session of its own; 0 counts as 1.
     pub parallel_runs: usize,
+    /// What the model is opened as.
+    pub purpose: Purpose,
+    /// What is said of it in place of what its layout says.
+    pub overrides: Overrides,
     /// Folder of the plugin or program that asks, for [`crate::locate`].
     pub home: Option<PathBuf>,
     /// Who wants to know of what takes long.
@@ -162,62 +104,6 @@ impl Running {
     }
 }
 
-/// What is known of a model once it is open.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Contract {
-    /// The family's name, for people.
-    pub family: &'static str,
-    /// Name of the input.
-    pub input: String,
-    /// Width and height, for a model that takes one size only.
-    pub fixed_size: Option<(usize, usize)>,
-    /// Whether several pictures can go through at once.
-    pub dynamic_batch: bool,
-    /// Names of the boxes', scores' and landmarks' outputs.
-    pub outputs: [String; 3],
-    /// What is done to the pixels.
-    pub normalization: Normalization,
-}
-
-impl Contract {
-    /// The input size to use where `wanted` was asked for.
-    pub fn input_size(&self, wanted: InputSize) -> InputSize {
-        self.fixed_size.map_or(wanted, |(width, height)| InputSize::Fixed(width, height))
-    }
-
-    /// How many pictures may go through at once where `wanted` were asked for.
-    pub fn batch(&self, wanted: usize) -> usize {
-        if self.dynamic_batch { wanted.max(1) } else { 1 }
-    }
-}
-
-impl fmt::Display for Contract {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, input, fixed_size, dynamic_batch, outputs: [boxes, scores, landmarks], normalization } =
-            self;
-        let Normalization { order, mean, scale } = normalization;
-        let order = match order {
-            ChannelOrder::Rgb => "RGB",
-            ChannelOrder::Bgr => "BGR",
-        };
-        let batch = if *dynamic_batch { "N" } else { "1" };
-        let size = match fixed_size {
-            Some((width, height)) => format!("{height}, {width}"),
-            None => "height, width".to_owned(),
-        };
-        writeln!(f, "layout:     {family}")?;
-        writeln!(f, "input:      {input} [{batch}, 3, {size}] float32, ({order} - {mean:?}) * {scale}")?;
-        writeln!(f, "boxes:      {boxes} [{batch}, A, 4]")?;
-        writeln!(f, "scores:     {scores} [{batch}, A, 2], probabilities")?;
-        writeln!(f, "landmarks:  {landmarks} [{batch}, A, 10]")?;
-        write!(f, "strides:   ")?;
-        for level in priors::LEVELS {
-            write!(f, " {} (priors of {} and {} px)", level.stride, level.sizes[0], level.sizes[1])?;
-        }
-        Ok(())
-    }
-}
-
 /// A model that was recognised and can be run.
 pub struct Model {
     /// For inputs of any size.
@@ -230,6 +116,7 @@ pub struct Model {
     gone: usize,
     /// Which it is of the sessions that run side by side.
     number: usize,
+    on_device: bool,
     shrinking: RunOptions,
 }
 
@@ -263,8 +150,12 @@ impl Model {
     pub fn open(path: &Path, options: &Options) -> Result<Self, ModelError> {
         let read = |cause| ModelError::Read { path: path.to_path_buf(), cause };
         let handle = fs::File::open(path).map_err(read)?;
-        if handle.metadata().map_err(read)?.is_dir() {
+        let metadata = handle.metadata().map_err(read)?;
+        if metadata.is_dir() {
             return Err(read(io::ErrorKind::IsADirectory.into()));
+        }
+        if metadata.len() > error::LARGEST {
+            return Err(ModelError::TooLarge { path: path.to_path_buf(), bytes: metadata.len() });
         }
         drop(handle);
         let mut notes = Vec::new();
@@ -320,58 +211,12 @@ impl Model {
             runtime::preload_nvidia(runtime.path());
         }
         let options = Options { provider, ..options.clone() };
-        let session =
+        let mut session =
             session(&runtime, &options, Source::File(path), None).map_err(|failed| failed.of(provider, path))?;
-        let (session, contract) = Self::recognise(path, &options, session)?;
+        let contract = probe::recognise(path, options.purpose, provider, &options.overrides, &mut session)?;
         let (path, contract) = (path.to_path_buf(), Arc::new(contract));
         let forge = Forge { path, runtime, options, contract, file, making: Mutex::default(), ready: Mutex::default() };
         Self::assemble(session, Arc::new(forge))
-    }
-
-    fn recognise(path: &Path, options: &Options, mut session: Session) -> Result<(Session, Contract), ModelError> {
-        let path = path.to_path_buf();
-        let Some(input) = Input::of(&session) else {
-            return Err(ModelError::Input { path, input: describe(session.inputs()) });
-        };
-        let (width, height) = input.fixed_size.unwrap_or(PROBE);
-        let probe = vec![0.0; 3 * width * height];
-        let declared = describe(session.outputs());
-        let found = match run_values(&mut session, &input.name, &probe, [1, 3, height, width]) {
-            Ok(found) => found,
-            Err(reason) => return Err(ModelError::Run { path, reason: format!("{reason} (its outputs: {declared})") }),
-        };
-        let mismatch = |detail: String| ModelError::Outputs { path: path.clone(), outputs: list(&found), detail };
-        let count = priors::count(width, height);
-        let one = |columns: usize| {
-            let shape = [1, count as i64, columns as i64];
-            let mut fitting = found.iter().filter(|(_, value)| tensor_shape(value) == Some(&shape[..]));
-            match (fitting.next(), fitting.next()) {
-                (Some((name, value)), None) => Ok((name.clone(), value)),
-                (None, _) => Err(mismatch(format!("none is {shape:?} for an input of {width}x{height}"))),
-                (Some(_), Some(_)) => Err(mismatch(format!("more than one is {shape:?}"))),
-            }
-        };
-        let (boxes, scores, landmarks) = (one(4)?, one(2)?, one(10)?);
-        let probabilities = |[background, face]: &[f32; 2]| (background + face - 1.0).abs() < 1e-3;
-        match scores.1.try_extract_tensor::<f32>() {
-            Ok((_, values)) if values.as_chunks::<2>().0.iter().all(probabilities) => {}
-            _ => {
-                return Err(mismatch(format!("{} are not probabilities: export the model with its softmax", scores.0)));
-            }
-        }
-        let outputs = [boxes.0, scores.0, landmarks.0];
-        let Input { name, fixed_size, mut dynamic_batch } = input;
-        // OpenVINO's sessions are made for one shape, and so for one picture: a batch is no faster on a CPU.
-        dynamic_batch &= options.provider != Provider::OpenVino;
-        if dynamic_batch {
-            // Some exports declare any number of pictures and reshape to one inside.
-            let two = run_values(&mut session, &name, &[probe.as_slice(), &probe].concat(), [2, 3, height, width]);
-            let first = |value: &DynValue| tensor_shape(value).and_then(|shape| shape.first().copied());
-            dynamic_batch = two.is_ok_and(|found| found.iter().all(|(_, value)| first(value) == Some(2)));
-        }
-        let family = "RetinaFace (biubug6), 5 landmarks";
-        let contract = Contract { family, input: name, fixed_size, dynamic_batch, outputs, normalization: BIUBUG6 };
-        Ok((session, contract))
     }
 
     fn assemble(session: Session, forge: Arc<Forge>) -> Result<Self, ModelError> {
@@ -390,6 +235,17 @@ impl Model {
             (true, false) => Place::Pinned,
             (true, true) => Place::Device,
         };
+        let on_device = match options.preprocessing {
+            Preprocessing::Cpu => false,
+            Preprocessing::Device => contract.layout().is_some(),
+            Preprocessing::Auto if provider.is_gpu() && contract.layout().is_some() => {
+                let file = forge.file.as_deref().unwrap_or_default();
+                let refused = device::takes(file).err();
+                running.notes.extend(refused.iter().map(|why| format!("frames become tensors on the CPU: {why}")));
+                refused.is_none()
+            }
+            Preprocessing::Auto => false,
+        };
         let maker = Maker::new(&session, Arc::clone(contract), place, options.device_id).map_err(run)?;
         Ok(Self {
             session,
@@ -399,6 +255,7 @@ impl Model {
             forms: HashMap::new(),
             gone: 0,
             number: 0,
+            on_device,
             shrinking,
         })
     }
@@ -433,11 +290,7 @@ impl Model {
 
     /// Whether frames are to become tensors in the model's graph.
     pub fn preprocesses_on_device(&self) -> bool {
-        match self.forge.options.preprocessing {
-            Preprocessing::Auto => self.running.provider.is_gpu(),
-            Preprocessing::Cpu => false,
-            Preprocessing::Device => true,
-        }
+        self.on_device
     }
 
     /// Makes the tensors that runs take.
@@ -505,72 +358,9 @@ impl Model {
     }
 }
 
-/// The one input of a detector.
-struct Input {
-    name: String,
-    fixed_size: Option<(usize, usize)>,
-    dynamic_batch: bool,
-}
-
-impl Input {
-    /// The session's input, if it is one float picture of three channels.
-    fn of(session: &Session) -> Option<Self> {
-        let [input] = session.inputs() else { return None };
-        let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = input.dtype() else { return None };
-        let [batch, channels, height, width] = shape[..] else { return None };
-        if !matches!(channels, 3 | -1) || !matches!(batch, 1 | -1) {
-            return None;
-        }
-        let fixed_size = match (width, height) {
-            (-1, -1) => None,
-            // More than any frame's, or than memory has: a file that says so is damaged or means harm.
-            (1..=MAX_SIDE, 1..=MAX_SIDE) if width * height <= MAX_AREA => {
-                Some((usize::try_from(width).ok()?, usize::try_from(height).ok()?))
-            }
-            _ => return None,
-        };
-        Some(Self { name: input.name().to_owned(), fixed_size, dynamic_batch: batch == -1 })
-    }
-}
-
-fn run_values(
-    session: &mut Session,
-    name: &str,
-    input: &[f32],
-    shape: [usize; 4],
-) -> Result<Vec<(String, DynValue)>, String> {
-    let tensor = TensorRef::from_array_view((shape, input)).map_err(|error| error.to_string())?;
-    let inputs = vec![(name, SessionInputValue::from(tensor))];
-    let outputs = session.run(inputs).map_err(|error| error.to_string())?;
-    Ok(outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-}
-
-fn tensor_shape(value: &DynValue) -> Option<&[i64]> {
-    match value.dtype() {
-        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Some(shape),
-        _ => None,
-    }
-}
-
-/// Names, types and shapes, as declared.
-fn describe(outlets: &[Outlet]) -> String {
-    let one = |outlet: &Outlet| format!("`{}` {}", outlet.name(), outlet.dtype());
-    outlets.iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
-/// Names, types and shapes, as a run gave them.
-fn list(found: &[(String, DynValue)]) -> String {
-    let one = |(name, value): &(String, DynValue)| match tensor_shape(value) {
-        Some(shape) => format!("`{name}` {shape:?}"),
-        None => format!("`{name}` {}", value.dtype()),
-    };
-    found.iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device;
     use crate::lock::lock;
 
     fn open(options: &Options) -> Model {
@@ -592,7 +382,7 @@ mod tests {
 
     fn scores(tensors: &Tensors) -> Vec<f32> {
         match tensors.found().unwrap() {
-            crate::tensors::Found::Heads(heads) => heads.conf.to_vec(),
+            crate::tensors::Found::Heads(heads) => heads.values()[0].to_vec(),
             crate::tensors::Found::Candidates(_) => panic!("floats were fed"),
         }
     }
@@ -653,7 +443,7 @@ mod tests {
     fn a_session_for_a_shape_is_made_where_it_is_first_needed_and_once() {
         let mut model = open(&Options { preprocessing: Preprocessing::Device, ..Options::default() });
         let (maker, forge) = (Arc::clone(model.maker()), Arc::clone(model.forge()));
-        let letterbox = crate::letterbox::Letterbox::new(320, 180, InputSize::Longest(160));
+        let letterbox = crate::letterbox::Letterbox::new(320, 180, crate::letterbox::InputSize::Longest(160));
         let info = crate::image::ImageInfo::new(crate::image::PixelFormat::Nv12, 320, 180);
         let feed = Feed::Planes(device::Frames::new(&info, letterbox));
         forge.prepare(&feed, &maker).unwrap();

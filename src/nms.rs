@@ -30,7 +30,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn face(score: f32, x: f32, y: f32, w: f32, h: f32) -> Face {
-        Face { score, rect: Rect::new(x, y, w, h), landmarks: None, track_id: None }
+        Face { score, rect: Rect::new(x, y, w, h), ..Face::default() }
     }
 
     fn any_faces() -> impl Strategy<Value = Vec<Face>> {

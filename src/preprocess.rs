@@ -17,6 +17,15 @@ pub enum ChannelOrder {
     Bgr,
 }
 
+/// What surrounds a frame of another shape than the model's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// The mean colour, 0.0 in the input.
+    Mean,
+    /// Black.
+    Black,
+}
+
 /// What a model wants done to its pixels: `input = (pixel - mean) * scale`, pixel in 0..=255.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Normalization {
@@ -26,6 +35,8 @@ pub struct Normalization {
     pub mean: [f32; 3],
     /// One factor for all channels.
     pub scale: f32,
+    /// What surrounds the frame.
+    pub padding: Padding,
 }
 
 /// Memory that one call leaves for the next, so that a steady stream allocates nothing.
@@ -38,7 +49,7 @@ pub struct Scratch {
 /// Fills `input`, a tensor `[3, height, width]` of the letterbox's input size, from `view`.
 ///
 /// Planes are resized first, bilinearly, the colour planes of 4:2:0 formats to half the size of the luma
-/// plane; there each colour sample then counts for 2 x 2 pixels. Padding becomes 0.0, the mean colour.
+/// plane; there each colour sample then counts for 2 x 2 pixels.
 ///
 /// # Errors
 /// If OpenCV refuses, which for a checked view means that it is out of memory.
@@ -72,7 +83,12 @@ pub fn fill_input(
         });
     }
     let rgb_planes = planar(input, normalization.order);
-    let output = Output { rgb_planes, cols, rows, width, affine: affine(normalization) };
+    let affine = affine(normalization);
+    let padding = affine.map(|(_, black)| match normalization.padding {
+        Padding::Mean => 0.0,
+        Padding::Black => black,
+    });
+    let output = Output { rgb_planes, cols, rows, width, affine, padding };
     let luma = planes[0].expect("every format has a first plane");
     simd::widest(
         #[inline(always)]
@@ -86,6 +102,12 @@ pub fn fill_input(
         },
     );
     Ok(())
+}
+
+/// Turns a row of pixels of `channels` bytes left to right.
+pub(crate) fn mirror(row: &mut [u8], channels: usize) {
+    row.reverse();
+    row.chunks_exact_mut(channels).for_each(<[u8]>::reverse);
 }
 
 /// `value * scale + offset` for red, green, blue.
@@ -150,13 +172,15 @@ struct Output<'a> {
     rows: usize,
     width: usize,
     affine: [(f32, f32); 3],
+    /// Red, green and blue of what surrounds the frame.
+    padding: [f32; 3],
 }
 
 impl Output<'_> {
     #[inline(always)]
     fn write_packed(self, plane: Plane<'_>, offsets: [usize; 3]) {
-        let Self { rgb_planes, cols, rows, width, affine } = self;
-        for ((target, offset), affine) in rgb_planes.into_iter().zip(offsets).zip(affine) {
+        let Self { rgb_planes, cols, rows, width, affine, padding } = self;
+        for (((target, offset), affine), padding) in rgb_planes.into_iter().zip(offsets).zip(affine).zip(padding) {
             for (row, line) in target.chunks_exact_mut(width).enumerate() {
                 let content = if row < rows { cols } else { 0 };
                 if content > 0 {
@@ -176,14 +200,14 @@ impl Output<'_> {
                         }
                     }
                 }
-                line[content..].fill(0.0);
+                line[content..].fill(padding);
             }
         }
     }
 
     #[inline(always)]
     fn write_yuv(self, luma: Plane<'_>, chroma: Chroma<'_>, rgb_from_yuv: RgbFromYuv, rows_of: &mut [Vec<u8>; 2]) {
-        let Self { rgb_planes: [red, green, blue], cols, rows, width, affine } = self;
+        let Self { rgb_planes: [red, green, blue], cols, rows, width, affine, padding } = self;
         let [cb, cr] = rows_of;
         cb.resize(cols, 0);
         cr.resize(cols, 0);
@@ -191,9 +215,10 @@ impl Output<'_> {
             let line = row * width..(row + 1) * width;
             let lines = [&mut red[line.clone()], &mut green[line.clone()], &mut blue[line]];
             let content = if row < rows { cols } else { 0 };
+            let mut paddings = padding.into_iter();
             let [red, green, blue] = lines.map(|line| {
-                let (content, padding) = line.split_at_mut(content);
-                padding.fill(0.0);
+                let (content, around) = line.split_at_mut(content);
+                around.fill(paddings.next().unwrap_or_default());
                 content
             });
             if content == 0 {
@@ -238,7 +263,7 @@ mod tests {
     use crate::letterbox::InputSize;
     use crate::yuv::{YuvCoding, YuvMatrix};
 
-    const BIUBUG6: Normalization = Normalization { order: ChannelOrder::Bgr, mean: [104.0, 117.0, 123.0], scale: 1.0 };
+    const BIUBUG6: Normalization = crate::families::RETINAFACE.normalization;
 
     /// A picture of one colour, with 0xEE in all padding.
     fn flat(format: PixelFormat, width: usize, height: usize, rgb: [u8; 3]) -> (ImageInfo, Vec<Vec<u8>>, Vec<usize>) {
@@ -267,13 +292,23 @@ mod tests {
     }
 
     fn fill(format: PixelFormat, size: (usize, usize), rgb: [u8; 3], input: InputSize) -> (Letterbox, Vec<f32>) {
+        fill_as(&BIUBUG6, format, size, rgb, input)
+    }
+
+    fn fill_as(
+        normalization: &Normalization,
+        format: PixelFormat,
+        size: (usize, usize),
+        rgb: [u8; 3],
+        input: InputSize,
+    ) -> (Letterbox, Vec<f32>) {
         let (info, planes, strides) = flat(format, size.0, size.1, rgb);
         let slices = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
         let view = ImageView::new(info, &slices, &strides).unwrap();
         let letterbox = Letterbox::new(size.0, size.1, input);
         let (width, height) = letterbox.input();
         let mut tensor = vec![f32::NAN; 3 * width * height];
-        fill_input(&view, &letterbox, &BIUBUG6, &mut tensor, &mut Scratch::default()).unwrap();
+        fill_input(&view, &letterbox, normalization, &mut tensor, &mut Scratch::default()).unwrap();
         (letterbox, tensor)
     }
 
@@ -305,6 +340,17 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn black_padding_is_black_in_the_models_own_numbers() {
+        let normalization = Normalization { padding: Padding::Black, scale: 0.5, ..BIUBUG6 };
+        for format in [PixelFormat::Bgr, PixelFormat::Nv12] {
+            let (_, tensor) = fill_as(&normalization, format, (16, 16), [90; 3], InputSize::Fixed(64, 32));
+            for (plane, mean) in tensor.chunks_exact(64 * 32).zip(BIUBUG6.mean) {
+                assert_eq!(plane[63], -0.5 * mean, "{format}");
             }
         }
     }

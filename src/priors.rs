@@ -1,6 +1,7 @@
 //! Priors (anchors): the boxes that the heads' numbers are relative to.
 //!
-//! Source: biubug6/Pytorch_Retinaface, `layers/functions/prior_box.py`.
+//! Sources: biubug6/Pytorch_Retinaface, `layers/functions/prior_box.py`; deepinsight/insightface,
+//! `detection/retinaface/rcnn/processing/generate_anchor.py` and `model_zoo/scrfd.py`.
 
 /// One prior, in input pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,36 +14,49 @@ pub struct Prior {
     pub size: f32,
 }
 
-/// One level of the pyramid: a stride and the sides of the squares at each of its cells, in input pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One level of the pyramid: a stride, and the priors at each of its cells, in input pixels.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Level {
     /// Distance between cells.
     pub stride: usize,
+    /// Distance of the priors' centre from the left and top edge of their cell.
+    pub centre: f32,
     /// Sides of the priors of a cell.
-    pub sizes: [usize; 2],
+    pub anchors: Vec<f32>,
 }
 
-/// The three levels of RetinaFace as biubug6 trained it.
-pub const LEVELS: [Level; 3] = [
-    Level { stride: 8, sizes: [16, 32] },
-    Level { stride: 16, sizes: [64, 128] },
-    Level { stride: 32, sizes: [256, 512] },
-];
+impl Level {
+    /// Columns and rows of cells that cover an input of `width` x `height`.
+    pub fn cells(&self, width: usize, height: usize) -> (usize, usize) {
+        (width.div_ceil(self.stride), height.div_ceil(self.stride))
+    }
+
+    /// How many priors an input of `width` x `height` has at this level.
+    pub fn count(&self, width: usize, height: usize) -> usize {
+        let (cols, rows) = self.cells(width, height);
+        cols * rows * self.anchors.len()
+    }
+
+    /// Prior `anchor` of the cell at `col`, `row`.
+    pub fn prior(&self, col: usize, row: usize, anchor: usize) -> Prior {
+        let centre = |cell: usize| (cell * self.stride) as f32 + self.centre;
+        Prior { cx: centre(col), cy: centre(row), size: self.anchors[anchor] }
+    }
+}
 
 /// How many priors an input of `width` x `height` pixels has.
-pub fn count(width: usize, height: usize) -> usize {
-    LEVELS.iter().map(|level| width.div_ceil(level.stride) * height.div_ceil(level.stride) * level.sizes.len()).sum()
+pub fn count(levels: &[Level], width: usize, height: usize) -> usize {
+    levels.iter().map(|level| level.count(width, height)).sum()
 }
 
-/// The priors of an input of `width` x `height` pixels, in the order of the model's outputs: level by
-/// level, row by row, cell by cell, small before large.
-pub fn generate(width: usize, height: usize) -> Vec<Prior> {
-    let mut priors = Vec::with_capacity(count(width, height));
-    for Level { stride, sizes } in LEVELS {
-        for row in 0..height.div_ceil(stride) {
-            for col in 0..width.div_ceil(stride) {
-                let centre = |cell: usize| (cell as f32 + 0.5) * stride as f32;
-                priors.extend(sizes.map(|size| Prior { cx: centre(col), cy: centre(row), size: size as f32 }));
+/// The priors of an input of `width` x `height` pixels: level by level, row by row, cell by cell, in the anchors' order.
+pub fn generate(levels: &[Level], width: usize, height: usize) -> Vec<Prior> {
+    let mut priors = Vec::with_capacity(count(levels, width, height));
+    for level in levels {
+        let (cols, rows) = level.cells(width, height);
+        for row in 0..rows {
+            for col in 0..cols {
+                priors.extend((0..level.anchors.len()).map(|anchor| level.prior(col, row, anchor)));
             }
         }
     }
@@ -52,25 +66,39 @@ pub fn generate(width: usize, height: usize) -> Vec<Prior> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::families;
+
+    fn levels() -> Vec<Level> {
+        families::RETINAFACE.layout().levels
+    }
 
     #[test]
     fn a_640_square_has_16800_priors() {
-        assert_eq!(generate(640, 640).len(), 16_800);
-        assert_eq!(count(640, 640), 16_800);
+        assert_eq!(generate(&levels(), 640, 640).len(), 16_800);
+        assert_eq!(count(&levels(), 640, 640), 16_800);
     }
 
     #[test]
     fn odd_sizes_round_their_cells_up() {
         // 33 x 9: 5x2 cells at 8, 3x1 at 16, 2x1 at 32, two priors each.
-        assert_eq!(generate(33, 9).len(), 2 * (10 + 3 + 2));
+        assert_eq!(generate(&levels(), 33, 9).len(), 2 * (10 + 3 + 2));
     }
 
     #[test]
     fn the_first_priors_are_the_left_top_cell_small_before_large() {
-        let priors = generate(64, 64);
+        let priors = generate(&levels(), 64, 64);
         assert_eq!(priors[0], Prior { cx: 4.0, cy: 4.0, size: 16.0 });
         assert_eq!(priors[1], Prior { cx: 4.0, cy: 4.0, size: 32.0 });
         assert_eq!(priors[2], Prior { cx: 12.0, cy: 4.0, size: 16.0 });
         assert_eq!(priors[2 * 64], Prior { cx: 8.0, cy: 8.0, size: 64.0 });
+    }
+
+    #[test]
+    fn insightface_counts_its_anchors_from_the_middle_of_sixteen_pixels() {
+        // generate_anchors(base_size=16, scales=[2, 1]) at stride 8: [-8, -8, 23, 23] and [0, 0, 15, 15].
+        let priors = generate(&families::INSIGHTFACE.layout().levels, 64, 64);
+        assert_eq!(priors[0], Prior { cx: 7.5, cy: 7.5, size: 32.0 });
+        assert_eq!(priors[1], Prior { cx: 7.5, cy: 7.5, size: 16.0 });
+        assert_eq!(priors[2], Prior { cx: 15.5, cy: 7.5, size: 32.0 });
     }
 }

@@ -111,7 +111,7 @@ mod tests {
     fn a_line_is_the_documented_one() {
         let landmarks = std::array::from_fn(|i| Point::new(i as f32 + 0.5, 2.0 * i as f32));
         let rect = Rect::new(1.5, -2.0, 30.25, 40.0);
-        let face = Face { score: 0.75, rect, landmarks: Some(landmarks), track_id: None };
+        let face = Face { score: 0.75, rect, landmarks: Some(landmarks), ..Face::default() };
         let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, 640, 360, &[face]);
         let record = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789));
         let line = record.with_age(Some(Duration::from_millis(80))).to_line();

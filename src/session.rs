@@ -13,9 +13,10 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use prost::Message as _;
 
+use crate::contract::Contract;
 use crate::device;
 use crate::lock::lock;
-use crate::model::{Contract, ModelError, Options, Progress};
+use crate::model::{ModelError, Options, Progress};
 use crate::onnx::{self, Side};
 use crate::provider::{self, Provider, Setting};
 use crate::runtime::{self, Runtime, RuntimeError, panic_message};
@@ -70,7 +71,7 @@ impl Forge {
             }
             Feed::Floats { width, height } => {
                 let mut model = onnx::Model::parse(file)?;
-                let sides = [batch, Side::Fixed(3), Side::Fixed(*height), Side::Fixed(*width)];
+                let sides = [batch, Side::Fixed(self.contract.channels), Side::Fixed(*height), Side::Fixed(*width)];
                 model.fix_input(&self.contract.input, &sides)?;
                 model.encode_to_vec()
             }
@@ -109,7 +110,6 @@ pub(crate) enum SessionError {
 impl SessionError {
     /// Whether it is the file's fault or the provider's.
     pub(crate) fn of(self, provider: Provider, path: &Path) -> ModelError {
-        let path = path.to_path_buf();
         let start = |reason: String| {
             let remedy = provider::start_remedy(provider, &reason);
             RuntimeError::ProviderStart { provider, reason, remedy }.into()
@@ -121,8 +121,8 @@ impl SessionError {
                 let said = message.split_once("FAIL : ").map_or(message, |(_, said)| said);
                 start(said.trim().to_owned())
             }
-            Self::Ort(error) => ModelError::NotOnnx { path, reason: error.message().to_owned() },
-            Self::Panic(reason) => ModelError::NotOnnx { path, reason },
+            Self::Ort(error) => ModelError::of_file(path, error.message().to_owned()),
+            Self::Panic(reason) => ModelError::of_file(path, reason),
             Self::Cache(error) => start(format!("the folder for what TensorRT builds cannot be made: {error}")),
         }
     }

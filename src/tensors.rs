@@ -9,12 +9,11 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType};
 
-use crate::decode::Heads;
-use crate::device::{self, CANDIDATE, Frames};
+use crate::contract::Contract;
+use crate::decode::MAX_HEADS;
+use crate::device::{self, Frames};
 use crate::engine::Picture;
 use crate::lock::lock;
-use crate::model::Contract;
-use crate::priors;
 
 /// What is fed to a model, and how large it is. Pictures that are fed alike can share a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +44,11 @@ impl Feed {
     fn inputs(&self, contract: &Contract, count: usize) -> Vec<(String, TensorElementType, Vec<usize>)> {
         match self {
             Self::Floats { width, height } => {
-                vec![(contract.input.clone(), TensorElementType::Float32, vec![count, 3, *height, *width])]
+                vec![(
+                    contract.input.clone(),
+                    TensorElementType::Float32,
+                    vec![count, contract.channels, *height, *width],
+                )]
             }
             Self::Planes(frames) | Self::Resident(frames) => (0..frames.planes())
                 .map(|plane| {
@@ -59,13 +62,10 @@ impl Feed {
     /// Name and sides of each output.
     fn outputs(&self, contract: &Contract, count: usize) -> Vec<(String, Vec<usize>)> {
         match self {
-            Self::Floats { width, height } => {
-                let priors = priors::count(*width, *height);
-                let sides = [4, 2, 10].map(|columns| vec![count, priors, columns]);
-                contract.outputs.iter().cloned().zip(sides).collect()
-            }
+            Self::Floats { width, height } => contract.output_sides((*width, *height), count),
             Self::Planes(frames) | Self::Resident(frames) => {
-                vec![(device::OUTPUT.to_owned(), vec![count, frames.candidates(), CANDIDATE])]
+                let candidates = device::candidates(contract, frames);
+                vec![(device::OUTPUT.to_owned(), vec![count, candidates, contract.candidate()])]
             }
         }
     }
@@ -379,11 +379,29 @@ impl Picture for Tensors {
 
 /// What a run found for a picture.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack for a moment; a box would be an allocation a frame"
+)]
 pub enum Found<'a> {
-    /// The heads' outputs.
+    /// The outputs that are read, in the contract's order.
     Heads(Heads<'a>),
-    /// The best candidates, decoded, best first.
-    Candidates(&'a [[f32; CANDIDATE]]),
+    /// The best candidates, decoded, best first, see [`crate::decode::from_candidates`].
+    Candidates(&'a [f32]),
+}
+
+/// Outputs of a model, in the contract's order; on the stack, since each frame has some.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    values: [&'a [f32]; MAX_HEADS],
+    count: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// Each output's numbers.
+    pub fn values(&self) -> &[&'a [f32]] {
+        &self.values[..self.count]
+    }
 }
 
 impl Tensors {
@@ -424,12 +442,14 @@ impl Tensors {
     /// # Errors
     /// If the outputs are not floats that the CPU can read.
     pub fn found(&self) -> Result<Found<'_>, String> {
-        match self.bound.outputs.as_slice() {
-            [loc, conf, landmarks] => {
-                Ok(Found::Heads(Heads { loc: loc.values()?, conf: conf.values()?, landmarks: landmarks.values()? }))
-            }
-            [candidates] => Ok(Found::Candidates(candidates.values::<f32>()?.as_chunks().0)),
-            others => Err(format!("{} outputs", others.len())),
+        let outputs = self.bound.outputs.as_slice();
+        if !matches!(self.feed, Feed::Floats { .. }) {
+            return Ok(Found::Candidates(outputs.first().ok_or("no output")?.values()?));
         }
+        let mut heads = Heads { values: [&[]; MAX_HEADS], count: outputs.len() };
+        for (port, values) in outputs.iter().zip(&mut heads.values) {
+            *values = port.values()?;
+        }
+        Ok(Found::Heads(heads))
     }
 }

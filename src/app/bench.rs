@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use gst::prelude::*;
 use retinaface::detector::{Detector, Settings, SharedModel};
 use retinaface::image::{ImageInfo, ImageView, PixelFormat};
-use retinaface::letterbox::{InputSize, Letterbox};
+use retinaface::letterbox::InputSize;
 use retinaface::model::Model;
 use retinaface::tensors::Feed;
 use serde::Serialize;
@@ -136,7 +136,7 @@ impl Bench {
         let mut bare = Model::open(&model, &options)?;
         let running = bare.running().clone();
         let (width, height) = self.frame_size;
-        let letterbox = Letterbox::new(width, height, bare.contract().input_size(InputSize::from(self.input_size)));
+        let letterbox = bare.contract().letterbox(width, height, InputSize::from(self.input_size), 1.0);
         let (input_width, input_height) = letterbox.input();
         let feed = Feed::Floats { width: input_width, height: input_height };
         let mut tensors = [bare.maker().tensors(feed)?];
@@ -346,7 +346,7 @@ impl Stream {
         let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Nv12, width as u32, height as u32)
             .fps(gst::Fraction::new(if bench.fps > 0 { bench.fps as i32 } else { 30 }, 1))
             .build()?;
-        let Run { execution_provider, device_id, precision, allow_cpu_fallback, threads } = &bench.run;
+        let Run { execution_provider, device_id, precision, allow_cpu_fallback, threads, .. } = &bench.run;
         let element = gst::ElementFactory::make("retinaface")
             .property("model-file", model)
             .property("input-size", bench.input_size)
@@ -356,6 +356,7 @@ impl Stream {
             .property("inflight", bench.inflight)
             .property("batch-size", bench.batch_size)
             .property("parallel-runs", bench.parallel_runs)
+            .property("model-options", bench.run.overrides().to_string())
             .property("max-age", 0u32)
             .property_from_str("execution-provider", execution_provider.name())
             .property_from_str("precision", precision.name())

@@ -17,7 +17,7 @@ use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
 use retinaface::letterbox::InputSize;
 use retinaface::record::{FrameRecord, Origin};
 
-use super::{Outcome, Run, model_path, picture, tell_notes};
+use super::{Looking, Outcome, Run, model_path, picture, tell_notes};
 
 #[derive(Debug, Args)]
 pub(super) struct Detect {
@@ -48,6 +48,8 @@ pub(super) struct Detect {
     /// Write a copy of every picture with its faces drawn into this folder: NAME.jpg
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
+    #[command(flatten)]
+    looking: Looking,
     #[command(flatten)]
     run: Run,
 }
@@ -108,6 +110,8 @@ impl Detect {
             score_threshold: self.score_threshold,
             iou_threshold: self.iou_threshold,
             input_size: InputSize::from(self.input_size),
+            looks: self.looking.looks(),
+            merge: self.looking.merge,
             max_faces: self.max_faces,
             min_face_size: f32::from(self.min_face_size),
             ..Settings::default()

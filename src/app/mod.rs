@@ -5,10 +5,14 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use retinaface::face::Rect;
 use retinaface::locate;
+use retinaface::looks::{self, Looks, Merge, Scales, Tiles};
 use retinaface::model::{Options, Progress, Running};
+use retinaface::overrides::Overrides;
 use retinaface::provider::{Precision, Provider};
 
 mod bench;
@@ -53,11 +57,31 @@ struct Run {
     /// Threads of one run; 0: one a physical core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// What to believe of the model in place of what its layout says, as in mean=104,117,123; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = model_option)]
+    model_option: Vec<(String, String)>,
+}
+
+/// `key=value` of a model option.
+fn model_option(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Overrides::default().set(key, value).map_err(|error| error.to_string())?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 impl Run {
+    /// What is said of the model.
+    fn overrides(&self) -> Overrides {
+        let mut overrides = Overrides::default();
+        for (key, value) in &self.model_option {
+            overrides.set(key, value).expect("the command line was checked");
+        }
+        overrides
+    }
+
     fn options(&self) -> Options {
         Options {
+            overrides: self.overrides(),
             provider: self.execution_provider,
             device_id: self.device_id,
             precision: self.precision,
@@ -69,6 +93,40 @@ impl Run {
             })),
             ..Options::default()
         }
+    }
+}
+
+/// Where and at which sizes pictures are looked at, for each command that looks at some.
+#[derive(Debug, Args)]
+struct Looking {
+    /// Sizes to look at, as factors of what --input-size makes of the picture; or auto: also a small one for close-ups
+    #[arg(long, value_name = "FACTOR,...", default_value = "1.0", value_parser = str::parse::<Scales>)]
+    scales: Scales,
+    /// Look in a mirror, too
+    #[arg(long)]
+    flip: bool,
+    /// Look at overlapping parts, too: auto (of the input size, at full resolution), or columns and rows, as in 3x2
+    #[arg(long, value_name = "TILES", default_value = "none", value_parser = str::parse::<Tiles>)]
+    tiles: Tiles,
+    /// Look only here, in pixels of the picture; several are separated by `;`
+    #[arg(long, value_name = "X,Y,W,H", default_value = "", value_parser = looks::rois, hide_default_value = true)]
+    roi: Arc<[Rect]>,
+    /// How faces that overlap become one: nms (the best stays), vote (their weighted mean)
+    #[arg(long, value_name = "NAME", default_value = "nms", value_parser = merge)]
+    merge: Merge,
+}
+
+fn merge(text: &str) -> Result<Merge, String> {
+    match text {
+        "nms" => Ok(Merge::Nms),
+        "vote" => Ok(Merge::Vote),
+        _ => Err("expected nms or vote".to_owned()),
+    }
+}
+
+impl Looking {
+    fn looks(&self) -> Looks {
+        Looks { scales: self.scales.clone(), flip: self.flip, tiles: self.tiles, rois: Arc::clone(&self.roi) }
     }
 }
 

@@ -4,7 +4,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
-use retinaface::model::{Contract, Model, Running};
+use retinaface::contract::Contract;
+use retinaface::model::{Model, Running};
 use retinaface::preprocess::ChannelOrder;
 use serde::Serialize;
 
@@ -46,7 +47,11 @@ struct ModelRecord<'a> {
     /// Width and height; null for a model that takes any.
     fixed_size: Option<[usize; 2]>,
     dynamic_batch: bool,
+    /// What is read of the outputs: in the order scores, boxes, landmarks, each level by level.
     outputs: Vec<&'a str>,
+    landmarks: bool,
+    strides: Vec<usize>,
+    multiple: usize,
     /// Of the input's channels, and so of `mean`.
     order: &'static str,
     mean: [f32; 3],
@@ -62,6 +67,9 @@ impl<'a> From<&'a Contract> for ModelRecord<'a> {
             fixed_size: contract.fixed_size.map(|(width, height)| [width, height]),
             dynamic_batch: contract.dynamic_batch,
             outputs: contract.outputs.iter().map(String::as_str).collect(),
+            landmarks: contract.layout().is_some_and(|layout| layout.landmarks),
+            strides: contract.layout().iter().flat_map(|layout| &layout.levels).map(|level| level.stride).collect(),
+            multiple: contract.multiple,
             order: match contract.normalization.order {
                 ChannelOrder::Rgb => "RGB",
                 ChannelOrder::Bgr => "BGR",

@@ -11,7 +11,8 @@ use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::SystemTime;
 
 use retinaface::detector::SharedModel;
-use retinaface::model::{ModelError, Options, Preprocessing};
+use retinaface::model::{ModelError, Options, Preprocessing, Purpose};
+use retinaface::overrides::Overrides;
 use retinaface::provider::{Precision, Provider};
 use retinaface::runtime;
 
@@ -30,6 +31,8 @@ struct Key {
     cuda_graph: bool,
     threads: usize,
     parallel_runs: usize,
+    purpose: Purpose,
+    overrides: Overrides,
 }
 
 impl Key {
@@ -45,6 +48,8 @@ impl Key {
             cuda_graph,
             threads,
             parallel_runs,
+            purpose,
+            ref overrides,
             ..
         } = *options;
         Self {
@@ -58,6 +63,8 @@ impl Key {
             cuda_graph,
             threads,
             parallel_runs,
+            purpose,
+            overrides: overrides.clone(),
         }
     }
 }

@@ -160,6 +160,7 @@ fn face_from(structure: &gst::StructureRef) -> Option<Face> {
         score: structure.get::<f64>("score").ok()? as f32,
         rect: rect_from(structure)?,
         landmarks: points_from(structure),
+        points: Vec::new(),
         track_id: structure.get("track-id").ok(),
     })
 }

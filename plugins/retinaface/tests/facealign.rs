@@ -129,7 +129,7 @@ fn landmarks_that_give_no_transform_cost_that_face_only() {
         let good = face(0.8, 100.0, 20.0, 80.0, 90.0);
         let with = |landmarks: Option<Landmarks>| Face { landmarks, ..face(0.9, 10.0, 10.0, 50.0, 50.0) };
         let line = std::array::from_fn(|i| Point::new(20.0 + i as f32, 30.0 + i as f32));
-        let faces = [with(Some([Point::new(30.0, 30.0); 5])), with(Some(line)), with(None), good.clone()];
+        let faces = [with(Some([Point::new(30.0, 30.0); 5])), with(Some(line)), good.clone()];
         let mut harness = harness("facealign", 320, 180);
         harness.push(frame_with(&info, 0, &faces)).unwrap();
         let crops = pull_all(&mut harness);
@@ -137,6 +137,31 @@ fn landmarks_that_give_no_transform_cost_that_face_only() {
         assert_eq!(gstretinaface::meta::read_crop(&crops[0]).unwrap().face, good);
         harness.push(frame_with(&info, 1, &faces[..2])).unwrap();
         assert!(events(&mut harness).iter().any(|event| event.type_() == gst::EventType::Gap));
+    });
+}
+
+#[test]
+fn faces_without_landmarks_are_an_error_unless_the_square_around_their_box_is_asked_for() {
+    watched(|| {
+        let info = info(VideoFormat::Rgb, 320, 180);
+        let boxed = Face { landmarks: None, ..face(0.9, 100.0, 20.0, 80.0, 100.0) };
+        let mut harness = harness("facealign name=align", 320, 180);
+        let bus = gst::Bus::new();
+        let align = harness.element().unwrap();
+        align.set_bus(Some(&bus));
+        let pushed = harness.push(frame_with(&info, 0, std::slice::from_ref(&boxed)));
+        assert_eq!(pushed, Err(gst::FlowError::Error));
+        let message = bus.pop_filtered(&[gst::MessageType::Error]).unwrap();
+        let gst::MessageView::Error(error) = message.view() else { panic!("{message:?}") };
+        assert!(error.error().message().contains("align-without-landmarks=true"), "{error:?}");
+
+        let mut harness = self::harness("facealign align-without-landmarks=true size=100", 320, 180);
+        harness.push(frame_with(&info, 0, &[boxed, face(0.8, 10.0, 10.0, 60.0, 70.0)])).unwrap();
+        let crops = pull_all(&mut harness);
+        assert_eq!(crops.len(), 2);
+        let origin = gstretinaface::meta::read_crop(&crops[0]).unwrap();
+        // The box's middle is the crop's, and its longer side the crop's side.
+        assert_eq!(origin.frame_from_crop.apply(Point::new(0.0, 0.0)), Point::new(90.0, 20.0));
     });
 }
 

@@ -385,14 +385,90 @@ fn a_file_that_is_not_onnx_is_a_start_error() {
 fn a_model_of_another_kind_is_a_start_error_that_lists_what_was_found_and_expected() {
     watched(|| {
         for (name, parts) in [
-            ("embedding512_faceplugin.onnx", ["`output` [1, 512]", "boxes [N, A, 4]"]),
+            ("embedding512_faceplugin.onnx", ["`output` [1, 512]", "known are RetinaFace"]),
             ("landmarks68_faceplugin.onnx", ["(1, 1, 64, 64)", "[N, 3, height, width]"]),
-            ("yunet_n_dynamic.onnx", ["`cls_8` [1, 32, 1]", "landmarks [N, A, 10]"]),
         ] {
             if let Some(model) = project::shared(&format!("models/{name}")) {
                 assert_says(&error_of(&format!("retinaface model-file={}", quoted(&model))), &parts);
             }
         }
+    });
+}
+
+/// A model of the tests' own that reads each layout the same, see tests/fixtures/models/make_models.py.
+fn tiny(name: &str) -> String {
+    quoted(&project::root().join("tests/fixtures/models").join(name))
+}
+
+#[test]
+fn every_layout_runs_in_a_pipeline_with_and_without_landmarks() {
+    watched(|| {
+        for (name, landmarks) in
+            [("insightface.onnx", true), ("scrfd.onnx", true), ("yunet.onnx", true), ("ssh.onnx", false)]
+        {
+            let samples = common::run(&format!(
+                "videotestsrc pattern=white num-buffers=2 ! video/x-raw,width=160,height=90,format=NV12 ! \
+                 retinaface input-size=160 model-file={} ! appsink name=out",
+                tiny(name)
+            ));
+            for sample in samples {
+                let faces = gstretinaface::meta::read(sample.buffer().unwrap(), (160, 90)).into_faces();
+                assert!(!faces.is_empty(), "{name}");
+                assert!(faces.iter().all(|face| face.landmarks.is_some() == landmarks), "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn properties_that_make_no_sense_are_errors_that_name_them() {
+    watched(|| {
+        for (property, problem) in [
+            ("scales=1.0,big", "`big` is not a number"),
+            ("tiles=many", "as in 3x2"),
+            ("roi=1,2,3", "x,y,width,height"),
+            ("model-options=mean=red", "`red` is not a number"),
+            ("model-options=colour=red", "there is no such key"),
+        ] {
+            let name = property.split('=').next().unwrap();
+            assert_says(&error_of(&format!("retinaface {property}")), &[name, problem]);
+        }
+        let error = error_of(&format!("retinaface model-file={}", tiny("bad_metadata.onnx")));
+        assert_says(&error, &["model option mean=red", "metadata"]);
+    });
+}
+
+#[test]
+fn regions_scales_and_thresholds_change_while_playing() {
+    watched(|| {
+        let mut harness = harness(&format!("model-file={} input-size=160 score-threshold=0.5", tiny("biubug6.onnx")));
+        let element = element(&harness);
+        let info = info(VideoFormat::Rgb, 160, 96);
+        harness.set_src_caps(info.to_caps().unwrap());
+        let white = || {
+            let mut buffer = gst::Buffer::from_mut_slice(vec![255u8; info.size()]);
+            buffer.get_mut().unwrap().set_pts(gst::ClockTime::ZERO);
+            buffer
+        };
+        let faces = |harness: &mut gst_check::Harness| {
+            let out = harness.push_and_pull(white()).unwrap();
+            gstretinaface::meta::read(&out, (160, 96)).into_faces()
+        };
+        let everywhere = faces(&mut harness);
+        assert!(everywhere.iter().any(|face| face.rect.x > 100.0), "{everywhere:?}");
+        element.set_property("roi", "0,0,40,40");
+        let within = faces(&mut harness);
+        assert!(!within.is_empty() && within.iter().all(|face| face.rect.x < 40.0), "{within:?}");
+        element.set_property("score-threshold", 0.999f32);
+        assert_eq!(faces(&mut harness), []);
+        element.set_property("score-threshold", 0.5f32);
+        element.set_property("roi", "");
+        element.set_property("scales", "1.0,0.5");
+        assert!(faces(&mut harness).len() > everywhere.len(), "larger faces are found at half the size");
+        element.set_property("iou-threshold", 0.0f32);
+        assert!(faces(&mut harness).len() < everywhere.len());
+        element.set_property("scales", "nonsense");
+        assert_eq!(harness.push(white()), Err(gst::FlowError::Error));
     });
 }
 

@@ -17,6 +17,7 @@ const DEFAULT_MIN_FACE_SIZE: u32 = 0;
 const DEFAULT_MIN_SCORE: f32 = 0.0;
 const DEFAULT_MAX_FACES: u32 = 0;
 const DEFAULT_GAP_INTERVAL: u32 = 0;
+const DEFAULT_ALIGN_WITHOUT_LANDMARKS: bool = false;
 /// Sides of a crop, in pixels.
 const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
 
@@ -30,6 +31,7 @@ struct Settings {
     min_score: f32,
     max_faces: u32,
     gap_interval: u32,
+    align_without_landmarks: bool,
 }
 
 impl Default for Settings {
@@ -40,6 +42,7 @@ impl Default for Settings {
             min_score: DEFAULT_MIN_SCORE,
             max_faces: DEFAULT_MAX_FACES,
             gap_interval: DEFAULT_GAP_INTERVAL,
+            align_without_landmarks: DEFAULT_ALIGN_WITHOUT_LANDMARKS,
         }
     }
 }
@@ -181,6 +184,12 @@ impl ObjectImpl for FaceAlign {
                     .default_value(DEFAULT_GAP_INTERVAL)
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecBoolean::builder("align-without-landmarks")
+                    .nick("Align without landmarks")
+                    .blurb("Cut the square around the box of faces that have no landmarks, instead of failing")
+                    .default_value(DEFAULT_ALIGN_WITHOUT_LANDMARKS)
+                    .mutable_playing()
+                    .build(),
             ]
         });
         &PROPERTIES
@@ -195,6 +204,7 @@ impl ObjectImpl for FaceAlign {
             "min-score" => settings.min_score = value.get().expect(CHECKED),
             "max-faces" => settings.max_faces = value.get().expect(CHECKED),
             "gap-interval" => settings.gap_interval = value.get().expect(CHECKED),
+            "align-without-landmarks" => settings.align_without_landmarks = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets the properties above only"),
         }
     }
@@ -207,6 +217,7 @@ impl ObjectImpl for FaceAlign {
             "min-score" => settings.min_score.to_value(),
             "max-faces" => settings.max_faces.to_value(),
             "gap-interval" => settings.gap_interval.to_value(),
+            "align-without-landmarks" => settings.align_without_landmarks.to_value(),
             _ => unreachable!("GObject reads the properties above only"),
         }
     }
@@ -398,6 +409,12 @@ impl FaceAlign {
         let faces = meta::read(buffer, frame::frame_size(buffer, frame)).faces;
         let wanted =
             faces.into_iter().filter(|found| settings.wants(&found.face)).take(settings.most()).collect::<Vec<_>>();
+        if !settings.align_without_landmarks && wanted.iter().any(|found| found.face.landmarks.is_none()) {
+            return Err(self.failed(
+                &"a face has no landmarks, as from a detector that finds boxes only; set align-without-landmarks=true to \
+                  get the square around each box instead",
+            ));
+        }
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
@@ -457,8 +474,11 @@ impl FaceAlign {
 
 /// To the crop and back.
 fn transform(face: &Face, size: usize) -> Result<(Similarity, Similarity), String> {
-    let landmarks = face.landmarks.as_ref().ok_or_else(|| "it has no landmarks".to_owned())?;
-    let there = align::crop_from_frame(landmarks, size).map_err(|error| error.to_string())?;
+    let there = match &face.landmarks {
+        Some(landmarks) => align::crop_from_frame(landmarks, size),
+        None => align::crop_of_box(face.rect, size),
+    };
+    let there = there.map_err(|error| error.to_string())?;
     let back = there.inverse().ok_or_else(|| AlignError::OutOfRange.to_string())?;
     Ok((there, back))
 }

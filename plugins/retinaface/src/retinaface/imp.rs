@@ -130,6 +130,9 @@ impl BaseTransformImpl for RetinaFace {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = lock(&self.settings).clone();
+        let senseless = |problem: String| gst::error_msg!(gst::ResourceError::Settings, ("{problem}"));
+        settings.detector().map_err(senseless)?;
+        let overrides = settings.overrides().map_err(senseless)?;
         let home = self.home();
         let path = match settings.model_file {
             Some(path) => path,
@@ -151,8 +154,10 @@ impl BaseTransformImpl for RetinaFace {
             cuda_graph: settings.cuda_graph,
             threads: settings.threads as usize,
             parallel_runs: settings.parallel_runs as usize,
+            overrides,
             home,
             progress: Some(progress),
+            ..Options::default()
         };
         let model = engines::get(&path, &options).map_err(|error| start_error(&path, &error))?;
         let running = model.running().clone();
@@ -406,7 +411,7 @@ impl RetinaFace {
 
     /// Hands a frame to the model, if it is one to be looked at.
     fn look_at(&self, buffer: gst::Buffer) -> Result<Frame, gst::FlowError> {
-        let settings = lock(&self.settings).of_frame();
+        let settings = lock(&self.settings).of_frame().map_err(|error| self.stream_error(&error))?;
         let (detector, info, number) = self.next()?;
         let size = frame::frame_size(&buffer, &info);
         let underway = if Self::is_due(number, &detector, &settings) {
@@ -455,7 +460,7 @@ impl RetinaFace {
 
     /// Gives a frame the newest faces that are known, and itself to the background if that is free.
     fn pass(&self, buffer: &mut gst::Buffer, latest: &Latest) -> Result<(), gst::FlowError> {
-        let settings = lock(&self.settings).of_frame();
+        let settings = lock(&self.settings).of_frame().map_err(|error| self.stream_error(&error))?;
         let (detector, info, number) = self.next()?;
         let size = frame::frame_size(buffer, &info);
         let (offered, pts) = (buffer.clone(), buffer.pts());
@@ -477,7 +482,7 @@ impl RetinaFace {
 
     /// Looks at a frame on the background's thread.
     fn look_in_background(&self, offer: Offer) -> Option<Found> {
-        let settings = lock(&self.settings).detector();
+        let settings = lock(&self.settings).detector().map_err(|error| self.stream_error(&error)).ok()?;
         let detector = lock(&self.state).as_ref().map(|state| Arc::clone(&state.detector))?;
         let Offer { buffer, info, arrived } = offer;
         let (size, pts) = (frame::frame_size(&buffer, &info), buffer.pts());
@@ -505,7 +510,7 @@ impl RetinaFace {
     fn warm_up(&self, detector: &Detector, info: &VideoInfo) -> Result<Duration, String> {
         let settings = lock(&self.settings).clone();
         // Alone: a stream that starts must not wait for the others.
-        let settings = DetectorSettings { max_batch: 1, batch_timeout: Duration::ZERO, ..settings.detector() };
+        let settings = DetectorSettings { max_batch: 1, batch_timeout: Duration::ZERO, ..settings.detector()? };
         let detect = || frame::black(info, |view| detector.detect(view, &settings));
         let mut total = Duration::ZERO;
         // The first run of a shape may build what the second one only uses.
@@ -602,8 +607,14 @@ fn start_error(path: &Path, error: &ModelError) -> gst::ErrorMessage {
             gst::error_msg!(gst::ResourceError::Settings, ("{error}"))
         }
         ModelError::Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
-        ModelError::NotOnnx { .. } | ModelError::Input { .. } | ModelError::Outputs { .. } | ModelError::Run { .. } => {
-            gst::error_msg!(gst::StreamError::WrongType, ("{error}"))
-        }
+        ModelError::Override { .. } => gst::error_msg!(gst::ResourceError::Settings, ("{error}")),
+        ModelError::TooLarge { .. }
+        | ModelError::NotOnnx { .. }
+        | ModelError::Opset { .. }
+        | ModelError::Input { .. }
+        | ModelError::Outputs { .. }
+        | ModelError::NoLandmarks { .. }
+        | ModelError::NotFinite { .. }
+        | ModelError::Run { .. } => gst::error_msg!(gst::StreamError::WrongType, ("{error}")),
     }
 }

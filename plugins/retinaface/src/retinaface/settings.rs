@@ -1,14 +1,17 @@
 //! What a user sets: the properties, their defaults, and what the library calls them.
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
 use retinaface::detector::Settings as DetectorSettings;
+use retinaface::face::Rect;
 use retinaface::letterbox::InputSize;
+use retinaface::looks::{self, Looks, Merge as LooksMerge, Scales, Tiles};
 use retinaface::model::Preprocessing as ModelPreprocessing;
+use retinaface::overrides::Overrides;
 use retinaface::provider::{Precision as ModelPrecision, Provider};
 
 const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
@@ -27,6 +30,9 @@ const DEFAULT_STATS_INTERVAL: u32 = 0;
 const DEFAULT_DEVICE_ID: u32 = 0;
 const DEFAULT_ALLOW_CPU_FALLBACK: bool = false;
 const DEFAULT_CUDA_GRAPH: bool = false;
+const DEFAULT_SCALES: &str = "1.0";
+const DEFAULT_FLIP: bool = false;
+const DEFAULT_TILES: &str = "none";
 
 /// What the model runs on, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
@@ -103,6 +109,48 @@ impl From<Preprocessing> for ModelPreprocessing {
     }
 }
 
+/// How what several looks found comes together, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFaceMerge")]
+#[repr(i32)]
+pub(super) enum Merge {
+    #[default]
+    #[enum_value(name = "NMS: of faces that overlap, the best stays", nick = "nms")]
+    Nms,
+    #[enum_value(name = "Vote: faces that overlap become their mean, weighted by score", nick = "vote")]
+    Vote,
+}
+
+impl From<Merge> for LooksMerge {
+    fn from(merge: Merge) -> Self {
+        match merge {
+            Merge::Nms => Self::Nms,
+            Merge::Vote => Self::Vote,
+        }
+    }
+}
+
+/// A text that means something, or not: GObject's setters cannot refuse, so the next use tells.
+#[derive(Clone, Debug)]
+pub(super) struct Said<T> {
+    text: String,
+    meaning: Result<T, String>,
+}
+
+impl<T: Clone> Said<T> {
+    fn new(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Self {
+        Self { text: text.to_owned(), meaning: read(text) }
+    }
+
+    fn meaning(&self, property: &str) -> Result<T, String> {
+        self.meaning.clone().map_err(|problem| format!("property {property}=\"{}\": {problem}", self.text))
+    }
+}
+
+fn overrides(text: &str) -> Result<Overrides, String> {
+    text.parse::<Overrides>().map_err(|error| error.to_string())
+}
+
 /// How frames and faces come together, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceMode")]
@@ -139,6 +187,12 @@ pub(super) struct Settings {
     pub(super) preprocessing: Preprocessing,
     pub(super) allow_cpu_fallback: bool,
     pub(super) cuda_graph: bool,
+    scales: Said<Scales>,
+    flip: bool,
+    tiles: Said<Tiles>,
+    roi: Said<Arc<[Rect]>>,
+    merge: Merge,
+    model_options: Said<Overrides>,
 }
 
 impl Default for Settings {
@@ -165,6 +219,12 @@ impl Default for Settings {
             preprocessing: Preprocessing::default(),
             allow_cpu_fallback: DEFAULT_ALLOW_CPU_FALLBACK,
             cuda_graph: DEFAULT_CUDA_GRAPH,
+            scales: Said::new(DEFAULT_SCALES, str::parse),
+            flip: DEFAULT_FLIP,
+            tiles: Said::new(DEFAULT_TILES, str::parse),
+            roi: Said::new("", looks::rois),
+            merge: Merge::default(),
+            model_options: Said::new("", overrides),
         }
     }
 }
@@ -176,16 +236,30 @@ impl Settings {
     }
 
     /// What counts for a frame.
-    pub(super) fn of_frame(&self) -> FrameSettings {
-        FrameSettings {
-            detector: self.detector(),
+    pub(super) fn of_frame(&self) -> Result<FrameSettings, String> {
+        Ok(FrameSettings {
+            detector: self.detector()?,
             inference_interval: self.inference_interval.into(),
             max_age: Duration::from_millis(self.max_age.into()),
-        }
+        })
     }
 
-    pub(super) fn detector(&self) -> DetectorSettings {
-        DetectorSettings {
+    /// What is said of the model in place of what its layout says.
+    pub(super) fn overrides(&self) -> Result<Overrides, String> {
+        self.model_options.meaning("model-options")
+    }
+
+    /// What counts for a detection; says which property makes no sense.
+    pub(super) fn detector(&self) -> Result<DetectorSettings, String> {
+        let looks = Looks {
+            scales: self.scales.meaning("scales")?,
+            flip: self.flip,
+            tiles: self.tiles.meaning("tiles")?,
+            rois: self.roi.meaning("roi")?,
+        };
+        Ok(DetectorSettings {
+            looks,
+            merge: self.merge.into(),
             score_threshold: self.score_threshold,
             iou_threshold: self.iou_threshold,
             input_size: InputSize::from(self.input_size),
@@ -193,12 +267,12 @@ impl Settings {
             min_face_size: self.min_face_size as f32,
             max_batch: self.batch_size as usize,
             batch_timeout: self.batch_timeout(),
-        }
+        })
     }
 }
 
-/// The settings of one frame, which cost nothing to copy.
-#[derive(Clone, Copy)]
+/// The settings of one frame, which cost next to nothing to copy.
+#[derive(Clone)]
 pub(super) struct FrameSettings {
     pub(super) detector: DetectorSettings,
     pub(super) inference_interval: u64,
@@ -242,6 +316,39 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .maximum(16384)
                     .default_value(DEFAULT_INPUT_SIZE)
                     .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("scales")
+                    .nick("Scales")
+                    .blurb("Sizes at which frames are looked at, as factors of what input-size makes of them (\"1.0,0.2\"); auto: once, and once more at a small size where the input is large, for faces that fill it")
+                    .default_value(DEFAULT_SCALES)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoolean::builder("flip")
+                    .nick("Flip")
+                    .blurb("Look at frames in a mirror, too")
+                    .default_value(DEFAULT_FLIP)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("tiles")
+                    .nick("Tiles")
+                    .blurb("Overlapping parts of frames that are looked at, too: none, auto (of the input size, at full resolution), or columns and rows (\"3x2\")")
+                    .default_value(DEFAULT_TILES)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("roi")
+                    .nick("Regions of interest")
+                    .blurb("Look only within these, x,y,width,height in pixels of the frame, `;` between several; none: everywhere. Each is looked at as if it were the frame")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("merge", Merge::default())
+                    .nick("Merge")
+                    .blurb("How faces that overlap become one")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("model-options")
+                    .nick("Model options")
+                    .blurb("What to believe of the model in place of what its layout says: key=value, `;` between several; keys: color-order, mean, scale, padding, strides, anchors, anchor-centre, variances, scores")
+                    .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt::builder("max-faces")
                     .nick("Largest number of faces")
@@ -364,6 +471,7 @@ impl Settings {
     /// Sets a property.
     pub(super) fn set(&mut self, name: &str, value: &glib::Value) {
         const CHECKED: &str = "GObject checks a property's type";
+        let text = |value: &glib::Value| value.get::<Option<String>>().expect(CHECKED).unwrap_or_default();
         match name {
             "model-file" => {
                 let file = value.get::<Option<String>>().expect(CHECKED);
@@ -373,6 +481,12 @@ impl Settings {
             "score-threshold" => self.score_threshold = value.get().expect(CHECKED),
             "iou-threshold" => self.iou_threshold = value.get().expect(CHECKED),
             "input-size" => self.input_size = value.get().expect(CHECKED),
+            "scales" => self.scales = Said::new(&text(value), str::parse),
+            "flip" => self.flip = value.get().expect(CHECKED),
+            "tiles" => self.tiles = Said::new(&text(value), str::parse),
+            "roi" => self.roi = Said::new(&text(value), looks::rois),
+            "merge" => self.merge = value.get().expect(CHECKED),
+            "model-options" => self.model_options = Said::new(&text(value), overrides),
             "max-faces" => self.max_faces = value.get().expect(CHECKED),
             "min-face-size" => self.min_face_size = value.get().expect(CHECKED),
             "inference-interval" => self.inference_interval = value.get().expect(CHECKED),
@@ -401,6 +515,12 @@ impl Settings {
             "score-threshold" => self.score_threshold.to_value(),
             "iou-threshold" => self.iou_threshold.to_value(),
             "input-size" => self.input_size.to_value(),
+            "scales" => self.scales.text.to_value(),
+            "flip" => self.flip.to_value(),
+            "tiles" => self.tiles.text.to_value(),
+            "roi" => Some(&self.roi.text).filter(|text| !text.is_empty()).to_value(),
+            "merge" => self.merge.to_value(),
+            "model-options" => Some(&self.model_options.text).filter(|text| !text.is_empty()).to_value(),
             "max-faces" => self.max_faces.to_value(),
             "min-face-size" => self.min_face_size.to_value(),
             "inference-interval" => self.inference_interval.to_value(),

@@ -80,7 +80,7 @@ pub fn landmarks_in(rect: Rect) -> Landmarks {
 /// A face with upright landmarks.
 pub fn face(score: f32, x: f32, y: f32, w: f32, h: f32) -> Face {
     let rect = Rect { x, y, w, h };
-    Face { score, rect, landmarks: Some(landmarks_in(rect)), track_id: None }
+    Face { score, rect, landmarks: Some(landmarks_in(rect)), ..Face::default() }
 }
 
 pub fn info(format: gst_video::VideoFormat, width: u32, height: u32) -> gst_video::VideoInfo {
