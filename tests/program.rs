@@ -5,8 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use binary::{program, run, status, stderr, text};
 use serde::Deserialize;
 
+#[path = "common/binary.rs"]
+mod binary;
 mod common;
 
 /// The schema, written a second time.
@@ -25,34 +28,9 @@ struct Line {
     faces: Vec<serde_json::Value>,
 }
 
-fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_retinaface"));
-    command
-        .args(arguments)
-        .env("ORT_DYLIB_PATH", common::fetched("onnxruntime/libonnxruntime.so.1"))
-        .env("RETINAFACE_MODEL", common::default_model());
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    program(arguments).output().unwrap()
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().expect("no signal")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
 fn lines(output: &Output) -> Vec<Line> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// A picture of one grey.

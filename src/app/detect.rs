@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use retinaface::align::{self, ARCFACE_SIZE, Scratch};
-use retinaface::detector::{Detector, Settings, SharedModel};
+use retinaface::detector::{Detector, Settings};
 use retinaface::draw::{self, Style};
 use retinaface::face::Face;
 use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
 use retinaface::letterbox::InputSize;
 use retinaface::record::{FrameRecord, Origin};
 
-use super::{Looking, Outcome, Run, model_path, picture, tell_notes};
+use super::progress::{self, tell};
+use super::{Looking, Outcome, Run, open_detector, part, picture};
 
 #[derive(Debug, Args)]
 pub(super) struct Detect {
@@ -54,24 +54,14 @@ pub(super) struct Detect {
     run: Run,
 }
 
-/// A number in 0.0..=1.0.
-fn part(text: &str) -> Result<f32, String> {
-    let number = text.parse::<f32>().map_err(|error| error.to_string())?;
-    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("not between 0 and 1".to_owned()) }
-}
-
 impl Detect {
     pub(super) fn run(&self) -> anyhow::Result<Outcome> {
-        // Its own messages would stand between ours; what it cannot do comes back as an error.
-        opencv::core::set_log_level(opencv::core::LogLevel::LOG_LEVEL_SILENT)?;
         for folder in [&self.crops, &self.annotate].into_iter().flatten() {
             fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
         }
-        let model = SharedModel::open(&model_path(self.model.as_ref())?, &self.run.options())?;
-        tell_notes(model.running());
-        let mut job =
-            Job { detect: self, detector: Detector::new(&model), names: HashMap::new(), scratch: Scratch::default() };
-        let bar = progress_bar(self.inputs.len());
+        let detector = open_detector(self.model.as_ref(), &self.run)?;
+        let mut job = Job { detect: self, detector, names: HashMap::new(), scratch: Scratch::default() };
+        let bar = progress::bar(self.inputs.len());
         let (mut found, mut failed) = (false, false);
         for (number, input) in self.inputs.iter().enumerate() {
             bar.set_message(input.display().to_string());
@@ -117,18 +107,6 @@ impl Detect {
             ..Settings::default()
         }
     }
-}
-
-/// Says something about an input, on standard error.
-fn tell(input: &Path, what: &str) {
-    // Without a standard error there is nobody to tell.
-    let _ = writeln!(io::stderr(), "retinaface: {}: {what}", input.display());
-}
-
-/// On standard error; nothing where that is no terminal.
-fn progress_bar(pictures: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}");
-    ProgressBar::new(pictures as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// What became of a picture.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use retinaface::detector::{Detector, SharedModel};
 use retinaface::face::Rect;
 use retinaface::locate;
 use retinaface::looks::{self, Looks, Merge, Scales, Tiles};
@@ -19,6 +20,7 @@ mod bench;
 mod detect;
 mod model;
 mod picture;
+mod progress;
 
 /// Detect faces with RetinaFace, align them for recognition.
 #[derive(Debug, Parser)]
@@ -128,6 +130,21 @@ impl Looking {
     fn looks(&self) -> Looks {
         Looks { scales: self.scales.clone(), flip: self.flip, tiles: self.tiles, rois: Arc::clone(&self.roi) }
     }
+}
+
+/// A number in 0.0..=1.0.
+fn part(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f32>().map_err(|error| error.to_string())?;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("not between 0 and 1".to_owned()) }
+}
+
+/// A detector of pictures, with the model asked for or the default one; says what a user should know of it.
+fn open_detector(model: Option<&PathBuf>, run: &Run) -> anyhow::Result<Detector> {
+    // OpenCV's own messages would stand between ours; what it cannot do comes back as an error.
+    opencv::core::set_log_level(opencv::core::LogLevel::LOG_LEVEL_SILENT)?;
+    let model = SharedModel::open(&model_path(model)?, &run.options())?;
+    tell_notes(model.running());
+    Ok(Detector::new(&model))
 }
 
 /// What a user should know of what the model runs on.
