@@ -18,6 +18,7 @@ use retinaface::provider::{Precision, Provider};
 
 mod bench;
 mod detect;
+mod eval;
 mod model;
 mod picture;
 mod progress;
@@ -37,6 +38,8 @@ enum Command {
     Detect(detect::Detect),
     /// Measure how many frames a second the element takes, and what each stage costs
     Bench(bench::Bench),
+    /// Measure how good a detector is, on pictures whose faces are known
+    Eval(eval::Eval),
     /// Say what a model file is: its layout, inputs, outputs and strides, or what is wrong with it
     Model(model::ModelFile),
 }
@@ -178,6 +181,7 @@ pub(crate) fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(command) => command.run(),
         Command::Detect(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Model(command) => command.run(),
     };
     match result {
