@@ -9,7 +9,9 @@ use clap::{Args, Subcommand};
 
 use super::Outcome;
 
+mod landmarks;
 mod matlab;
+mod nme;
 mod plot;
 mod predict;
 mod predictions;
@@ -31,6 +33,8 @@ enum What {
     /// Detect the faces of all pictures of a folder, and write them as WIDER FACE's tools read them
     #[command(after_help = "Exit status: 0 if each picture was read, 2 on an error.")]
     Predict(predict::Predict),
+    /// How far landmarks are from the true ones, in parts of the distance of the eyes
+    Landmarks(landmarks::Landmarks),
 }
 
 impl Eval {
@@ -38,6 +42,7 @@ impl Eval {
         match &self.what {
             What::WiderFace(command) => command.run(),
             What::Predict(command) => command.run(),
+            What::Landmarks(command) => command.run(),
         }
     }
 }
