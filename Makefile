@@ -5,7 +5,7 @@
 # make bench    the benchmarks
 # make soak     a long run of every mode, shape change and restart: fails when memory grows (SOAK_ROUNDS=2000)
 # make models   fp16 and int8 variants of the default model, and what each costs
-# make test-tools  the tests of tools/
+# make test-tools  the tests of tools/ and of the Python in scripts/
 # make install  PREFIX=/usr/local: plugin, program, ONNX Runtime and model
 # make bundle   BUNDLE=retinaface-bundle BUNDLE_OPTIONS=: one folder that runs where nothing is installed;
 #               `make bundle-test` makes it and runs it in an empty root
@@ -22,7 +22,7 @@ BUNDLE ?= retinaface-bundle
 BUNDLE_OPTIONS ?=
 model := $(fetch)/models/retinaface_mnet025.onnx
 variants := $(fetch)/models/variants
-# Python of its own for tools/variants, made anew when what it asks for changes.
+# Python of its own for tools/variants and the tests of scripts/, made anew when what it asks for changes.
 venv := $(fetch)/venv-variants
 python := $(venv)/bin/python
 # What the variants are compared on: the media, and the evaluation pictures where they are.
@@ -102,6 +102,7 @@ models: build $(venv)/.complete
 
 test-tools: build $(venv)/.complete
 	cd tools/variants && $(abspath $(python)) -m unittest
+	$(python) -m unittest discover -s scripts
 
 install: build
 	install -D -m 755 $(target)/release/libgstretinaface.so $(DESTDIR)$(PREFIX)/lib/gstreamer-1.0/libgstretinaface.so
