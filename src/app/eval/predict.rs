@@ -13,7 +13,7 @@ use retinaface::image::OwnedImage;
 use retinaface::letterbox::InputSize;
 
 use super::super::progress::{self, tell};
-use super::super::{Outcome, Run, open_detector, part, picture};
+use super::super::{Looking, Outcome, Run, open_detector, part, picture};
 use super::{predictions, write_whole};
 
 /// Endings of pictures' names, in small letters.
@@ -44,6 +44,8 @@ pub(super) struct Predict {
     /// At most so many faces a picture, best scores first; 0: all
     #[arg(long, value_name = "N", default_value_t = 750)]
     max_faces: usize,
+    #[command(flatten)]
+    looking: Looking,
     #[command(flatten)]
     run: Run,
 }
@@ -99,6 +101,8 @@ impl Predict {
             score_threshold: self.score_threshold,
             iou_threshold: self.iou_threshold,
             input_size: InputSize::from(self.input_size),
+            looks: self.looking.looks(),
+            merge: self.looking.merge,
             max_faces: self.max_faces,
             ..Settings::default()
         };
