@@ -155,7 +155,7 @@ mod tests {
 
     fn face(score: f32, landmarks: Landmarks) -> Face {
         let rect = Rect::new(landmarks[0].x - 20.0, landmarks[0].y - 20.0, 80.0, 80.0);
-        Face { score, rect, landmarks: Some(landmarks), track_id: None }
+        Face { score, rect, landmarks: Some(landmarks), ..Face::default() }
     }
 
     #[test]

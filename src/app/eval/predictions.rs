@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let face = |x, score| Face { score, rect: Rect::new(x, 2.5, 3.25, 4.0), landmarks: None, track_id: None };
+        let face = |x, score| Face { score, rect: Rect::new(x, 2.5, 3.25, 4.0), ..Face::default() };
         let text = write("0--Parade/a_1.jpg", &[face(-1.0004, 0.987_654_3), face(7.0, 0.02)]);
         assert_eq!(text, "0--Parade/a_1.jpg\n2\n-1.000 2.500 3.250 4.000 0.987654\n7.000 2.500 3.250 4.000 0.020000\n");
         let detections = parse(&text, "a_1", Format::Xywh).unwrap();
