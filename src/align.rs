@@ -60,6 +60,12 @@ impl Similarity {
         Self { matrix }
     }
 
+    /// By how many radians it turns, clockwise.
+    pub fn turn(&self) -> f64 {
+        let [[a, ..], [c, ..]] = self.matrix;
+        c.atan2(a)
+    }
+
     /// Where `source` lands.
     pub fn apply(&self, source: Point) -> Point {
         let (x, y) = (f64::from(source.x), f64::from(source.y));
@@ -167,18 +173,35 @@ pub fn crop_from_frame(landmarks: &Landmarks, size: usize) -> Result<Similarity,
 /// # Errors
 /// If the box has no area, or its numbers are not finite.
 pub fn crop_of_box(rect: Rect, size: usize) -> Result<Similarity, AlignError> {
-    if !rect.is_finite() {
+    crop_around(rect, 1.0, 0.0, (size, size))
+}
+
+/// The transform from frame pixels to a crop of that width and height, whose shorter side shows `scale` times the longer
+/// side of a box, about the box's centre, turned by `turn` radians clockwise.
+///
+/// # Errors
+/// If the box has no area, or a number is not finite.
+pub fn crop_around(
+    rect: Rect,
+    scale: f64,
+    turn: f64,
+    (width, height): (usize, usize),
+) -> Result<Similarity, AlignError> {
+    if !rect.is_finite() || !scale.is_finite() || !turn.is_finite() {
         return Err(AlignError::NotFinite);
     }
     let [x, y, w, h] = [rect.x, rect.y, rect.w, rect.h].map(f64::from);
-    let side = w.max(h);
+    let side = w.max(h) * scale;
     if side <= 0.0 {
         return Err(AlignError::SamePoint);
     }
-    let scale = size as f64 / side;
+    let factor = width.min(height) as f64 / side;
+    let (sin, cos) = (factor * turn.sin(), factor * turn.cos());
     // A warp counts from the middle of pixels, a box from their edges.
-    let shift = |middle: f64| (size as f64 - 1.0) / 2.0 - (middle - 0.5) * scale;
-    let similarity = Similarity { matrix: [[scale, 0.0, shift(x + w / 2.0)], [0.0, scale, shift(y + h / 2.0)]] };
+    let (middle_x, middle_y) = (x + w / 2.0 - 0.5, y + h / 2.0 - 0.5);
+    let shift = |along: usize, a: f64, b: f64| (along as f64 - 1.0) / 2.0 - a * middle_x - b * middle_y;
+    let matrix = [[cos, -sin, shift(width, cos, -sin)], [sin, cos, shift(height, sin, cos)]];
+    let similarity = Similarity { matrix };
     if similarity.inverse().is_some() { Ok(similarity) } else { Err(AlignError::OutOfRange) }
 }
 
@@ -400,6 +423,12 @@ mod tests {
         // The square is -15..85 x 20..120: its first pixel's middle is the crop's.
         assert_eq!(transform.apply(Point::new(-15.0, 20.0)), Point::new(0.0, 0.0));
         assert_eq!(transform.apply(Point::new(84.0, 119.0)), Point::new(99.0, 99.0));
+        let turned =
+            crop_around(Rect::new(10.0, 20.0, 50.0, 100.0), 2.0, std::f64::consts::FRAC_PI_2, (100, 100)).unwrap();
+        // Clockwise: what was above the middle is at its right; the view is twice as wide.
+        let above = turned.apply(Point::new(34.5, 19.5));
+        assert!((above.x - 74.5).abs() < 1e-4 && (above.y - 49.5).abs() < 1e-4, "{above:?}");
+        assert!((turned.turn() - std::f64::consts::FRAC_PI_2).abs() < 1e-9);
         assert_eq!(crop_of_box(Rect::new(1.0, 2.0, 0.0, 0.0), 112), Err(AlignError::SamePoint));
         assert_eq!(crop_of_box(Rect::new(f32::NAN, 2.0, 3.0, 4.0), 112), Err(AlignError::NotFinite));
     }

@@ -61,6 +61,18 @@ impl SharedModel {
         }))
     }
 
+    /// A caller's handle to the threads that run it.
+    pub(crate) fn client(&self) -> Client<Tensors> {
+        self.engine.client()
+    }
+
+    /// Memory for a picture that is fed so.
+    pub(crate) fn tensors(&self, feed: Feed) -> Result<Tensors, String> {
+        // The threads of the engine run what others have meanwhile.
+        self.forge.prepare(&feed, &self.maker)?;
+        self.maker.tensors(feed).map_err(|error| error.to_string())
+    }
+
     /// What the model is.
     pub fn contract(&self) -> &Contract {
         &self.contract
@@ -279,7 +291,7 @@ impl Detector {
             free
         };
         let common = Common { model: Arc::clone(model), buffers: Mutex::default(), plan: Mutex::default() };
-        Self { client: model.engine.client(), common: Arc::new(common), number }
+        Self { client: model.client(), common: Arc::new(common), number }
     }
 
     /// The model in use.
@@ -546,9 +558,7 @@ impl Common {
         if let Some(free) = lock(&self.buffers).take(feed) {
             return Ok(free);
         }
-        // The threads of the engine run what others have meanwhile.
-        self.model.forge.prepare(&feed, &self.model.maker).map_err(DetectError::Tensors)?;
-        let tensors = self.model.maker.tensors(feed).map_err(|error| DetectError::Tensors(error.to_string()))?;
+        let tensors = self.model.tensors(feed).map_err(DetectError::Tensors)?;
         Ok(Buffers { tensors, scratch: Scratch::default() })
     }
 }

@@ -188,10 +188,9 @@ fn points(path: &Path, input: Input, probe: &Probe, adjustments: &Adjustments) -
     let refuse =
         |detail: &str| ModelError::NoLandmarks { path: path.clone(), outputs: probe.list(), detail: detail.to_owned() };
     let fitting = shapes.iter().enumerate().filter_map(|(index, shape)| Some((index, point_numbers(shape)?)));
-    let mut fitting = fitting.collect::<Vec<_>>();
     // A model may give other numbers beside its points; the longest output has them.
-    fitting.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
-    let Some(&(index, (count, numbers))) = fitting.first() else {
+    let Some((index, PointNumbers { count, numbers, skipped })) = fitting.max_by_key(|(_, numbers)| numbers.count)
+    else {
         return Err(refuse("no output has pairs or triples of numbers"));
     };
     let values = probe.floats(index);
@@ -213,20 +212,32 @@ fn points(path: &Path, input: Input, probe: &Probe, adjustments: &Adjustments) -
         dynamic_batch: input.dynamic_batch,
         outputs: vec![probe.names[index].clone()],
         normalization: adjustments.normalization(own),
-        meaning: Meaning::Points(Points { count, numbers, skipped: 0, unit, sides }),
+        meaning: Meaning::Points(Points { count, numbers, skipped, unit, sides }),
         notes: notes.collect(),
     })
 }
 
-/// How many points an output of that shape has, and how many numbers each.
-fn point_numbers(shape: &[i64]) -> Option<(usize, usize)> {
+/// How an output's numbers are points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PointNumbers {
+    count: usize,
+    /// Of each point.
+    numbers: usize,
+    /// Before the first point.
+    skipped: usize,
+}
+
+/// How the numbers of an output of that shape are points, if they are.
+fn point_numbers(shape: &[i64]) -> Option<PointNumbers> {
     let (count, numbers) = match *shape {
+        // InsightFace's 1k3d68: 1103 points of a head, of which the last 68 are the face's.
+        [1, 3309] => return Some(PointNumbers { count: 68, numbers: 3, skipped: 3309 - 3 * 68 }),
         [1, all] if all % 2 == 0 => (all / 2, 2),
         [1, count, numbers @ (2 | 3)] => (count, numbers),
         _ => return None,
     };
     let (count, numbers) = (usize::try_from(count).ok()?, usize::try_from(numbers).ok()?);
-    (5..=MAX_POINTS).contains(&count).then_some((count, numbers))
+    (5..=MAX_POINTS).contains(&count).then_some(PointNumbers { count, numbers, skipped: 0 })
 }
 
 /// What coordinates seem to be: even on a black picture models give about the mean of all faces.
@@ -317,9 +328,11 @@ mod tests {
 
     #[test]
     fn points_are_counted_by_shape_and_told_by_their_range() {
-        assert_eq!(point_numbers(&[1, 136]), Some((68, 2)));
-        assert_eq!(point_numbers(&[1, 98, 2]), Some((98, 2)));
-        assert_eq!(point_numbers(&[1, 478, 3]), Some((478, 3)));
+        let plain = |count, numbers| Some(PointNumbers { count, numbers, skipped: 0 });
+        assert_eq!(point_numbers(&[1, 136]), plain(68, 2));
+        assert_eq!(point_numbers(&[1, 98, 2]), plain(98, 2));
+        assert_eq!(point_numbers(&[1, 478, 3]), plain(478, 3));
+        assert_eq!(point_numbers(&[1, 3309]), Some(PointNumbers { count: 68, numbers: 3, skipped: 3105 }));
         for shape in [&[1, 7][..], &[2, 136], &[1, 4], &[136], &[1, 98, 5], &[1, 100_000]] {
             assert_eq!(point_numbers(shape), None, "{shape:?}");
         }
