@@ -11,6 +11,7 @@ use crate::device::Frames;
 use crate::engine::{Client, Engine, EngineError, Request, Ticket};
 use crate::face::Face;
 use crate::image::{ImageError, ImageInfo, ImageView};
+use crate::layout::Layout;
 use crate::letterbox::InputSize;
 use crate::lock::lock;
 use crate::looks::{self, Look, Looks, Merge};
@@ -321,6 +322,7 @@ impl Detector {
     pub fn submit(&self, frame: &ImageView<'_>, settings: &Settings) -> Result<Underway, DetectError> {
         let model = &self.common.model;
         let start = Instant::now();
+        self.common.layout()?;
         let mut underway = Underway::new(&self.common, (frame.width(), frame.height()), settings, start);
         let feed = |look: &Look| {
             let Look { region, letterbox, .. } = look;
@@ -497,11 +499,7 @@ impl Underway {
     /// If the model does not run.
     pub fn wait(self) -> Result<Detection, DetectError> {
         let Self { tickets, common, plan, frame, settings, start, preprocess, .. } = self;
-        let layout = common
-            .model
-            .contract()
-            .layout()
-            .ok_or_else(|| DetectError::Tensors("the model finds points of faces, not faces".to_owned()))?;
+        let layout = common.layout()?;
         let mut found = Vec::new();
         let (mut non_finite, mut batch) = (0, 0);
         let (mut decode, mut wait, mut end) = (Duration::ZERO, None, start);
@@ -536,6 +534,12 @@ impl Underway {
 }
 
 impl Common {
+    /// How the model's faces are decoded.
+    fn layout(&self) -> Result<&Layout, DetectError> {
+        let layout = self.model.contract().layout();
+        layout.ok_or_else(|| DetectError::Tensors("the model finds points of faces, not faces".to_owned()))
+    }
+
     /// The looks at a frame of that size.
     fn plan(&self, frame: (usize, usize), settings: &Settings) -> Arc<[Look]> {
         let Settings { input_size: size, looks, .. } = settings;

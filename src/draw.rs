@@ -26,6 +26,8 @@ pub struct Style {
     pub boxes: bool,
     /// Draw the five landmarks.
     pub landmarks: bool,
+    /// Draw a landmark model's points, where a face has some.
+    pub points: bool,
     /// Write the score.
     pub score: bool,
     /// Write the track id, where a face has one.
@@ -43,6 +45,7 @@ impl Default for Style {
         Self {
             boxes: true,
             landmarks: true,
+            points: true,
             score: true,
             id: true,
             box_color: [0x00, 0xE6, 0x76],
@@ -62,9 +65,10 @@ pub fn draw_faces(image: &mut ImageViewMut<'_>, faces: &[Face], style: &Style) -
         if style.boxes {
             canvas.rectangle(face.rect, style.box_color)?;
         }
-        if style.landmarks {
-            for point in face.landmarks.iter().flatten() {
-                canvas.dot(*point, style.landmark_color)?;
+        let dots = [(style.points, face.points.as_slice(), 0.75), (style.landmarks, five(face), 1.5)];
+        for (_, points, lines) in dots.into_iter().filter(|(wanted, ..)| *wanted) {
+            for point in points {
+                canvas.dot(*point, lines, style.landmark_color)?;
             }
         }
         if let Some(text) = label(face, style) {
@@ -72,6 +76,11 @@ pub fn draw_faces(image: &mut ImageViewMut<'_>, faces: &[Face], style: &Style) -
         }
     }
     Ok(())
+}
+
+/// The five landmarks, or none.
+fn five(face: &Face) -> &[Point] {
+    face.landmarks.as_ref().map_or(&[], |points| points.as_slice())
 }
 
 /// `#7 0.98`, or the part of it that is wanted.
@@ -132,8 +141,9 @@ impl<'c, 'a> Canvas<'c, 'a> {
         })
     }
 
-    fn dot(&mut self, centre: Point, color: Rgb) -> Result<()> {
-        let radius = 1.5 * self.line as f32;
+    /// A dot whose radius is `lines` times the line's width.
+    fn dot(&mut self, centre: Point, lines: f32, color: Rgb) -> Result<()> {
+        let radius = lines * self.line as f32;
         self.each_plane(color, |mat, color, scale| {
             let radius = (radius * scale * (1 << FRACTION) as f32) as i32;
             imgproc::circle(mat, fixed(centre, scale), radius, color, imgproc::FILLED, imgproc::LINE_AA, FRACTION)

@@ -3,6 +3,8 @@
 //! All coordinates are floats in pixels. Which pixels (frame, input or crop) is said by the name of
 //! the variable that holds them. `x` grows to the right and `y` downwards.
 
+use crate::pose::{self, HeadPose};
+
 /// A position in pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Point {
@@ -107,6 +109,11 @@ impl Face {
     pub fn is_finite(&self) -> bool {
         let mut points = self.landmarks.iter().flatten().chain(&self.points);
         self.score.is_finite() && self.rect.is_finite() && points.all(|point| point.is_finite())
+    }
+
+    /// Which way the head is turned, by the five landmarks, where it has them.
+    pub fn pose(&self) -> Option<HeadPose> {
+        pose::head_pose(self.landmarks.as_ref()?)
     }
 
     /// The same face after `transform` moved each of its points.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::face::Face;
+use crate::pose::HeadPose;
 
 /// Value of the field `schema`.
 pub const SCHEMA: &str = "retinaface.frame/1";
@@ -44,7 +45,16 @@ struct FaceRecord {
     #[serde(rename = "box")]
     rect: BoxRecord,
     landmarks: Option<[[f32; 2]; 5]>,
+    points: Option<Vec<[f32; 2]>>,
+    pose: Option<PoseRecord>,
     track_id: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PoseRecord {
+    yaw: f32,
+    pitch: f32,
+    roll: f32,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -62,6 +72,8 @@ impl From<&Face> for FaceRecord {
             score: face.score,
             rect: BoxRecord { x: rect.x, y: rect.y, w: rect.w, h: rect.h },
             landmarks: face.landmarks.map(|points| points.map(|point| [point.x, point.y])),
+            points: (!face.points.is_empty()).then(|| face.points.iter().map(|point| [point.x, point.y]).collect()),
+            pose: face.pose().map(|HeadPose { yaw, pitch, roll }| PoseRecord { yaw, pitch, roll }),
             track_id: face.track_id,
         }
     }
@@ -109,9 +121,11 @@ mod tests {
 
     #[test]
     fn a_line_is_the_documented_one() {
+        // On a line, and so without a pose.
         let landmarks = std::array::from_fn(|i| Point::new(i as f32 + 0.5, 2.0 * i as f32));
         let rect = Rect::new(1.5, -2.0, 30.25, 40.0);
-        let face = Face { score: 0.75, rect, landmarks: Some(landmarks), ..Face::default() };
+        let points = vec![Point::new(3.5, 4.0)];
+        let face = Face { score: 0.75, rect, landmarks: Some(landmarks), points, ..Face::default() };
         let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, 640, 360, &[face]);
         let record = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789));
         let line = record.with_age(Some(Duration::from_millis(80))).to_line();
@@ -121,7 +135,7 @@ mod tests {
                 r#"{"schema":"retinaface.frame/1","stream":"cam\"1","frame":7,"pts_ns":40000000,"#,
                 r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"age_ns":80000000,"faces":[{"score":0.75,"#,
                 r#""box":{"x":1.5,"y":-2.0,"w":30.25,"h":40.0},"landmarks":[[0.5,0.0],[1.5,2.0],[2.5,4.0],[3.5,6.0],[4.5,8.0]],"#,
-                r#""track_id":null}]}"#,
+                r#""points":[[3.5,4.0]],"pose":null,"track_id":null}]}"#,
                 "\n"
             )
         );

@@ -196,7 +196,7 @@ fn model_says_what_a_model_is() {
         "loc [N, A, 4]",
         "conf [N, A, 2]",
         "landmarks [N, A, 10]",
-        "8 (priors of 16 and 32 px)",
+        "8 (anchors of 16 and 32 px, 4 px into their cell)",
     ] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
@@ -213,6 +213,10 @@ struct ModelLine {
     fixed_size: Option<[usize; 2]>,
     dynamic_batch: bool,
     outputs: Vec<String>,
+    landmarks: bool,
+    points: Option<usize>,
+    strides: Vec<usize>,
+    multiple: usize,
     order: String,
     mean: [f32; 3],
     scale: f32,
@@ -229,11 +233,15 @@ fn model_says_what_a_model_is_to_programs_too() {
     let default = line(&common::default_model());
     let expected = ModelLine {
         schema: "retinaface.model/1".to_owned(),
-        layout: "RetinaFace (biubug6), 5 landmarks".to_owned(),
+        layout: "RetinaFace (biubug6)".to_owned(),
         input: "input".to_owned(),
         fixed_size: None,
         dynamic_batch: true,
-        outputs: names(["loc", "conf", "landmarks"]),
+        outputs: names(["conf", "loc", "landmarks"]),
+        landmarks: true,
+        points: None,
+        strides: vec![8, 16, 32],
+        multiple: 1,
         order: "BGR".to_owned(),
         mean: [104.0, 117.0, 123.0],
         scale: 1.0,
@@ -241,15 +249,25 @@ fn model_says_what_a_model_is_to_programs_too() {
     assert_eq!(default, expected);
     let Some(fixed) = common::shared("models/retinaface_biubug6_fixed640.onnx") else { return };
     let (input, fixed_size, dynamic_batch) = ("input0".to_owned(), Some([640, 640]), false);
-    let outputs = names(["output0", "586", "585"]);
+    let outputs = names(["586", "output0", "585"]);
     assert_eq!(line(&fixed), ModelLine { input, fixed_size, dynamic_batch, outputs, ..expected });
+}
+
+#[test]
+fn model_says_what_a_landmark_model_is_when_told_that_it_is_one() {
+    let file = common::root().join("tests/fixtures/models/landmarks106.onnx");
+    let output = run(&["model", "--landmarks", text(&file)]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("106 points, from its middle, -1 to 1"), "{said}");
+    let output = run(&["model", "--landmarks", "--json", text(&file)]);
+    assert_eq!(serde_json::from_slice::<ModelLine>(&output.stdout).unwrap().points, Some(106));
 }
 
 #[test]
 fn model_says_what_is_wrong_with_a_file() {
     let cases = [
-        ("models/scrfd_500m_kps.onnx", "`out0` [1, 12800, 1]"),
-        ("models/ssh_layout_boxonly.onnx", "expected RetinaFace's three outputs"),
+        ("models/landmarks68_faceplugin.onnx", "its input has 1 channels"),
         ("models/embedding128_mobilefacenet.onnx", "[1, 128]"),
         ("models/README.md", "not an ONNX file"),
     ];

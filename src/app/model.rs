@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use retinaface::contract::Contract;
-use retinaface::model::{Model, Running};
+use retinaface::model::{Model, Options, Purpose, Running};
 use retinaface::preprocess::ChannelOrder;
 use serde::Serialize;
 
@@ -18,13 +18,17 @@ pub(super) struct ModelFile {
     /// Say it for programs: one line of JSON
     #[arg(long)]
     json: bool,
+    /// It is a landmark model, for facelandmarks
+    #[arg(long)]
+    landmarks: bool,
     #[command(flatten)]
     run: Run,
 }
 
 impl ModelFile {
     pub(super) fn run(&self) -> anyhow::Result<Outcome> {
-        let model = Model::open(&self.file, &self.run.options())?;
+        let purpose = if self.landmarks { Purpose::Points } else { Purpose::Faces };
+        let model = Model::open(&self.file, &Options { purpose, ..self.run.options() })?;
         let (file, contract) = (self.file.display(), model.contract().as_ref());
         tell_notes(model.running());
         if self.json {
@@ -50,6 +54,8 @@ struct ModelRecord<'a> {
     /// What is read of the outputs: in the order scores, boxes, landmarks, each level by level.
     outputs: Vec<&'a str>,
     landmarks: bool,
+    /// How many points a landmark model finds; null for a detector.
+    points: Option<usize>,
     strides: Vec<usize>,
     multiple: usize,
     /// Of the input's channels, and so of `mean`.
@@ -68,6 +74,7 @@ impl<'a> From<&'a Contract> for ModelRecord<'a> {
             dynamic_batch: contract.dynamic_batch,
             outputs: contract.outputs.iter().map(String::as_str).collect(),
             landmarks: contract.layout().is_some_and(|layout| layout.landmarks),
+            points: contract.points().map(|points| points.count),
             strides: contract.layout().iter().flat_map(|layout| &layout.levels).map(|level| level.stride).collect(),
             multiple: contract.multiple,
             order: match contract.normalization.order {

@@ -8,7 +8,7 @@ use crate::preprocess::{ChannelOrder, Normalization, Padding};
 /// Three outputs, in any order, with or without their softmax.
 pub const RETINAFACE: Family = Family {
     name: "RetinaFace (biubug6)",
-    sign: "three outputs of 2, 4 and 10 numbers an anchor, all strides together",
+    sign: "rows of 2, 4 and 10 numbers an anchor, all strides together: two anchors a cell",
     arrangement: Arrangement::Together,
     scores: Scores::Pairs,
     boxes: Boxes::CentreSize,

@@ -24,6 +24,10 @@ const MAX_AREA: i64 = 1 << 26;
 /// Most points that a landmark model may have.
 const MAX_POINTS: usize = 4096;
 
+/// Least part of a crop that a face's points cover, and most that they leave it by.
+const LEAST_SPREAD: f32 = 0.2;
+const BEYOND: f32 = 0.25;
+
 /// What a model is opened as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Purpose {
@@ -197,7 +201,20 @@ fn points(path: &Path, input: Input, probe: &Probe, adjustments: &Adjustments) -
     if !values.iter().all(|value| value.is_finite()) {
         return Err(ModelError::NotFinite { path, output: probe.names[index].clone() });
     }
-    let unit = adjustments.points.unwrap_or_else(|| seeming_unit(values));
+    let unit = match adjustments.points {
+        Some(unit) => unit,
+        None => {
+            let unit = seeming_unit(values);
+            let size = input.fixed_size.unwrap_or(PROBE);
+            if !are_of_a_face(&values[skipped.min(values.len())..], numbers, unit, size) {
+                return Err(refuse(
+                    "its numbers for a black picture are not spread over the picture as a face's points are; if they are \
+                     points, say what by the model option points",
+                ));
+            }
+            unit
+        }
+    };
     let own = if unit == PointUnit::Signed { PIXELS } else { PARTS };
     let unread = probe.names.iter().enumerate().filter(|(other, _)| *other != index);
     let notes = unread.map(|(_, name)| format!("output `{name}` is not read"));
@@ -251,6 +268,22 @@ fn seeming_unit(values: &[f32]) -> PointUnit {
     } else {
         PointUnit::Fraction
     }
+}
+
+/// Whether coordinates cover a good part of the crop and do not leave it by far, as a mean face's do and an embedding's
+/// do not.
+fn are_of_a_face(values: &[f32], numbers: usize, unit: PointUnit, (width, height): (usize, usize)) -> bool {
+    let along = |value: f32, side: usize| match unit {
+        PointUnit::Fraction => value,
+        PointUnit::Signed => (value + 1.0) / 2.0,
+        PointUnit::Pixels => value / side as f32,
+    };
+    [width, height].into_iter().enumerate().all(|(axis, side)| {
+        let coordinates = values.chunks_exact(numbers).map(|point| along(point[axis], side));
+        let (least, most) =
+            coordinates.fold((f32::MAX, f32::MIN), |(least, most), value| (least.min(value), most.max(value)));
+        most - least > LEAST_SPREAD && least > -BEYOND && most < 1.0 + BEYOND
+    })
 }
 
 /// The session's one input, or why it cannot be fed.

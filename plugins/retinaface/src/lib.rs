@@ -3,6 +3,7 @@
 //! | element | does |
 //! |---|---|
 //! | `retinaface` | detects faces and attaches them to the buffer |
+//! | `facelandmarks` | a landmark model's points for each face |
 //! | `facealign` | every face as an aligned crop of its own |
 //! | `facemetaoverlay` | draws boxes, landmarks, scores and ids |
 //! | `facemetapublish` | one JSON line a frame |
@@ -16,17 +17,20 @@ use gst::glib;
 mod caps;
 mod engines;
 mod facealign;
+mod facelandmarks;
 mod facemetaoverlay;
 mod facemetapublish;
 mod frame;
 mod lock;
 pub mod meta;
+mod model_settings;
 mod retinaface;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     meta::register();
     retinaface::register(plugin)?;
     facealign::register(plugin)?;
+    facelandmarks::register(plugin)?;
     facemetaoverlay::register(plugin)?;
     facemetapublish::register(plugin)
 }

@@ -22,7 +22,8 @@ use gst::glib;
 use gst::meta::CustomMeta;
 use gst_video::VideoRegionOfInterestMeta;
 use retinaface::align::Similarity;
-use retinaface::face::{Face, Landmarks, Point, Rect};
+use retinaface::face::{Face, Point, Rect};
+use retinaface::pose::HeadPose;
 
 /// Type of the region of interest of a face.
 pub const ROI_TYPE: &str = "face";
@@ -126,14 +127,13 @@ fn floats(structure: &gst::StructureRef, field: &str) -> Option<Vec<f64>> {
     array.iter().map(|value| value.get::<f64>().ok()).collect()
 }
 
-fn points_to_array(points: &Landmarks) -> gst::Array {
+fn points_to_array(points: &[Point]) -> gst::Array {
     doubles(points.iter().flat_map(|point| [f64::from(point.x), f64::from(point.y)]))
 }
 
-fn points_from(structure: &gst::StructureRef) -> Option<Landmarks> {
-    let values = floats(structure, "landmarks")?;
-    let points = values.as_chunks::<2>().0.iter().map(|[x, y]| Point::new(*x as f32, *y as f32));
-    points.collect::<Vec<_>>().try_into().ok()
+fn points_from(structure: &gst::StructureRef, field: &str) -> Option<Vec<Point>> {
+    let values = floats(structure, field)?;
+    Some(values.as_chunks::<2>().0.iter().map(|[x, y]| Point::new(*x as f32, *y as f32)).collect())
 }
 
 fn rect_to_array(rect: Rect) -> gst::Array {
@@ -150,7 +150,16 @@ fn with_face(builder: gst::structure::Builder, face: &Face) -> gst::Structure {
     builder
         .field("score", f64::from(face.score))
         .field("box", rect_to_array(face.rect))
-        .field_if_some("landmarks", face.landmarks.as_ref().map(points_to_array))
+        .field_if_some("landmarks", face.landmarks.as_ref().map(|points| points_to_array(points)))
+        .field_if_some(
+            "points",
+            Some(&face.points).filter(|points| !points.is_empty()).map(|points| points_to_array(points)),
+        )
+        // For other readers: it follows from the landmarks.
+        .field_if_some(
+            "pose",
+            face.pose().map(|HeadPose { yaw, pitch, roll }| doubles([yaw, pitch, roll].map(f64::from))),
+        )
         .field_if_some("track-id", face.track_id)
         .build()
 }
@@ -159,8 +168,8 @@ fn face_from(structure: &gst::StructureRef) -> Option<Face> {
     Some(Face {
         score: structure.get::<f64>("score").ok()? as f32,
         rect: rect_from(structure)?,
-        landmarks: points_from(structure),
-        points: Vec::new(),
+        landmarks: points_from(structure, "landmarks").and_then(|points| points.try_into().ok()),
+        points: points_from(structure, "points").unwrap_or_default(),
         track_id: structure.get("track-id").ok(),
     })
 }
@@ -204,18 +213,51 @@ pub fn attach_aged(
                 .field("y_max", part(face.rect.bottom(), height))
                 .build(),
         );
-        let builder =
-            gst::Structure::builder("face").field("roi-id", roi_id).field("roi", gst::Array::new([x, y, w, h]));
-        entries.push(with_face(builder, face));
+        entries.push(entry(roi_id, [x, y, w, h], face));
     }
     let mut meta = CustomMeta::add(buffer, FRAME_META)?;
-    let structure = meta.mut_structure();
-    structure.set("width", width as u32);
-    structure.set("height", height as u32);
+    write(meta.mut_structure(), entries, size, age);
+    Ok(())
+}
+
+fn write(structure: &mut gst::StructureRef, entries: Vec<gst::Structure>, size: FrameSize, age: Duration) {
+    structure.set("width", size.width as u32);
+    structure.set("height", size.height as u32);
     structure.set("display-width", size.display_width());
     structure.set("age-ns", u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
     structure.set("faces", gst::Array::new(entries));
+}
+
+/// A face's entry, with its region of interest.
+fn entry(roi_id: i32, roi: [u32; 4], face: &Face) -> gst::Structure {
+    with_face(gst::Structure::builder("face").field("roi-id", roi_id).field("roi", gst::Array::new(roi)), face)
+}
+
+/// Writes what was added to the faces that [`read`] gave: their regions of interest stay, with their ids and whatever
+/// others attached to them.
+///
+/// # Errors
+/// If no faces were attached to the buffer.
+pub fn update(
+    buffer: &mut gst::BufferRef,
+    faces: &FrameFaces,
+    size: impl Into<FrameSize>,
+) -> Result<(), glib::BoolError> {
+    let rois = rois(buffer);
+    let known = |found: &FrameFace| {
+        let (x, y, w, h) = *rois.get(&found.roi_id)?;
+        Some(entry(found.roi_id, [x, y, w, h], &found.face))
+    };
+    let entries = faces.faces.iter().filter_map(known).collect();
+    let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
+    write(meta.mut_structure(), entries, size.into(), faces.age);
     Ok(())
+}
+
+/// The rectangles of faces' regions of interest, by their ids.
+fn rois(buffer: &gst::BufferRef) -> HashMap<i32, (u32, u32, u32, u32)> {
+    let rois = buffer.iter_meta::<VideoRegionOfInterestMeta>().filter(|roi| roi.roi_type() == ROI_TYPE);
+    rois.map(|roi| (roi.id(), roi.rect())).collect()
 }
 
 /// Takes away the faces that were attached before: another detector's results must not be mixed in.
@@ -258,11 +300,7 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
     let was_shape = structure.get::<f64>("display-width").unwrap_or(was_width.into()) / f64::from(was_height.max(1));
     let shape_changed = shape_changed(was_shape, &size);
     let scale = Some((width as f32 / was_width.max(1) as f32, height as f32 / was_height.max(1) as f32));
-    let rois = buffer
-        .iter_meta::<VideoRegionOfInterestMeta>()
-        .filter(|roi| roi.roi_type() == ROI_TYPE)
-        .map(|roi| (roi.id(), roi.rect()))
-        .collect::<HashMap<_, _>>();
+    let rois = rois(buffer);
     let face = |entry: &gst::Structure| {
         let roi_id = entry.get::<i32>("roi-id").ok()?;
         let (x, y, w, h) = *rois.get(&roi_id)?;

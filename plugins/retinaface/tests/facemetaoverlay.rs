@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use gst_video::VideoFormat;
+use retinaface::face::{Face, Point};
 
 mod common;
 use common::{face, frame_with, info, watched};
@@ -36,6 +37,26 @@ fn faces_are_drawn_into_each_format_in_the_colours_set() {
                 assert!(r > 235 && g < 20 && b < 20, "{format:?}: {r} {g} {b}");
             }
         }
+    });
+}
+
+#[test]
+fn a_landmark_models_points_are_drawn_unless_told_otherwise() {
+    watched(|| {
+        let info = info(VideoFormat::Gray8, 320, 180);
+        let faces = [Face { points: vec![Point::new(200.0, 100.0)], ..face(0.9, 60.0, 40.0, 60.0, 60.0) }];
+        let pixel = |properties: &str| {
+            let mut harness = gst_check::Harness::new_parse(&format!(
+                "facemetaoverlay draw-boxes=false draw-landmarks=false draw-score=false landmark-color=0xFFFFFF {properties}"
+            ));
+            harness.set_src_caps(info.to_caps().unwrap());
+            let plain = common::frame(&info, 0).map_readable().unwrap()[100 * 320 + 200];
+            let out = harness.push_and_pull(frame_with(&info, 0, &faces)).unwrap();
+            (plain, out.map_readable().unwrap()[100 * 320 + 200])
+        };
+        assert_eq!(pixel("").1, 255);
+        let (plain, drawn) = pixel("draw-points=false");
+        assert_eq!(plain, drawn);
     });
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
 
 use gst_video::VideoFormat;
-use retinaface::face::Face;
+use retinaface::face::{Face, Point};
 use serde::Deserialize;
 
 mod common;
@@ -31,7 +31,17 @@ struct LineFace {
     #[serde(rename = "box")]
     rect: LineBox,
     landmarks: Option<[[f32; 2]; 5]>,
+    points: Option<Vec<[f32; 2]>>,
+    pose: Option<LinePose>,
     track_id: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct LinePose {
+    yaw: f32,
+    pitch: f32,
+    roll: f32,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -72,7 +82,8 @@ fn frames(faces: &[&[Face]]) -> Vec<gst::Buffer> {
 #[test]
 fn each_frame_is_one_line_with_its_faces() {
     watched(|| {
-        let one = Face { track_id: Some(9), ..face(0.75, 10.5, 20.25, 80.0, 90.0) };
+        let points = vec![Point::new(11.5, 22.0), Point::new(60.25, 90.0)];
+        let one = Face { track_id: Some(9), points, ..face(0.75, 10.5, 20.25, 80.0, 80.0) };
         let two = Face { landmarks: None, ..face(0.5, 100.0, 20.0, 60.0, 70.0) };
         let lines = published("stream-id=door", frames(&[&[one.clone(), two], &[]]));
         assert_eq!(lines.len(), 2);
@@ -80,7 +91,12 @@ fn each_frame_is_one_line_with_its_faces() {
         assert_eq!((line.schema.as_str(), line.stream.as_str()), ("retinaface.frame/1", "door"));
         assert_eq!((line.frame, line.pts_ns, line.width, line.height), (0, Some(0), 320, 180));
         let [first, second] = line.faces.as_slice() else { panic!("{line:?}") };
-        assert_eq!(first.rect, LineBox { x: 10.5, y: 20.25, w: 80.0, h: 90.0 });
+        assert_eq!(first.rect, LineBox { x: 10.5, y: 20.25, w: 80.0, h: 80.0 });
+        assert_eq!(first.points.as_deref().unwrap(), [[11.5, 22.0], [60.25, 90.0]]);
+        // The landmarks are those of a face that looks straight ahead.
+        let pose = first.pose.as_ref().unwrap();
+        assert!([pose.yaw, pose.pitch, pose.roll].iter().all(|angle| angle.abs() < 1.0), "{pose:?}");
+        assert_eq!((second.points.as_ref(), second.pose.as_ref()), (None, None));
         assert_eq!(first.landmarks.unwrap(), one.landmarks.unwrap().map(|p| [p.x, p.y]));
         assert_eq!((first.score, first.track_id), (0.75, Some(9)));
         assert_eq!((second.landmarks, second.track_id), (None, None));
@@ -144,7 +160,7 @@ fn the_schema_file_names_each_field_and_no_other() {
     let frame = ["age_ns", "faces", "frame", "height", "pts_ns", "schema", "source", "stream", "utc", "width"];
     assert_eq!(names(&schema), frame);
     let face = &schema["$defs"]["face"];
-    assert_eq!(names(face), ["box", "landmarks", "score", "track_id"]);
+    assert_eq!(names(face), ["box", "landmarks", "points", "pose", "score", "track_id"]);
     assert_eq!(names(&face["properties"]["box"]), ["h", "w", "x", "y"]);
     assert_eq!(schema["properties"]["schema"]["const"], "retinaface.frame/1");
 }

@@ -87,6 +87,36 @@ fn faces_come_through_queue_and_format_changes_unchanged() {
 }
 
 #[test]
+fn points_are_rescaled_with_the_face_and_added_without_a_new_identity() {
+    watched(|| {
+        let info = info(VideoFormat::I420, 640, 360);
+        let mut buffer = common::frame_with(&info, 0, &faces());
+        let before = gstretinaface::meta::read(&buffer, (640, 360));
+        let mut with_points = before.clone();
+        for found in &mut with_points.faces {
+            found.face.points =
+                (0..68).map(|i| Point::new(found.face.rect.x + i as f32 / 7.0, 3.5 * i as f32)).collect();
+        }
+        gstretinaface::meta::update(buffer.get_mut().unwrap(), &with_points, (640, 360)).unwrap();
+        assert_eq!(gstretinaface::meta::read(&buffer, (640, 360)), with_points);
+        let ids =
+            |faces: &gstretinaface::meta::FrameFaces| faces.faces.iter().map(|face| face.roi_id).collect::<Vec<_>>();
+        assert_eq!(ids(&before), ids(&with_points));
+
+        let faces = with_points.into_faces();
+        let small = one("videoscale ! video/x-raw,width=320,height=180", 640, 360, &faces);
+        for (small, face) in small.iter().zip(&faces) {
+            for (is, should) in small.points.iter().zip(&face.points) {
+                assert!((2.0 * is.x - should.x).abs() < 0.01 && (2.0 * is.y - should.y).abs() < 0.01);
+            }
+            assert_eq!(small.points.len(), 68);
+        }
+        let mut bare = common::frame(&info, 0);
+        assert!(gstretinaface::meta::update(bare.get_mut().unwrap(), &before, (640, 360)).is_err());
+    });
+}
+
+#[test]
 fn each_branch_of_a_tee_has_the_faces() {
     watched(|| {
         let elements =

@@ -63,6 +63,12 @@ impl ObjectImpl for FaceMetaOverlay {
             vec![
                 switch("draw-boxes", "Draw boxes", "Draw each face's bounding box", default.boxes),
                 switch("draw-landmarks", "Draw landmarks", "Draw each face's landmarks", default.landmarks),
+                switch(
+                    "draw-points",
+                    "Draw points",
+                    "Draw the points of a landmark model, where a face has some",
+                    default.points,
+                ),
                 switch("draw-score", "Draw scores", "Write each face's score", default.score),
                 switch("draw-id", "Draw ids", "Write each face's track id, where it has one", default.id),
                 color("box-color", "Box colour", "Colour of boxes and labels, 0xRRGGBB", default.box_color),
@@ -85,6 +91,7 @@ impl ObjectImpl for FaceMetaOverlay {
         match pspec.name() {
             "draw-boxes" => settings.boxes = value.get().expect(CHECKED),
             "draw-landmarks" => settings.landmarks = value.get().expect(CHECKED),
+            "draw-points" => settings.points = value.get().expect(CHECKED),
             "draw-score" => settings.score = value.get().expect(CHECKED),
             "draw-id" => settings.id = value.get().expect(CHECKED),
             "box-color" => settings.box_color = color_from_number(value.get().expect(CHECKED)),
@@ -99,6 +106,7 @@ impl ObjectImpl for FaceMetaOverlay {
         match pspec.name() {
             "draw-boxes" => settings.boxes.to_value(),
             "draw-landmarks" => settings.landmarks.to_value(),
+            "draw-points" => settings.points.to_value(),
             "draw-score" => settings.score.to_value(),
             "draw-id" => settings.id.to_value(),
             "box-color" => number_from_color(settings.box_color).to_value(),

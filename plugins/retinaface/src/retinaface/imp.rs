@@ -1,5 +1,4 @@
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,7 @@ use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::detector::{DetectError, Detection, Detector, Settings as DetectorSettings, Underway};
 use retinaface::locate;
-use retinaface::model::{ModelError, Options, Progress, Running};
-use retinaface::runtime::RuntimeError;
+use retinaface::model::{Options, Running};
 
 use super::inflight::{Frame, Inflight, Outcome, Pusher};
 use super::latency::Latency;
@@ -22,7 +20,7 @@ use super::settings::{self, FrameSettings, Mode, Settings};
 use super::stats::Stats;
 use crate::lock::lock;
 use crate::meta::{self, FrameSize};
-use crate::{caps, engines, frame};
+use crate::{caps, engines, frame, model_settings};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("retinaface", gst::DebugColorFlags::empty(), Some("RetinaFace detection"))
@@ -130,38 +128,22 @@ impl BaseTransformImpl for RetinaFace {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = lock(&self.settings).clone();
-        let senseless = |problem: String| gst::error_msg!(gst::ResourceError::Settings, ("{problem}"));
-        settings.detector().map_err(senseless)?;
-        let overrides = settings.overrides().map_err(senseless)?;
-        let home = self.home();
-        let path = match settings.model_file {
-            Some(path) => path,
-            None => locate::model(home.as_deref())
-                .map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?,
-        };
-        let element = self.obj().downgrade();
-        let progress = Progress::new(move |what, ended| {
-            if let Some(element) = element.upgrade() {
-                element.imp().progress(what, ended);
-            }
-        });
+        settings.detector().map_err(model_settings::senseless)?;
+        let element = self.obj().clone().upcast::<gst::Element>();
         let options = Options {
-            provider: settings.execution_provider.into(),
-            device_id: settings.device_id,
-            precision: settings.precision.into(),
-            allow_cpu_fallback: settings.allow_cpu_fallback,
             preprocessing: settings.preprocessing.into(),
             cuda_graph: settings.cuda_graph,
-            threads: settings.threads as usize,
             parallel_runs: settings.parallel_runs as usize,
-            overrides,
-            home,
-            progress: Some(progress),
-            ..Options::default()
+            ..settings.model.options(&element)?
         };
-        let model = engines::get(&path, &options).map_err(|error| start_error(&path, &error))?;
+        let path = match settings.model.model_file {
+            Some(path) => path,
+            None => locate::model(options.home.as_deref())
+                .map_err(|error| gst::error_msg!(gst::ResourceError::NotFound, ("{error}")))?,
+        };
+        let model = engines::get(&path, &options).map_err(|error| model_settings::start_error(&path, &error))?;
         let running = model.running().clone();
-        self.tell_provider(&path, model.contract().family, &running);
+        model_settings::tell_provider(&element, *CAT, &path, model.contract(), &running);
         *lock(&self.state) = Some(State {
             detector: Arc::new(Detector::new(&model)),
             running,
@@ -333,12 +315,6 @@ impl Pusher for Push {
 }
 
 impl RetinaFace {
-    /// The folder of the plugin's file.
-    fn home(&self) -> Option<PathBuf> {
-        let file = self.obj().factory()?.plugin()?.filename()?;
-        file.parent().map(Path::to_path_buf)
-    }
-
     /// Lets other streams' batches go on without waiting for a frame of this one.
     fn rest(&self) {
         if let Some(state) = &*lock(&self.state) {
@@ -551,31 +527,6 @@ impl RetinaFace {
         }
     }
 
-    /// Says what the model runs on: a line in the log, and an element message.
-    fn tell_provider(&self, path: &Path, family: &str, running: &Running) {
-        let Running { provider, library, notes } = running;
-        let library = library.display().to_string();
-        let all = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
-        gst::info!(CAT, imp = self, "{}: {family} on {provider} of {library}{all}", path.display());
-        for note in notes {
-            gst::warning!(CAT, imp = self, "{note}");
-        }
-        let structure = gst::Structure::builder("retinaface-provider")
-            .field("provider", provider.name())
-            .field("library", library)
-            .field("notes", gst::Array::new(notes))
-            .build();
-        let _ = self.obj().post_message(gst::message::Element::builder(structure).src(&*self.obj()).build());
-    }
-
-    /// Says what takes long.
-    fn progress(&self, what: &str, ended: bool) {
-        let (kind, text) = if ended { (gst::ProgressType::Complete, "done") } else { (gst::ProgressType::Start, what) };
-        gst::info!(CAT, imp = self, "{what}{}", if ended { ": done" } else { "" });
-        let message = gst::message::Progress::builder(kind, "retinaface-engine", text).src(&*self.obj()).build();
-        let _ = self.obj().post_message(message);
-    }
-
     /// Takes a frame's time into account and announces a change of the latency.
     fn observe(&self, time: Duration) {
         let changed = lock(&self.state).as_mut().is_some_and(|state| state.latency.observe(time));
@@ -590,31 +541,5 @@ impl RetinaFace {
     fn stream_error(&self, error: &dyn std::fmt::Display) -> gst::FlowError {
         gst::element_imp_error!(self, gst::StreamError::Failed, ("Face detection failed: {error}"));
         gst::FlowError::Error
-    }
-}
-
-/// A start error whose domain and code a program can act on.
-fn start_error(path: &Path, error: &ModelError) -> gst::ErrorMessage {
-    match error {
-        ModelError::Read { .. } if !path.exists() => gst::error_msg!(gst::ResourceError::NotFound, ("{error}")),
-        ModelError::Read { .. } => gst::error_msg!(gst::ResourceError::OpenRead, ("{error}")),
-        ModelError::Runtime(
-            RuntimeError::Provider { .. }
-            | RuntimeError::ProviderStart { .. }
-            | RuntimeError::OneRuntime { .. }
-            | RuntimeError::Precision { .. },
-        ) => {
-            gst::error_msg!(gst::ResourceError::Settings, ("{error}"))
-        }
-        ModelError::Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
-        ModelError::Override { .. } => gst::error_msg!(gst::ResourceError::Settings, ("{error}")),
-        ModelError::TooLarge { .. }
-        | ModelError::NotOnnx { .. }
-        | ModelError::Opset { .. }
-        | ModelError::Input { .. }
-        | ModelError::Outputs { .. }
-        | ModelError::NoLandmarks { .. }
-        | ModelError::NotFinite { .. }
-        | ModelError::Run { .. } => gst::error_msg!(gst::StreamError::WrongType, ("{error}")),
     }
 }

@@ -32,7 +32,9 @@ mod latest;
 mod settings;
 mod stats;
 
-use settings::{ExecutionProvider, Mode, Precision, Preprocessing};
+use settings::{Merge, Mode, Preprocessing};
+
+use crate::model_settings::{ExecutionProvider, Precision};
 
 glib::wrapper! {
     /// The element `retinaface`.
@@ -41,9 +43,13 @@ glib::wrapper! {
 }
 
 pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    for kind in
-        [ExecutionProvider::static_type(), Mode::static_type(), Precision::static_type(), Preprocessing::static_type()]
-    {
+    for kind in [
+        ExecutionProvider::static_type(),
+        Merge::static_type(),
+        Mode::static_type(),
+        Precision::static_type(),
+        Preprocessing::static_type(),
+    ] {
         kind.mark_as_plugin_api(gst::PluginAPIFlags::empty());
     }
     gst::Element::register(Some(plugin), "retinaface", gst::Rank::NONE, RetinaFace::static_type())

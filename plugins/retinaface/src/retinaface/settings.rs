@@ -1,6 +1,5 @@
 //! What a user sets: the properties, their defaults, and what the library calls them.
 
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use retinaface::face::Rect;
 use retinaface::letterbox::InputSize;
 use retinaface::looks::{self, Looks, Merge as LooksMerge, Scales, Tiles};
 use retinaface::model::Preprocessing as ModelPreprocessing;
-use retinaface::overrides::Overrides;
-use retinaface::provider::{Precision as ModelPrecision, Provider};
+
+use crate::model_settings::{ModelSettings, Said};
 
 const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
 const DEFAULT_IOU_THRESHOLD: f32 = 0.4;
@@ -22,68 +21,14 @@ const DEFAULT_MIN_FACE_SIZE: u32 = 0;
 const DEFAULT_INFERENCE_INTERVAL: u32 = 1;
 const DEFAULT_BATCH_SIZE: u32 = 0;
 const DEFAULT_BATCH_TIMEOUT: u32 = 10;
-const DEFAULT_THREADS: u32 = 0;
 const DEFAULT_PARALLEL_RUNS: u32 = 1;
 const DEFAULT_INFLIGHT: u32 = 0;
 const DEFAULT_MAX_AGE: u32 = 1000;
 const DEFAULT_STATS_INTERVAL: u32 = 0;
-const DEFAULT_DEVICE_ID: u32 = 0;
-const DEFAULT_ALLOW_CPU_FALLBACK: bool = false;
 const DEFAULT_CUDA_GRAPH: bool = false;
 const DEFAULT_SCALES: &str = "1.0";
 const DEFAULT_FLIP: bool = false;
 const DEFAULT_TILES: &str = "none";
-
-/// What the model runs on, as a property's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
-#[enum_type(name = "GstRetinaFaceExecutionProvider")]
-#[repr(i32)]
-pub(super) enum ExecutionProvider {
-    #[default]
-    #[enum_value(name = "Auto: the best that works, of CUDA, OpenVINO and the CPU", nick = "auto")]
-    Auto,
-    #[enum_value(name = "CPU", nick = "cpu")]
-    Cpu,
-    #[enum_value(name = "NVIDIA CUDA", nick = "cuda")]
-    Cuda,
-    #[enum_value(name = "NVIDIA TensorRT", nick = "tensorrt")]
-    TensorRt,
-    #[enum_value(name = "Intel OpenVINO", nick = "openvino")]
-    OpenVino,
-}
-
-impl From<ExecutionProvider> for Provider {
-    fn from(provider: ExecutionProvider) -> Self {
-        match provider {
-            ExecutionProvider::Auto => Self::Auto,
-            ExecutionProvider::Cpu => Self::Cpu,
-            ExecutionProvider::Cuda => Self::Cuda,
-            ExecutionProvider::TensorRt => Self::TensorRt,
-            ExecutionProvider::OpenVino => Self::OpenVino,
-        }
-    }
-}
-
-/// In which arithmetic the model runs, as a property's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
-#[enum_type(name = "GstRetinaFacePrecision")]
-#[repr(i32)]
-pub(super) enum Precision {
-    #[default]
-    #[enum_value(name = "Full: 32 bits", nick = "full")]
-    Full,
-    #[enum_value(name = "Reduced: 16 bits, where the provider has them", nick = "reduced")]
-    Reduced,
-}
-
-impl From<Precision> for ModelPrecision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::Full => Self::Full,
-            Precision::Reduced => Self::Reduced,
-        }
-    }
-}
 
 /// Where frames become tensors, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
@@ -130,27 +75,6 @@ impl From<Merge> for LooksMerge {
     }
 }
 
-/// A text that means something, or not: GObject's setters cannot refuse, so the next use tells.
-#[derive(Clone, Debug)]
-pub(super) struct Said<T> {
-    text: String,
-    meaning: Result<T, String>,
-}
-
-impl<T: Clone> Said<T> {
-    fn new(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Self {
-        Self { text: text.to_owned(), meaning: read(text) }
-    }
-
-    fn meaning(&self, property: &str) -> Result<T, String> {
-        self.meaning.clone().map_err(|problem| format!("property {property}=\"{}\": {problem}", self.text))
-    }
-}
-
-fn overrides(text: &str) -> Result<Overrides, String> {
-    text.parse::<Overrides>().map_err(|error| error.to_string())
-}
-
 /// How frames and faces come together, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceMode")]
@@ -166,8 +90,7 @@ pub(super) enum Mode {
 /// What the user set.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) model_file: Option<PathBuf>,
-    pub(super) execution_provider: ExecutionProvider,
+    pub(super) model: ModelSettings,
     pub(super) score_threshold: f32,
     pub(super) iou_threshold: f32,
     pub(super) input_size: u32,
@@ -176,30 +99,24 @@ pub(super) struct Settings {
     pub(super) inference_interval: u32,
     pub(super) batch_size: u32,
     pub(super) batch_timeout: u32,
-    pub(super) threads: u32,
     pub(super) parallel_runs: u32,
     pub(super) mode: Mode,
     pub(super) max_age: u32,
     pub(super) inflight: u32,
     pub(super) stats_interval: u32,
-    pub(super) device_id: u32,
-    pub(super) precision: Precision,
     pub(super) preprocessing: Preprocessing,
-    pub(super) allow_cpu_fallback: bool,
     pub(super) cuda_graph: bool,
     scales: Said<Scales>,
     flip: bool,
     tiles: Said<Tiles>,
     roi: Said<Arc<[Rect]>>,
     merge: Merge,
-    model_options: Said<Overrides>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            model_file: None,
-            execution_provider: ExecutionProvider::default(),
+            model: ModelSettings::default(),
             score_threshold: DEFAULT_SCORE_THRESHOLD,
             iou_threshold: DEFAULT_IOU_THRESHOLD,
             input_size: DEFAULT_INPUT_SIZE,
@@ -208,23 +125,18 @@ impl Default for Settings {
             inference_interval: DEFAULT_INFERENCE_INTERVAL,
             batch_size: DEFAULT_BATCH_SIZE,
             batch_timeout: DEFAULT_BATCH_TIMEOUT,
-            threads: DEFAULT_THREADS,
             parallel_runs: DEFAULT_PARALLEL_RUNS,
             mode: Mode::default(),
             max_age: DEFAULT_MAX_AGE,
             inflight: DEFAULT_INFLIGHT,
             stats_interval: DEFAULT_STATS_INTERVAL,
-            device_id: DEFAULT_DEVICE_ID,
-            precision: Precision::default(),
             preprocessing: Preprocessing::default(),
-            allow_cpu_fallback: DEFAULT_ALLOW_CPU_FALLBACK,
             cuda_graph: DEFAULT_CUDA_GRAPH,
             scales: Said::new(DEFAULT_SCALES, str::parse),
             flip: DEFAULT_FLIP,
             tiles: Said::new(DEFAULT_TILES, str::parse),
             roi: Said::new("", looks::rois),
             merge: Merge::default(),
-            model_options: Said::new("", overrides),
         }
     }
 }
@@ -242,11 +154,6 @@ impl Settings {
             inference_interval: self.inference_interval.into(),
             max_age: Duration::from_millis(self.max_age.into()),
         })
-    }
-
-    /// What is said of the model in place of what its layout says.
-    pub(super) fn overrides(&self) -> Result<Overrides, String> {
-        self.model_options.meaning("model-options")
     }
 
     /// What counts for a detection; says which property makes no sense.
@@ -283,17 +190,10 @@ pub(super) struct FrameSettings {
 /// The element's properties, those that say what it does among them.
 pub(super) fn properties() -> &'static [glib::ParamSpec] {
     static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-        vec![
-                glib::ParamSpecString::builder("model-file")
-                    .nick("Model file")
-                    .blurb("ONNX file of the detector (none: $RETINAFACE_MODEL, beside the plugin, or the installed one)")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default("execution-provider", ExecutionProvider::default())
-                    .nick("Execution provider")
-                    .blurb("What the model runs on; one that is named and not there is an error at start")
-                    .mutable_ready()
-                    .build(),
+        let mut properties = ModelSettings::properties(
+            "ONNX file of the detector (none: $RETINAFACE_MODEL, beside the plugin, or the installed one)",
+        );
+        properties.extend([
                 glib::ParamSpecFloat::builder("score-threshold")
                     .nick("Score threshold")
                     .blurb("Faces scored above this are kept")
@@ -345,11 +245,6 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .blurb("How faces that overlap become one")
                     .mutable_playing()
                     .build(),
-                glib::ParamSpecString::builder("model-options")
-                    .nick("Model options")
-                    .blurb("What to believe of the model in place of what its layout says: key=value, `;` between several; keys: color-order, mean, scale, padding, strides, anchors, anchor-centre, variances, scores")
-                    .mutable_ready()
-                    .build(),
                 glib::ParamSpecUInt::builder("max-faces")
                     .nick("Largest number of faces")
                     .blurb("At most so many faces a frame, best scores first; 0: all")
@@ -384,13 +279,6 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .default_value(DEFAULT_BATCH_TIMEOUT)
                     .mutable_playing()
                     .build(),
-                glib::ParamSpecUInt::builder("threads")
-                    .nick("Threads")
-                    .blurb("Threads of one run of the model; 0: one a physical core")
-                    .maximum(1024)
-                    .default_value(DEFAULT_THREADS)
-                    .mutable_ready()
-                    .build(),
                 glib::ParamSpecUInt::builder("parallel-runs")
                     .nick("Parallel runs")
                     .blurb("Runs of the model at the same time, each on `threads` threads: several of one thread carry more frames than one of several")
@@ -423,27 +311,9 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .default_value(DEFAULT_STATS_INTERVAL)
                     .mutable_playing()
                     .build(),
-                glib::ParamSpecUInt::builder("device-id")
-                    .nick("Device")
-                    .blurb("Which GPU, for the execution providers cuda and tensorrt")
-                    .maximum(255)
-                    .default_value(DEFAULT_DEVICE_ID)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecEnum::builder_with_default("precision", Precision::default())
-                    .nick("Precision")
-                    .blurb("Arithmetic of the model; reduced is faster on OpenVINO (bfloat16), TensorRT (fp16) and CUDA (TF32)")
-                    .mutable_ready()
-                    .build(),
                 glib::ParamSpecEnum::builder_with_default("preprocessing", Preprocessing::default())
                     .nick("Preprocessing")
                     .blurb("Where frames are resized and converted for the model")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("allow-cpu-fallback")
-                    .nick("Allow CPU fallback")
-                    .blurb("Run on the CPU where the execution provider is not there, instead of failing; a message says so")
-                    .default_value(DEFAULT_ALLOW_CPU_FALLBACK)
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecBoolean::builder("cuda-graph")
@@ -452,17 +322,13 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .default_value(DEFAULT_CUDA_GRAPH)
                     .mutable_ready()
                     .build(),
-                glib::ParamSpecString::builder("active-provider")
-                    .nick("Active provider")
-                    .blurb("What the model runs on, once the element has started")
-                    .read_only()
-                    .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb("Frames, inferred and skipped ones, faces, batch sizes, and times of each stage in ns; since start and of the last interval")
                     .read_only()
                     .build(),
-            ]
+            ]);
+        properties
     });
     &PROPERTIES
 }
@@ -471,37 +337,29 @@ impl Settings {
     /// Sets a property.
     pub(super) fn set(&mut self, name: &str, value: &glib::Value) {
         const CHECKED: &str = "GObject checks a property's type";
-        let text = |value: &glib::Value| value.get::<Option<String>>().expect(CHECKED).unwrap_or_default();
+        if self.model.set(name, value) {
+            return;
+        }
         match name {
-            "model-file" => {
-                let file = value.get::<Option<String>>().expect(CHECKED);
-                self.model_file = file.filter(|file| !file.is_empty()).map(PathBuf::from);
-            }
-            "execution-provider" => self.execution_provider = value.get().expect(CHECKED),
             "score-threshold" => self.score_threshold = value.get().expect(CHECKED),
             "iou-threshold" => self.iou_threshold = value.get().expect(CHECKED),
             "input-size" => self.input_size = value.get().expect(CHECKED),
-            "scales" => self.scales = Said::new(&text(value), str::parse),
+            "scales" => self.scales = Said::from_value(value, str::parse),
             "flip" => self.flip = value.get().expect(CHECKED),
-            "tiles" => self.tiles = Said::new(&text(value), str::parse),
-            "roi" => self.roi = Said::new(&text(value), looks::rois),
+            "tiles" => self.tiles = Said::from_value(value, str::parse),
+            "roi" => self.roi = Said::from_value(value, looks::rois),
             "merge" => self.merge = value.get().expect(CHECKED),
-            "model-options" => self.model_options = Said::new(&text(value), overrides),
             "max-faces" => self.max_faces = value.get().expect(CHECKED),
             "min-face-size" => self.min_face_size = value.get().expect(CHECKED),
             "inference-interval" => self.inference_interval = value.get().expect(CHECKED),
             "batch-size" => self.batch_size = value.get().expect(CHECKED),
             "batch-timeout" => self.batch_timeout = value.get().expect(CHECKED),
-            "threads" => self.threads = value.get().expect(CHECKED),
             "parallel-runs" => self.parallel_runs = value.get().expect(CHECKED),
             "mode" => self.mode = value.get().expect(CHECKED),
             "max-age" => self.max_age = value.get().expect(CHECKED),
             "inflight" => self.inflight = value.get().expect(CHECKED),
             "stats-interval" => self.stats_interval = value.get().expect(CHECKED),
-            "device-id" => self.device_id = value.get().expect(CHECKED),
-            "precision" => self.precision = value.get().expect(CHECKED),
             "preprocessing" => self.preprocessing = value.get().expect(CHECKED),
-            "allow-cpu-fallback" => self.allow_cpu_fallback = value.get().expect(CHECKED),
             "cuda-graph" => self.cuda_graph = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets writable properties only"),
         }
@@ -509,33 +367,29 @@ impl Settings {
 
     /// A property's value.
     pub(super) fn get(&self, name: &str) -> glib::Value {
+        if let Some(value) = self.model.get(name) {
+            return value;
+        }
         match name {
-            "model-file" => self.model_file.as_ref().map(|file| file.to_string_lossy().into_owned()).to_value(),
-            "execution-provider" => self.execution_provider.to_value(),
             "score-threshold" => self.score_threshold.to_value(),
             "iou-threshold" => self.iou_threshold.to_value(),
             "input-size" => self.input_size.to_value(),
-            "scales" => self.scales.text.to_value(),
+            "scales" => self.scales.to_value(),
             "flip" => self.flip.to_value(),
-            "tiles" => self.tiles.text.to_value(),
-            "roi" => Some(&self.roi.text).filter(|text| !text.is_empty()).to_value(),
+            "tiles" => self.tiles.to_value(),
+            "roi" => self.roi.to_value(),
             "merge" => self.merge.to_value(),
-            "model-options" => Some(&self.model_options.text).filter(|text| !text.is_empty()).to_value(),
             "max-faces" => self.max_faces.to_value(),
             "min-face-size" => self.min_face_size.to_value(),
             "inference-interval" => self.inference_interval.to_value(),
             "batch-size" => self.batch_size.to_value(),
             "batch-timeout" => self.batch_timeout.to_value(),
-            "threads" => self.threads.to_value(),
             "parallel-runs" => self.parallel_runs.to_value(),
             "mode" => self.mode.to_value(),
             "max-age" => self.max_age.to_value(),
             "inflight" => self.inflight.to_value(),
             "stats-interval" => self.stats_interval.to_value(),
-            "device-id" => self.device_id.to_value(),
-            "precision" => self.precision.to_value(),
             "preprocessing" => self.preprocessing.to_value(),
-            "allow-cpu-fallback" => self.allow_cpu_fallback.to_value(),
             "cuda-graph" => self.cuda_graph.to_value(),
             _ => unreachable!("GObject reads properties of the list only"),
         }
