@@ -19,6 +19,9 @@ const FRACTION: i32 = 4;
 const FONT_HEIGHT: f64 = 21.0;
 const FONT: i32 = imgproc::FONT_HERSHEY_SIMPLEX;
 
+/// Radius of a landmark model's points, as a part of the face's width.
+const POINT_SIZE: f32 = 0.008;
+
 /// What is drawn, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
@@ -65,10 +68,13 @@ pub fn draw_faces(image: &mut ImageViewMut<'_>, faces: &[Face], style: &Style) -
         if style.boxes {
             canvas.rectangle(face.rect, style.box_color)?;
         }
-        let dots = [(style.points, face.points.as_slice(), 0.75), (style.landmarks, five(face), 1.5)];
-        for (_, points, lines) in dots.into_iter().filter(|(wanted, ..)| *wanted) {
+        let large = 1.5 * canvas.line as f32;
+        // Many points of a small face must not run into each other.
+        let small = (POINT_SIZE * face.rect.w).min(large / 2.0).max(1.0);
+        let dots = [(style.points, face.points.as_slice(), small), (style.landmarks, five(face), large)];
+        for (_, points, radius) in dots.into_iter().filter(|(wanted, ..)| *wanted) {
             for point in points {
-                canvas.dot(*point, lines, style.landmark_color)?;
+                canvas.dot(*point, radius, style.landmark_color)?;
             }
         }
         if let Some(text) = label(face, style) {
@@ -141,9 +147,7 @@ impl<'c, 'a> Canvas<'c, 'a> {
         })
     }
 
-    /// A dot whose radius is `lines` times the line's width.
-    fn dot(&mut self, centre: Point, lines: f32, color: Rgb) -> Result<()> {
-        let radius = lines * self.line as f32;
+    fn dot(&mut self, centre: Point, radius: f32, color: Rgb) -> Result<()> {
         self.each_plane(color, |mat, color, scale| {
             let radius = (radius * scale * (1 << FRACTION) as f32) as i32;
             imgproc::circle(mat, fixed(centre, scale), radius, color, imgproc::FILLED, imgproc::LINE_AA, FRACTION)
