@@ -11,7 +11,9 @@
 //! on a GPU: planes -- queue --> Engine: one graph resizes, converts, runs the model, decodes, takes the best
 //! ```
 //!
-//! [`detector::Detector`] goes the whole way; the modules it is made of can be used alone.
+//! [`detector::Detector`] goes the whole way; the modules it is made of can be used alone. Which numbers of a model mean what
+//! is said by a [`layout::Layout`]; [`families`] has those that are known. [`landmarks::Landmarker`] adds another model's
+//! points to faces.
 
 pub mod align;
 pub mod contract;

@@ -254,6 +254,50 @@ fn model_says_what_a_model_is_to_programs_too() {
 }
 
 #[test]
+fn a_model_without_landmarks_gives_crops_only_if_squares_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = common::root().join("tests/fixtures/models/ssh.onnx");
+    let white = folder.path().join("white.png");
+    let picture =
+        opencv::core::Mat::new_rows_cols_with_default(96, 96, opencv::core::CV_8UC3, opencv::core::Scalar::all(255.0));
+    opencv::imgcodecs::imwrite(text(&white), &picture.unwrap(), &opencv::core::Vector::new()).unwrap();
+    let crops = folder.path().join("crops");
+    let args = ["detect", "--model", text(&model), "--input-size", "96", "--crops", text(&crops), text(&white)];
+    let output = run(&args);
+    assert!(stderr(&output).contains("--align-without-landmarks"), "{}", stderr(&output));
+    assert_eq!(std::fs::read_dir(&crops).unwrap().count(), 0);
+    let output = run(&[&args[..], &["--align-without-landmarks"]].concat());
+    assert_eq!((status(&output), stderr(&output).as_str()), (0, ""));
+    assert!(std::fs::read_dir(&crops).unwrap().count() > 0);
+}
+
+#[test]
+fn looks_and_model_options_are_those_of_the_element() {
+    let photo = common::media("multi_face.jpg");
+    let faces = |options: &[&str]| {
+        let output = run(&[&["detect", text(&photo)], options].concat());
+        let line = serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+        line["faces"].as_array().unwrap().len()
+    };
+    assert_eq!(faces(&["--scales", "1.0,0.5", "--flip", "--merge", "vote", "--tiles", "2x2"]), 5);
+    assert_eq!(faces(&["--roi", "300,200,150,200"]), 1);
+    // With another mean it sees another picture.
+    let output = run(&["detect", text(&photo), "--model-option", "scale=0.001"]);
+    assert_eq!(status(&output), 1);
+    for (options, problem) in [
+        (["--scales", "0"], "0 is not within 0.01 to 16"),
+        (["--tiles", "x"], "as in 3x2"),
+        (["--roi", "1,2"], "x,y,width,height"),
+        (["--merge", "mean"], "expected nms or vote"),
+        (["--model-option", "mean=red"], "`red` is not a number"),
+    ] {
+        let output = run(&[&["detect", text(&photo)], &options[..]].concat());
+        assert_eq!(status(&output), 2);
+        assert!(stderr(&output).contains(problem), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn model_says_what_a_landmark_model_is_when_told_that_it_is_one() {
     let file = common::root().join("tests/fixtures/models/landmarks106.onnx");
     let output = run(&["model", "--landmarks", text(&file)]);

@@ -45,6 +45,9 @@ pub(super) struct Detect {
     /// Write every face as an aligned 112 x 112 PNG into this folder: NAME-0.png, NAME-1.png, ...
     #[arg(long, value_name = "DIR")]
     crops: Option<PathBuf>,
+    /// Where a face has no landmarks, write the square around its box
+    #[arg(long)]
+    align_without_landmarks: bool,
     /// Write a copy of every picture with its faces drawn into this folder: NAME.jpg
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
@@ -176,8 +179,16 @@ impl Job<'_> {
 
     /// A face's crop, or why its landmarks give none.
     fn crop(&mut self, image: &OwnedImage, face: &Face) -> anyhow::Result<Result<OwnedImage, String>> {
-        let Some(landmarks) = &face.landmarks else { return Ok(Err("it has no landmarks".to_owned())) };
-        let transform = match align::crop_from_frame(landmarks, ARCFACE_SIZE) {
+        let transform = match &face.landmarks {
+            Some(landmarks) => align::crop_from_frame(landmarks, ARCFACE_SIZE),
+            None if self.detect.align_without_landmarks => align::crop_of_box(face.rect, ARCFACE_SIZE),
+            None => {
+                return Ok(Err(
+                    "it has no landmarks; --align-without-landmarks takes the square around its box".to_owned()
+                ));
+            }
+        };
+        let transform = match transform {
             Ok(transform) => transform,
             Err(error) => return Ok(Err(error.to_string())),
         };

@@ -57,12 +57,30 @@ fn frames_of(file: &Path) -> usize {
 fn each_pipeline_file_has_a_test_here() {
     let files = files(&project::root().join("pipelines"), "launch");
     let names = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap()).collect::<BTreeSet<_>>();
-    let tested = ["annotate", "crops", "many", "metadata", "recogniser", "rtsp-record", "webcam"];
+    let tested = ["annotate", "crops", "landmarks", "many", "metadata", "recogniser", "rtsp-record", "webcam"];
     assert_eq!(names, BTreeSet::from(tested));
     for file in files {
         let first = std::fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned();
         assert!(first.starts_with("# ") && first.ends_with('.'), "its first line says what it shows: {first}");
     }
+}
+
+#[test]
+fn landmarks_gives_points_and_pose_on_each_face() {
+    watched(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let (clip, model) =
+            (project::media("single_face.mp4"), project::root().join("tests/fixtures/models/landmarks68.onnx"));
+        launch_well("landmarks", &[("INPUT", text(&clip)), ("LANDMARKS", text(&model)), ("OUT", text(folder.path()))]);
+        let lines = lines(&folder.path().join("faces.jsonl"));
+        let faces = lines.iter().flat_map(|line| line["faces"].as_array().unwrap()).collect::<Vec<_>>();
+        assert!(faces.len() >= 60, "{} faces", faces.len());
+        for face in faces {
+            assert_eq!(face["points"].as_array().unwrap().len(), 68);
+            assert!(face["pose"]["yaw"].as_f64().unwrap().abs() < 60.0, "{face}");
+        }
+        assert_eq!(frames_of(&folder.path().join("annotated.mp4")), lines.len());
+    });
 }
 
 #[test]

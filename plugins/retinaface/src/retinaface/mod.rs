@@ -4,6 +4,10 @@
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink
 //! ```
 //!
+//! # Looks
+//! A frame is looked at once, at the size that `input-size` says; `scales`, `flip`, `tiles` and `roi` add looks or put others
+//! in its place, and `merge` says how what they find comes together. All looks of a frame are handed to the model at once.
+//!
 //! # Threads and time
 //! The frame is turned into a tensor on the stream's own thread; the model runs on the threads of an engine that elements
 //! share which ask for the same model, run in the same way. In `mode=sync` each frame waits for its own faces: of a live
