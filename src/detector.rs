@@ -1,6 +1,6 @@
 //! One frame's whole way: view in, faces in frame pixels out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -114,6 +114,9 @@ impl SharedModel {
 pub(crate) const AUTO_BATCH: usize = 16;
 /// and their tensor stays below this many bytes.
 const AUTO_BATCH_BYTES: usize = 256 << 20;
+
+/// Looks at one frame that are under way at once; a GPU's batch is full by then.
+const MOST_UNDERWAY: usize = AUTO_BATCH;
 
 /// What a detection can be told from call to call.
 #[derive(Clone, Debug, PartialEq)]
@@ -335,6 +338,7 @@ impl Detector {
             let look = underway.plan[index];
             let part = frame.crop(look.region)?;
             let feed = feed(&look);
+            underway.make_room()?;
             let mut buffers = self.common.buffers(feed)?;
             fill(&mut buffers, feed, &part, &look, model.contract())?;
             let (width, height) = look.letterbox.input();
@@ -343,7 +347,7 @@ impl Detector {
                 wanted => wanted,
             };
             underway.preprocess = start.elapsed().saturating_sub(underway.handing_in);
-            self.hand_in(&mut underway, buffers, settings, max_batch)?;
+            self.hand_in(&mut underway, buffers, look, max_batch)?;
         }
         Ok(underway)
     }
@@ -379,14 +383,16 @@ impl Detector {
         let feed = |look: &Look| Feed::Resident(Frames::new(&info, look.letterbox));
         lock(&self.common.buffers).keep(underway.plan.iter().map(feed));
         for index in 0..underway.plan.len() {
-            let mut buffers = self.common.buffers(feed(&underway.plan[index]))?;
+            let look = underway.plan[index];
+            underway.make_room()?;
+            let mut buffers = self.common.buffers(feed(&look))?;
             for plane in 0..info.format.planes() {
                 let address = buffers.tensors.address(plane).map_err(DetectError::Tensors)?;
                 frame.copy_plane(plane, address).map_err(DetectError::Tensors)?;
             }
             underway.preprocess = start.elapsed().saturating_sub(underway.handing_in);
             // Each has its own place on the device: none is gathered into a batch.
-            self.hand_in(&mut underway, buffers, settings, 1)?;
+            self.hand_in(&mut underway, buffers, look, 1)?;
         }
         Ok(underway)
     }
@@ -395,17 +401,17 @@ impl Detector {
         &self,
         underway: &mut Underway,
         Buffers { tensors, scratch }: Buffers,
-        settings: &Settings,
+        look: Look,
         max_batch: usize,
     ) -> Result<(), DetectError> {
         let before = Instant::now();
         let ticket = self.client.submit(Request {
             picture: tensors,
             max_batch: self.common.model.contract().batch(max_batch).min(self.common.model.largest_batch()),
-            batch_timeout: settings.batch_timeout,
+            batch_timeout: underway.settings.batch_timeout,
         })?;
         underway.handing_in += before.elapsed();
-        underway.tickets.push(Submitted { ticket, scratch, since: before });
+        underway.tickets.push_back(Submitted { ticket, scratch, since: before, look });
         Ok(())
     }
 
@@ -456,12 +462,14 @@ struct Submitted {
     ticket: Ticket<Tensors>,
     scratch: Scratch,
     since: Instant,
+    look: Look,
 }
 
 /// A frame that the model has, or has had, without its faces being asked for yet. Dropping it gives them up.
 #[derive(Debug)]
 pub struct Underway {
-    tickets: Vec<Submitted>,
+    /// Looks whose answers have not been read yet, the oldest first.
+    tickets: VecDeque<Submitted>,
     common: Arc<Common>,
     plan: Arc<[Look]>,
     /// Width and height.
@@ -469,15 +477,24 @@ pub struct Underway {
     settings: Settings,
     start: Instant,
     preprocess: Duration,
-    /// How long handing in took, which waits while the queue is full.
+    /// How long handing in took, which waits while the queue is full, and reading answers to make room.
     handing_in: Duration,
+    /// What the looks so far found.
+    found: Vec<(Face, bool)>,
+    non_finite: usize,
+    batch: usize,
+    decode: Duration,
+    /// The first look's, in the queue.
+    wait: Option<Duration>,
+    /// When the last look's run ended.
+    end: Instant,
 }
 
 impl Underway {
     fn new(common: &Arc<Common>, frame: (usize, usize), settings: &Settings, start: Instant) -> Self {
         let plan = common.plan(frame, settings);
         Self {
-            tickets: Vec::with_capacity(plan.len()),
+            tickets: VecDeque::with_capacity(plan.len().min(MOST_UNDERWAY)),
             common: Arc::clone(common),
             plan,
             frame,
@@ -485,6 +502,12 @@ impl Underway {
             start,
             preprocess: Duration::ZERO,
             handing_in: Duration::ZERO,
+            found: Vec::new(),
+            non_finite: 0,
+            batch: 0,
+            decode: Duration::ZERO,
+            wait: None,
+            end: start,
         }
     }
 
@@ -493,35 +516,50 @@ impl Underway {
         self.tickets.iter().all(|submitted| submitted.ticket.is_ready())
     }
 
+    /// Reads the oldest answer if as many looks are under way as may be: a frame in many tiles needs no more memory.
+    fn make_room(&mut self) -> Result<(), DetectError> {
+        let before = Instant::now();
+        if self.tickets.len() >= MOST_UNDERWAY
+            && let Some(oldest) = self.tickets.pop_front()
+        {
+            self.read(oldest)?;
+            self.handing_in += before.elapsed();
+        }
+        Ok(())
+    }
+
+    /// Waits for one look, and decodes what it found.
+    fn read(&mut self, Submitted { ticket, scratch, since, look }: Submitted) -> Result<(), DetectError> {
+        let layout = self.common.layout()?;
+        let reply = ticket.wait()?;
+        let before = Instant::now();
+        let decoded = match reply.picture.found().map_err(DetectError::Tensors)? {
+            Found::Heads(heads) => {
+                decode::decode(layout, look.letterbox.input(), heads.values(), self.settings.score_threshold)
+            }
+            Found::Candidates(candidates) => {
+                decode::from_candidates(candidates, layout.landmarks, self.settings.score_threshold)
+            }
+        };
+        lock(&self.common.buffers).give_back(Buffers { tensors: reply.picture, scratch });
+        self.non_finite += decoded.non_finite;
+        self.found.extend(decoded.candidates.iter().filter_map(|face| look.in_frame(face)));
+        self.batch = self.batch.max(reply.batch);
+        self.wait.get_or_insert(reply.wait);
+        self.end = self.end.max(since + reply.wait + reply.run);
+        self.decode += before.elapsed();
+        Ok(())
+    }
+
     /// Waits for the model, and decodes what it found.
     ///
     /// # Errors
     /// If the model does not run.
-    pub fn wait(self) -> Result<Detection, DetectError> {
-        let Self { tickets, common, plan, frame, settings, start, preprocess, .. } = self;
-        let layout = common.layout()?;
-        let mut found = Vec::new();
-        let (mut non_finite, mut batch) = (0, 0);
-        let (mut decode, mut wait, mut end) = (Duration::ZERO, None, start);
-        for (Submitted { ticket, scratch, since }, look) in tickets.into_iter().zip(plan.iter()) {
-            let reply = ticket.wait()?;
-            let before = Instant::now();
-            let decoded = match reply.picture.found().map_err(DetectError::Tensors)? {
-                Found::Heads(heads) => {
-                    decode::decode(layout, look.letterbox.input(), heads.values(), settings.score_threshold)
-                }
-                Found::Candidates(candidates) => {
-                    decode::from_candidates(candidates, layout.landmarks, settings.score_threshold)
-                }
-            };
-            lock(&common.buffers).give_back(Buffers { tensors: reply.picture, scratch });
-            non_finite += decoded.non_finite;
-            found.extend(decoded.candidates.iter().filter_map(|face| look.in_frame(face)));
-            batch = batch.max(reply.batch);
-            wait.get_or_insert(reply.wait);
-            end = end.max(since + reply.wait + reply.run);
-            decode += before.elapsed();
+    pub fn wait(mut self) -> Result<Detection, DetectError> {
+        while let Some(oldest) = self.tickets.pop_front() {
+            self.read(oldest)?;
         }
+        let Self { frame, settings, start, preprocess, found, non_finite, batch, mut decode, wait, end, .. } = self;
         let before = Instant::now();
         let (faces, overflowed) = select(found, frame, &settings);
         decode += before.elapsed();

@@ -214,7 +214,7 @@ impl ImageInfo {
     /// and the byte at which the region begins.
     fn layout(
         self,
-        lengths: &[usize],
+        lengths: impl ExactSizeIterator<Item = usize>,
         strides: &[usize],
         region: Region,
     ) -> Result<[(PlaneLayout, usize); 3], ImageError> {
@@ -231,15 +231,15 @@ impl ImageInfo {
             return Err(ImageError::Region { region, width, height });
         }
         let mut planes = [(PlaneLayout::default(), 0); 3];
-        for (plane, slot) in planes.iter_mut().enumerate().take(expected) {
+        for ((plane, slot), length) in planes.iter_mut().enumerate().zip(lengths) {
             let channels = format.channels(plane);
             let (cols, rows) = format.plane_size(plane, width, height);
             let whole = PlaneLayout { cols, rows, channels, stride: strides[plane] };
             if whole.row_bytes() > whole.stride {
                 return Err(ImageError::Stride { format, plane, row: whole.row_bytes(), stride: whole.stride });
             }
-            if whole.bytes() > lengths[plane] {
-                return Err(ImageError::TooShort { format, plane, needed: whole.bytes(), found: lengths[plane] });
+            if whole.bytes() > length {
+                return Err(ImageError::TooShort { format, plane, needed: whole.bytes(), found: length });
             }
             // An odd corner shares its colour sample with the pixel before it.
             let shift = usize::from(plane > 0);
@@ -327,8 +327,7 @@ impl<'a> ImageView<'a> {
         strides: &[usize],
         region: Region,
     ) -> Result<Self, ImageError> {
-        let lengths = planes.iter().map(|plane| plane.len()).collect::<Vec<_>>();
-        let layouts = info.layout(&lengths, strides, region)?;
+        let layouts = info.layout(planes.iter().map(|plane| plane.len()), strides, region)?;
         let mut views = [None; 3];
         for ((view, data), (layout, offset)) in views.iter_mut().zip(planes).zip(layouts) {
             *view = Some(Plane { data: &data[offset..], layout });
@@ -397,8 +396,7 @@ impl<'a> ImageViewMut<'a> {
         strides: &[usize],
         region: Region,
     ) -> Result<Self, ImageError> {
-        let lengths = planes.iter().map(|plane| plane.len()).collect::<Vec<_>>();
-        let layouts = info.layout(&lengths, strides, region)?;
+        let layouts = info.layout(planes.iter().map(|plane| plane.len()), strides, region)?;
         let mut views = [None, None, None];
         for ((view, data), (layout, offset)) in views.iter_mut().zip(planes).zip(layouts) {
             *view = Some(PlaneMut { data: &mut data[offset..], layout });

@@ -20,6 +20,9 @@ use crate::tensors::{Feed, Found, Tensors};
 /// Crops that share a run where it is left open. Such models are so small that a run's fixed cost counts on a CPU, too.
 const AUTO_BATCH: usize = 16;
 
+/// Crops of one frame that are under way at once, which bounds the memory of a crowd.
+const MOST_UNDERWAY: usize = 64;
+
 /// How the five landmarks follow from others: each is the mean of points of these indices. Sources: the numbering of
 /// iBUG 300-W (68), of WFLW (98) and of InsightFace's 2d106det (106).
 const FIVE_OF: [(usize, [&[usize]; 5]); 3] = [
@@ -67,6 +70,15 @@ struct Buffers {
     scratch: Scratch,
 }
 
+/// What was found on the faces of a frame.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FoundPoints {
+    /// Each face's; none where its crop is not determined, or the model's numbers are not finite.
+    pub points: Vec<Option<Vec<Point>>>,
+    /// How many crops, of this frame and of others, shared a run at most.
+    pub batch: usize,
+}
+
 /// Finds points with a shared model that was opened for [`crate::model::Purpose::Points`].
 #[derive(Debug)]
 pub struct Landmarker {
@@ -91,21 +103,22 @@ impl Landmarker {
         self.points.count
     }
 
-    /// Each face's points, in frame pixels; none where its crop is not determined, or the model's numbers are not finite.
-    /// All crops are handed in before the first is waited for.
+    /// Each face's points, in frame pixels. As many crops as may be under way are handed in before the first is waited for.
     ///
     /// # Errors
     /// If the frame cannot be warped or the model does not run.
-    pub fn find(
-        &self,
-        frame: &ImageView<'_>,
-        faces: &[Face],
-        settings: &Settings,
-    ) -> Result<Vec<Option<Vec<Point>>>, DetectError> {
-        let underway = faces.iter().map(|face| self.submit(frame, face, settings));
-        let underway = underway.collect::<Result<Vec<_>, _>>()?;
-        let wait = |one: Option<Underway>| one.map_or(Ok(None), |one| self.wait(one));
-        underway.into_iter().map(wait).collect()
+    pub fn find(&self, frame: &ImageView<'_>, faces: &[Face], settings: &Settings) -> Result<FoundPoints, DetectError> {
+        let mut found = FoundPoints { points: Vec::with_capacity(faces.len()), batch: 0 };
+        for faces in faces.chunks(MOST_UNDERWAY) {
+            let underway = faces.iter().map(|face| self.submit(frame, face, settings));
+            for one in underway.collect::<Result<Vec<_>, _>>()? {
+                found.points.push(match one {
+                    Some(one) => self.wait(one, &mut found.batch)?,
+                    None => None,
+                });
+            }
+        }
+        Ok(found)
     }
 
     /// Tells the model's engine that no face will come for a while.
@@ -133,11 +146,10 @@ impl Landmarker {
         Ok(Some(Underway { ticket, frame_from_crop: back, crop, scratch }))
     }
 
-    fn wait(
-        &self,
-        Underway { ticket, frame_from_crop, crop, scratch }: Underway,
-    ) -> Result<Option<Vec<Point>>, DetectError> {
+    fn wait(&self, underway: Underway, batch: &mut usize) -> Result<Option<Vec<Point>>, DetectError> {
+        let Underway { ticket, frame_from_crop, crop, scratch } = underway;
         let reply = ticket.wait()?;
+        *batch = (*batch).max(reply.batch);
         let points = match reply.picture.found().map_err(DetectError::Tensors)? {
             Found::Heads(heads) => self.points(heads.values().first().copied().unwrap_or_default(), &frame_from_crop),
             Found::Candidates(_) => None,

@@ -117,6 +117,21 @@ fn points_are_rescaled_with_the_face_and_added_without_a_new_identity() {
 }
 
 #[test]
+fn the_meta_says_the_heads_pose() {
+    watched(|| {
+        let info = info(VideoFormat::I420, 640, 360);
+        let buffer = common::frame_with(&info, 0, &[face(0.9, 100.0, 50.0, 112.0, 112.0)]);
+        let meta = gst::meta::CustomMeta::from_buffer(&buffer, gstretinaface::meta::FRAME_META).unwrap();
+        let faces = meta.structure().get::<gst::Array>("faces").unwrap();
+        let face = faces[0].get::<gst::Structure>().unwrap();
+        let pose = face.get::<gst::Array>("pose").unwrap();
+        let angles = pose.iter().map(|angle| angle.get::<f64>().unwrap()).collect::<Vec<_>>();
+        // Its landmarks are those of a face that looks straight ahead.
+        assert!(angles.len() == 3 && angles.iter().all(|angle| angle.abs() < 1.0), "{angles:?}");
+    });
+}
+
+#[test]
 fn each_branch_of_a_tee_has_the_faces() {
     watched(|| {
         let elements =

@@ -314,7 +314,7 @@ impl BaseTransformImpl for FaceLandmarks {
         let faces = wanted.iter().map(|face| (**face).clone()).collect::<Vec<_>>();
         let found = frame::read(buffer, &info, |view| landmarker.find(view, &faces, &settings.landmarker()));
         let found = found.map_err(|error| self.failed(&error))?.map_err(|error| self.failed(&error))?;
-        for (face, points) in wanted.iter_mut().zip(found) {
+        for (face, points) in wanted.iter_mut().zip(found.points) {
             let Some(points) = points else {
                 gst::debug!(CAT, imp = self, "a face at {:?} has no points", face.rect);
                 continue;
