@@ -38,7 +38,7 @@ fn each_unusable_model_has_a_message_of_its_own() {
         ("opset_future.onnx", &["version 999 of ONNX's operators", "newer ONNX Runtime"]),
         ("opset_old.onnx", &["version 1 of ONNX's operators", "export it again"]),
         ("wrong_shape.onnx", &["closest is RetinaFace (biubug6)", "no output for its landmarks", "`c` [1, 84, 8]"]),
-        ("fp16_outputs.onnx", &["not a detector that is known", "f16"]),
+        ("fp16_outputs.onnx", &["its outputs are float16", "keep_io_types", "f16"]),
         ("classifier.onnx", &["not a detector that is known", "[1, 1000]"]),
         ("odd_anchors.onnx", &["fit RetinaFace (InsightFace) with 4 anchors a cell", "model option anchors"]),
         ("fails_at_run.onnx", &["does not run", "Reshape"]),

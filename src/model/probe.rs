@@ -21,6 +21,9 @@ const PROBE: (usize, usize) = (2 * INPUT_MULTIPLE, INPUT_MULTIPLE);
 const MAX_SIDE: i64 = 16_384;
 const MAX_AREA: i64 = 1 << 26;
 
+/// What to do about a model that was converted to float16 with its inputs and outputs.
+const KEEP_IO_TYPES: &str = "export it with float32 inputs and outputs (`keep_io_types=True` of onnxconverter-common)";
+
 /// Most points that a landmark model may have.
 const MAX_POINTS: usize = 4096;
 
@@ -63,6 +66,13 @@ impl Probe {
     /// Shapes of the outputs; none of what is no float32 tensor.
     fn shapes(&self) -> Vec<Vec<i64>> {
         self.values.iter().map(|value| tensor_shape(value).map(<[i64]>::to_vec).unwrap_or_default()).collect()
+    }
+
+    /// Whether an output is float16.
+    fn has_halves(&self) -> bool {
+        let is_half =
+            |value: &DynValue| matches!(value.dtype(), ValueType::Tensor { ty: TensorElementType::Float16, .. });
+        self.values.iter().any(is_half)
     }
 
     fn floats(&self, index: usize) -> &[f32] {
@@ -146,10 +156,9 @@ fn faces(
 ) -> Result<Contract, ModelError> {
     let path = path.to_path_buf();
     let shapes = probe.shapes();
-    let recognised = families::recognise(&shapes, size, adjustments).map_err(|detail| ModelError::Outputs {
-        path: path.clone(),
-        outputs: probe.list(),
-        detail,
+    let recognised = families::recognise(&shapes, size, adjustments).map_err(|detail| {
+        let detail = if probe.has_halves() { format!("its outputs are float16: {KEEP_IO_TYPES}") } else { detail };
+        ModelError::Outputs { path: path.clone(), outputs: probe.list(), detail }
     })?;
     let Recognised { mut layout, family, outputs } = recognised;
     let not_finite = outputs.iter().find(|index| !probe.floats(**index).iter().all(|value| value.is_finite()));
@@ -302,9 +311,7 @@ fn input(session: &Session, purpose: Purpose) -> Result<Input, String> {
     match ty {
         TensorElementType::Float32 => {}
         TensorElementType::Float16 => {
-            return Err("its input is float16: export it with float32 inputs and outputs (`keep_io_types=True` of \
-                 onnxconverter-common)"
-                .to_owned());
+            return Err(format!("its input is float16: {KEEP_IO_TYPES}"));
         }
         TensorElementType::Uint8 | TensorElementType::Int8 | TensorElementType::Int32 | TensorElementType::Int64 => {
             return Err(format!("its input is of whole numbers, {ty}: export it with a float32 input; {wanted}"));
