@@ -4,6 +4,7 @@
 # make lint     formatting, clippy, documentation, dependencies
 # make bench    the benchmarks
 # make soak     a long run of every mode, shape change and restart: fails when memory grows (SOAK_ROUNDS=2000)
+# make accuracy every detector and way of looking on the evaluation pictures, into docs/accuracy.md; needs ../shared
 # make models   fp16 and int8 variants of the default model, and what each costs
 # make test-tools  the tests of tools/ and of the Python in scripts/
 # make install  PREFIX=/usr/local: plugin, program, ONNX Runtime and model
@@ -22,13 +23,13 @@ BUNDLE ?= retinaface-bundle
 BUNDLE_OPTIONS ?=
 model := $(fetch)/models/retinaface_mnet025.onnx
 variants := $(fetch)/models/variants
-# Python of its own for tools/variants and the tests of scripts/, made anew when what it asks for changes.
+# Python of its own for tools/ and the tests of scripts/, made anew when what it asks for changes.
 venv := $(fetch)/venv-variants
 python := $(venv)/bin/python
 # What the variants are compared on: the media, and the evaluation pictures where they are.
 pictures := $(fetch)/media $(wildcard ../shared/eval/wider/images)
 
-.PHONY: all setup build demo test soak test-tools lint deny bench models install bundle bundle-test clean
+.PHONY: all setup build demo test soak test-tools lint deny bench accuracy models install bundle bundle-test clean
 
 all: build
 
@@ -100,8 +101,12 @@ models: build $(venv)/.complete
 	@for kind in fp16 int8; do for folder in $(pictures); do echo; echo "$$folder:"; \
 	  $(python) tools/variants/variants.py compare $(model) $(variants)/$(notdir $(basename $(model)))_$$kind.onnx $$folder || exit; done; done
 
+accuracy: build $(venv)/.complete
+	$(python) tools/accuracy/accuracy.py
+
 test-tools: build $(venv)/.complete
 	cd tools/variants && $(abspath $(python)) -m unittest
+	cd tools/accuracy && $(abspath $(python)) -m unittest
 	$(python) -m unittest discover -s scripts
 
 install: build
