@@ -14,8 +14,9 @@ use crate::image::{ImageError, ImageInfo, ImageView};
 use crate::layout::Layout;
 use crate::letterbox::InputSize;
 use crate::lock::lock;
-use crate::looks::{self, Look, Looks, Merge};
+use crate::looks::{self, Candidate, Look, Looks, Merge};
 use crate::model::{Model, ModelError, Options, Running};
+use crate::nms::TOP_K;
 use crate::preprocess::{self, Scratch};
 use crate::provider::Provider;
 use crate::session::Forge;
@@ -99,9 +100,10 @@ impl SharedModel {
         }
     }
 
-    /// TensorRT builds for a range of batches.
-    fn largest_batch(&self) -> usize {
-        if self.running.provider == Provider::TensorRt { AUTO_BATCH } else { usize::MAX }
+    /// How many pictures may go through at once where `wanted` were asked for: TensorRT builds for a range of batches.
+    pub(crate) fn batch(&self, wanted: usize) -> usize {
+        let most = if self.running.provider == Provider::TensorRt { AUTO_BATCH } else { usize::MAX };
+        self.contract.batch(wanted).min(most)
     }
 
     /// Frames of one stream that keep the model busy: one is made ready while others run, on a GPU some as a batch.
@@ -407,7 +409,7 @@ impl Detector {
         let before = Instant::now();
         let ticket = self.client.submit(Request {
             picture: tensors,
-            max_batch: self.common.model.contract().batch(max_batch).min(self.common.model.largest_batch()),
+            max_batch: self.common.model.batch(max_batch),
             batch_timeout: underway.settings.batch_timeout,
         })?;
         underway.handing_in += before.elapsed();
@@ -480,7 +482,7 @@ pub struct Underway {
     /// How long handing in took, which waits while the queue is full, and reading answers to make room.
     handing_in: Duration,
     /// What the looks so far found.
-    found: Vec<(Face, bool)>,
+    found: Vec<Candidate>,
     non_finite: usize,
     batch: usize,
     decode: Duration,
@@ -543,7 +545,13 @@ impl Underway {
         };
         lock(&self.common.buffers).give_back(Buffers { tensors: reply.picture, scratch });
         self.non_finite += decoded.non_finite;
-        self.found.extend(decoded.candidates.iter().filter_map(|face| look.in_frame(face)));
+        // As many as enter suppression: a threshold of 0 takes every anchor of every look.
+        let mut candidates = decoded.candidates;
+        if candidates.len() > TOP_K {
+            candidates.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
+            candidates.truncate(TOP_K);
+        }
+        self.found.extend(candidates.iter().filter_map(|face| look.in_frame(face)));
         self.batch = self.batch.max(reply.batch);
         self.wait.get_or_insert(reply.wait);
         self.end = self.end.max(since + reply.wait + reply.run);
@@ -607,9 +615,9 @@ impl Common {
 
 /// From what the looks found, in frame pixels, to the faces wanted, and how many have no finite place there. What lies
 /// wholly outside the frame, in the padding, is no face.
-fn select(found: Vec<(Face, bool)>, (width, height): (usize, usize), settings: &Settings) -> (Vec<Face>, usize) {
+fn select(found: Vec<Candidate>, (width, height): (usize, usize), settings: &Settings) -> (Vec<Face>, usize) {
     let count = found.len();
-    let finite = found.into_iter().filter(|(face, _)| face.is_finite()).collect::<Vec<_>>();
+    let finite = found.into_iter().filter(|candidate| candidate.face.is_finite()).collect::<Vec<_>>();
     let overflowed = count - finite.len();
     let mut faces = looks::merge(finite, settings.merge, settings.iou_threshold);
     faces.retain(|face| face.rect.clipped(width as f32, height as f32).is_some());
@@ -631,7 +639,7 @@ mod tests {
 
     #[test]
     fn the_smallest_size_counts_in_frame_pixels_and_before_the_largest_number() {
-        let found = [face(0.9, 0.0, 20.0), face(0.8, 200.0, 60.0), face(0.7, 400.0, 80.0)].map(|face| (face, false));
+        let found = [face(0.9, 0.0, 20.0), face(0.8, 200.0, 60.0), face(0.7, 400.0, 80.0)].map(Candidate::whole);
         let settings = Settings { min_face_size: 25.0, max_faces: 1, ..Settings::default() };
         let (faces, _) = select(found.to_vec(), (1280, 720), &settings);
         assert_eq!(faces, [face(0.8, 200.0, 60.0)]);
@@ -642,7 +650,7 @@ mod tests {
     #[test]
     fn a_face_in_the_padding_is_none() {
         // 1280 x 720 fills 640 x 360 of the input's 640 x 384.
-        let at = |y: f32| (Face { rect: Rect::new(200.0, y, 40.0, 40.0), ..face(0.9, 0.0, 0.0) }, false);
+        let at = |y: f32| Candidate::whole(Face { rect: Rect::new(200.0, y, 40.0, 40.0), ..face(0.9, 0.0, 0.0) });
         assert_eq!(select(vec![at(722.0)], (1280, 720), &Settings::default()), (vec![], 0));
         assert_eq!(select(vec![at(718.0)], (1280, 720), &Settings::default()).0.len(), 1);
     }
@@ -650,6 +658,6 @@ mod tests {
     #[test]
     fn a_face_that_overflows_on_its_way_to_the_frame_is_dropped_and_counted() {
         let far = face(0.9, f32::INFINITY, 20.0);
-        assert_eq!(select(vec![(far, false)], (7680, 4320), &Settings::default()), (vec![], 1));
+        assert_eq!(select(vec![Candidate::whole(far)], (7680, 4320), &Settings::default()), (vec![], 1));
     }
 }

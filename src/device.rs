@@ -176,19 +176,21 @@ fn resize(builder: &mut Builder, input: String, from: (usize, usize), to: (usize
     if from == to {
         return input;
     }
-    // The number of pictures is open, so that the target cannot be given as a size: the operator rounds down what comes
-    // of the factor.
-    let factor = |from: usize, to: usize| {
-        let mut factor = to as f32 / from as f32;
-        while (from as f32 * factor).floor() < to as f32 {
-            factor = factor.next_up();
-        }
-        factor
-    };
     let unused = builder.floats(&[0], &[]);
     let factors = builder.floats(&[4], &[1.0, 1.0, factor(from.1, to.1), factor(from.0, to.0)]);
     let mode = [("mode", Value::Text("linear")), ("coordinate_transformation_mode", Value::Text("half_pixel"))];
     builder.node("Resize", &[&input, &unused, &factors], &mode)
+}
+
+/// What takes a side of `from` to `to`. The number of pictures is open, so that the target cannot be given as a size: the
+/// operator rounds down what comes of the factor.
+fn factor(from: usize, to: usize) -> f32 {
+    let mut factor = to as f32 / from as f32;
+    // In either precision: shapes are inferred in one and computed in the other.
+    while (from as f32 * factor).floor() < to as f32 || (from as f64 * f64::from(factor)).floor() < to as f64 {
+        factor = factor.next_up();
+    }
+    factor
 }
 
 /// Nodes behind the model; their tensors are `[pictures, anchors, numbers]`.
@@ -358,4 +360,19 @@ fn after(contract: &Contract, layout: &Layout, frames: &Frames) -> Builder {
     let columns = columns.iter().map(String::as_str).collect::<Vec<_>>();
     after.builder.node_named(OUTPUT, "Concat", &columns, &[("axis", Value::Int(2))]);
     after.builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_factor_gives_the_size_in_either_precision(from in 1usize..9000, to in 1usize..4096) {
+            let factor = factor(from, to);
+            prop_assert_eq!((from as f32 * factor).floor() as usize, to);
+            prop_assert_eq!((from as f64 * f64::from(factor)).floor() as usize, to);
+        }
+    }
 }

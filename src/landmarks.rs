@@ -141,7 +141,7 @@ impl Landmarker {
         let Buffers { tensors, crop, scratch } = buffers;
         let wanted = if settings.max_batch == 0 { AUTO_BATCH } else { settings.max_batch };
         let request =
-            Request { picture: tensors, max_batch: contract.batch(wanted), batch_timeout: settings.batch_timeout };
+            Request { picture: tensors, max_batch: self.model.batch(wanted), batch_timeout: settings.batch_timeout };
         let ticket = self.client.submit(request)?;
         Ok(Some(Underway { ticket, frame_from_crop: back, crop, scratch }))
     }

@@ -14,14 +14,14 @@ use crate::face::{Face, Point, Rect, iou};
 use crate::image::Region;
 use crate::letterbox::{InputSize, Letterbox};
 use crate::nms::{TOP_K, nms};
+use crate::overrides::number;
 
 /// Side of a tile where nothing else says one.
 const TILE: usize = 640;
 /// Part of a tile's sides that it shares with the next one: a face of that size is whole in one of them.
 const TILE_OVERLAP: f32 = 0.2;
-/// Most tiles of a side, scales and regions that are taken, and most looks of a frame.
+/// Most tiles of a side, scales and regions that are taken.
 const MOST: usize = 64;
-const MOST_LOOKS: usize = 1024;
 /// Largest and smallest scale.
 const SCALES: std::ops::RangeInclusive<f32> = 0.01..=16.0;
 /// From this longer side of the input on, [`Scales::Auto`] looks again,
@@ -33,10 +33,19 @@ const AUTO_SIDE: f32 = 256.0;
 const AUTO_LARGEST: f32 = 512.0;
 /// Both sizes count for faces around the limit, down to this part of it.
 const AUTO_SHARED: f32 = 0.5;
+/// Faces whose longer side is below this part of a tile's shorter one are seen whole in some tile or as a cut one in
+/// others; of larger ones tiles may show nothing but parts.
+const TILE_WHOLE: f32 = 0.4;
+/// Any side of a face.
+const ANY: (f32, f32) = (0.0, f32::INFINITY);
 /// A box that ends closer to the inner edge of a tile than this part of its side is cut there.
 const CUT_MARGIN: f32 = 0.05;
 /// A cut face of which more than this part is covered by another is that one.
 const CUT_COVERED: f32 = 0.5;
+/// What is covered by more than this part by a face of so many times its area, which its look does not see whole, is a
+/// part of that face.
+const PART_COVERED: f32 = 0.6;
+const PART_AREA: f32 = 2.0;
 
 /// Sizes at which a frame is looked at, as factors of what the input size makes of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,15 +91,16 @@ pub struct Looks {
     pub rois: Arc<[Rect]>,
 }
 
-impl Default for Looks {
+impl Default for Scales {
     fn default() -> Self {
-        Self { scales: Scales::Each([1.0].into()), flip: false, tiles: Tiles::None, rois: [].into() }
+        Self::Each([1.0].into())
     }
 }
 
-fn number(text: &str) -> Result<f32, String> {
-    let number = text.trim().parse::<f32>().ok().filter(|number| number.is_finite());
-    number.ok_or_else(|| format!("`{}` is not a number", text.trim()))
+impl Default for Looks {
+    fn default() -> Self {
+        Self { scales: Scales::default(), flip: false, tiles: Tiles::None, rois: [].into() }
+    }
 }
 
 impl FromStr for Scales {
@@ -144,6 +154,24 @@ pub fn rois(text: &str) -> Result<Arc<[Rect]>, String> {
     if rois.len() > MOST { Err(format!("more than {MOST} regions")) } else { Ok(rois.into()) }
 }
 
+/// What a look found, in frame pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Candidate {
+    pub(crate) face: Face,
+    /// Whether the look cut it off at the edge of a tile or region.
+    cut: bool,
+    /// The longer side of faces that the look sees whole.
+    whole: f32,
+}
+
+impl Candidate {
+    /// One of a look that saw all of the frame.
+    #[cfg(test)]
+    pub(crate) fn whole(face: Face) -> Self {
+        Self { face, cut: false, whole: f32::INFINITY }
+    }
+}
+
 /// One look at a frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Look {
@@ -155,13 +183,16 @@ pub(crate) struct Look {
     pub(crate) flipped: bool,
     /// The longer side in input pixels of faces that count, from and to.
     sides: (f32, f32),
+    /// The longer side in input pixels of faces that are seen whole, whatever lies where. What is found within a larger
+    /// one is a part of it.
+    whole: f32,
     /// Which of its edges (left, top, right, bottom) have more of the frame behind them, seen by another look.
     inner: [bool; 4],
 }
 
 impl Look {
-    /// A face in this look's input, in frame pixels, and whether the look cut it off; none if it is not for this look.
-    pub(crate) fn in_frame(&self, face: &Face) -> Option<(Face, bool)> {
+    /// A face in this look's input, in frame pixels; none if it is not for this look.
+    pub(crate) fn in_frame(&self, face: &Face) -> Option<Candidate> {
         let side = face.rect.w.max(face.rect.h);
         if side < self.sides.0 || side > self.sides.1 {
             return None;
@@ -176,6 +207,8 @@ impl Look {
             face.landmarks = face.landmarks.map(|[a, b, nose, c, d]| [b, a, nose, d, c].map(mirrored));
         }
         let rect = face.rect;
+        // What lies in the padding alone.
+        rect.clipped(width, self.region.height as f32)?;
         let (margin_x, margin_y) = (CUT_MARGIN * rect.w, CUT_MARGIN * rect.h);
         let ends = [
             rect.x < margin_x,
@@ -184,48 +217,81 @@ impl Look {
             rect.bottom() > self.region.height as f32 - margin_y,
         ];
         let cut = ends.iter().zip(self.inner).any(|(ends, inner)| *ends && inner);
-        Some((face.mapped(|point| Point::new(point.x + left, point.y + top)), cut))
+        let whole = self.whole * width / self.letterbox.content().0 as f32;
+        Some(Candidate { face: face.mapped(|point| Point::new(point.x + left, point.y + top)), cut, whole })
     }
 }
 
 /// All looks at a frame of `width` x `height`; none where no region lies in it.
 pub(crate) fn plan((width, height): (usize, usize), contract: &Contract, size: InputSize, looks: &Looks) -> Vec<Look> {
-    let whole = Region { x: 0, y: 0, width, height };
     let regions = match &looks.rois[..] {
-        [] => vec![whole],
+        [] => vec![Region { x: 0, y: 0, width, height }],
         rois => rois.iter().filter_map(|roi| covered(*roi, width, height)).collect(),
     };
     let mut plan = Vec::new();
-    for region in regions {
-        let look = |region: Region, letterbox, sides, inner| Look { region, letterbox, flipped: false, sides, inner };
-        let any = (0.0, f32::INFINITY);
+    for &region in &regions {
         let letterbox = |scale| contract.letterbox(region.width, region.height, size, scale);
-        let factors = match &looks.scales {
-            Scales::Each(factors) => factors.iter().map(|factor| (*factor, any)).collect(),
-            Scales::Auto => auto(letterbox(1.0)),
-        };
-        plan.extend(factors.into_iter().map(|(factor, sides)| look(region, letterbox(factor), sides, [false; 4])));
-        for (tile, inner) in tiles(region, contract, size, looks.tiles) {
+        let inner = shared_edges(region, &regions);
+        for Scale { factor, sides, whole } in scales(&looks.scales, letterbox(1.0)) {
+            plan.push(Look { region, letterbox: letterbox(factor), flipped: false, sides, whole, inner });
+        }
+        for (tile, edges) in tiles(region, contract, size, looks.tiles) {
             let size = if looks.tiles == Tiles::Auto { InputSize::Native } else { size };
-            plan.push(look(tile, contract.letterbox(tile.width, tile.height, size, 1.0), any, inner));
+            let letterbox = contract.letterbox(tile.width, tile.height, size, 1.0);
+            let (cols, rows) = letterbox.content();
+            let inner = std::array::from_fn(|edge| edges[edge] || inner[edge]);
+            let whole = TILE_WHOLE * cols.min(rows) as f32;
+            plan.push(Look { region: tile, letterbox, flipped: false, sides: ANY, whole, inner });
         }
     }
-    plan.truncate(MOST_LOOKS);
     if looks.flip {
         plan = plan.into_iter().flat_map(|look| [look, Look { flipped: true, ..look }]).collect();
     }
     plan
 }
 
-/// Scales of [`Scales::Auto`], with the sides of the faces that count at each, where that is the first look's letterbox.
-fn auto(letterbox: Letterbox) -> Vec<(f32, (f32, f32))> {
+/// Which edges of a region (left, top, right, bottom) lie within another one.
+fn shared_edges(region: Region, regions: &[Region]) -> [bool; 4] {
+    let end = |region: &Region| (region.x + region.width, region.y + region.height);
+    let (right, bottom) = end(&region);
+    let meet = |other: &&Region| {
+        let (other_right, other_bottom) = end(other);
+        other.x < right && region.x < other_right && other.y < bottom && region.y < other_bottom
+    };
+    let mut shared = [false; 4];
+    for other in regions.iter().filter(|other| **other != region).filter(meet) {
+        let (other_right, other_bottom) = end(other);
+        let within = [other.x < region.x, other.y < region.y, other_right > right, other_bottom > bottom];
+        shared.iter_mut().zip(within).for_each(|(shared, within)| *shared |= within);
+    }
+    shared
+}
+
+/// A size at which a region is looked at.
+struct Scale {
+    factor: f32,
+    /// As in [`Look`].
+    sides: (f32, f32),
+    whole: f32,
+}
+
+/// All sizes, where the region lies so in the input at the first.
+fn scales(scales: &Scales, letterbox: Letterbox) -> Vec<Scale> {
+    let all = |factor| Scale { factor, sides: ANY, whole: f32::INFINITY };
     let (cols, rows) = letterbox.content();
     let longest = cols.max(rows);
-    if longest < AUTO_FROM {
-        return vec![(1.0, (0.0, f32::INFINITY))];
+    match scales {
+        Scales::Each(factors) => factors.iter().copied().map(all).collect(),
+        Scales::Auto if longest < AUTO_FROM => vec![all(1.0)],
+        Scales::Auto => {
+            let factor = AUTO_SIDE / longest as f32;
+            let small = (AUTO_SHARED * AUTO_LARGEST * factor, f32::INFINITY);
+            vec![
+                Scale { factor: 1.0, sides: (0.0, AUTO_LARGEST), whole: AUTO_LARGEST },
+                Scale { factor, sides: small, whole: f32::INFINITY },
+            ]
+        }
     }
-    let factor = AUTO_SIDE / longest as f32;
-    vec![(1.0, (0.0, AUTO_LARGEST)), (factor, (AUTO_SHARED * AUTO_LARGEST * factor, f32::INFINITY))]
 }
 
 /// The pixels of a frame that a region covers, beginning at even ones, where colour samples do.
@@ -281,21 +347,22 @@ fn side_of(len: usize, count: usize) -> usize {
     ((len as f32 / parts).ceil() as usize).clamp(1, len)
 }
 
-/// `count` spans of `side`, the first at the beginning of `len` and the last at its end.
+/// `count` spans of `side`, or one more, the first at the beginning of `len` and the last at its end. All begin at even
+/// pixels, where colour samples do.
 fn spread(len: usize, side: usize, count: usize) -> Vec<(usize, usize)> {
+    let side = if (len - side).is_multiple_of(2) { side } else { side + 1 };
     let room = len - side;
     let at = |index: usize| if count > 1 { (room * index / (count - 1)) & !1 } else { 0 };
-    let last = |index: usize| if index + 1 == count { room } else { at(index) };
-    let mut spans = (0..count).map(|index| (last(index), side)).collect::<Vec<_>>();
+    let mut spans = (0..count).map(|index| (at(index), side)).collect::<Vec<_>>();
     spans.dedup();
     spans
 }
 
-/// Brings together what the looks at a frame found, in frame pixels; best score first. Each face comes with whether its
-/// look cut it off at the edge of a tile.
-pub(crate) fn merge(found: Vec<(Face, bool)>, merge: Merge, iou_threshold: f32) -> Vec<Face> {
-    let (cut, whole): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, cut)| *cut);
-    let alone = |faces: Vec<(Face, bool)>| faces.into_iter().map(|(face, _)| face).collect::<Vec<_>>();
+/// Brings together what the looks at a frame found; best score first.
+pub(crate) fn merge(mut found: Vec<Candidate>, merge: Merge, iou_threshold: f32) -> Vec<Face> {
+    drop_parts(&mut found, iou_threshold);
+    let (cut, whole): (Vec<_>, Vec<_>) = found.into_iter().partition(|candidate| candidate.cut);
+    let alone = |found: Vec<Candidate>| found.into_iter().map(|candidate| candidate.face).collect::<Vec<_>>();
     let mut kept = match merge {
         Merge::Nms => nms(alone(whole), iou_threshold),
         Merge::Vote => vote(alone(whole), iou_threshold),
@@ -311,6 +378,25 @@ pub(crate) fn merge(found: Vec<(Face, bool)>, merge: Merge, iou_threshold: f32) 
     }
     kept.sort_by(|a, b| b.score.total_cmp(&a.score));
     kept
+}
+
+/// Drops what is a part of a larger face: an eye and a cheek that fill a tile look like a face of their own.
+fn drop_parts(found: &mut Vec<Candidate>, iou_threshold: f32) {
+    let is_coarse = |candidate: &Candidate| candidate.whole == f32::INFINITY;
+    if found.iter().all(is_coarse) {
+        return;
+    }
+    let coarse = found.iter().filter(|candidate| is_coarse(candidate)).map(|candidate| candidate.face.clone());
+    let large = nms(coarse.collect(), iou_threshold);
+    found.retain(|candidate| {
+        let rect = candidate.face.rect;
+        let is_within = |large: &Face| {
+            large.rect.w.max(large.rect.h) > candidate.whole
+                && large.rect.area() > PART_AREA * rect.area()
+                && covered_part(rect, large.rect) > PART_COVERED
+        };
+        is_coarse(candidate) || !large.iter().any(is_within)
+    });
 }
 
 /// How much of the smaller of two boxes the other covers, in 0.0..=1.0.
@@ -392,8 +478,8 @@ mod tests {
         let [look] = plan.as_slice() else { panic!("{plan:?}") };
         assert_eq!(look.letterbox, Letterbox::new(1920, 1080, InputSize::Longest(640)));
         assert_eq!(look.region, Region { x: 0, y: 0, width: 1920, height: 1080 });
-        let (same, cut) = look.in_frame(&face(0.9, 320.0, 0.0, 10.0)).unwrap();
-        assert_eq!((same.rect, cut), (Rect::new(960.0, 0.0, 30.0, 30.0), false));
+        let same = look.in_frame(&face(0.9, 320.0, 0.0, 10.0)).unwrap();
+        assert_eq!((same.face.rect, same.cut), (Rect::new(960.0, 0.0, 30.0, 30.0), false));
     }
 
     #[test]
@@ -474,8 +560,10 @@ mod tests {
         let regions = plan.iter().map(|look| look.region).collect::<Vec<_>>();
         let region = |x, y, width, height| Region { x, y, width, height };
         assert_eq!(regions, [region(0, 0, 100, 100), region(1900, 1000, 20, 80), region(10, 12, 22, 21)]);
-        let (found, _) = plan[1].in_frame(&face(0.9, 0.0, 0.0, 64.0)).unwrap();
+        let found = plan[1].in_frame(&face(0.9, 0.0, 0.0, 64.0)).unwrap().face;
         assert_eq!((found.rect.x, found.rect.y), (1900.0, 1000.0));
+        let in_padding = Face { rect: Rect::new(300.0, 0.0, 20.0, 20.0), ..Face::default() };
+        assert_eq!(plan[1].in_frame(&in_padding), None, "it lies beside the region, if within the frame");
         let outside = Looks { rois: rois("5000,0,10,10").unwrap(), ..Looks::default() };
         assert_eq!(planned((1920, 1080), InputSize::Native, &outside), []);
     }
@@ -488,21 +576,42 @@ mod tests {
         // 556 px wide each: 0..556 and 444..1000. The face at 500..570 is cut off in the left one.
         let half = left.in_frame(&face(0.95, 500.0, 50.0, 60.0)).unwrap();
         let whole = right.in_frame(&face(0.90, 56.0, 50.0, 70.0)).unwrap();
-        assert!(half.1 && !whole.1, "{half:?} {whole:?}");
+        assert!(half.cut && !whole.cut, "{half:?} {whole:?}");
         let merged = merge(vec![half.clone(), whole.clone()], Merge::Nms, 0.4);
-        assert_eq!(merged, [whole.0]);
+        assert_eq!(merged, [whole.face]);
         // One that no look saw whole is kept.
-        assert_eq!(merge(vec![half.clone()], Merge::Nms, 0.4), [half.0]);
+        assert_eq!(merge(vec![half.clone()], Merge::Nms, 0.4), [half.face]);
+    }
+
+    #[test]
+    fn parts_of_a_face_that_a_tile_cannot_show_are_none() {
+        let large = Candidate::whole(face(0.9, 0.0, 0.0, 1000.0));
+        let of_tile = |x: f32, side: f32| Candidate { face: face(0.95, x, 300.0, side), cut: false, whole: 256.0 };
+        // A part of it, one beside it, and one in front of it that a tile shows as well as the whole.
+        let found = vec![large.clone(), of_tile(300.0, 200.0), of_tile(2000.0, 200.0)];
+        assert_eq!(merge(found, Merge::Nms, 0.4), [face(0.95, 2000.0, 300.0, 200.0), face(0.9, 0.0, 0.0, 1000.0)]);
+        let small = Candidate::whole(face(0.9, 0.0, 300.0, 200.0));
+        let found = vec![small, of_tile(20.0, 30.0)];
+        assert_eq!(merge(found, Merge::Nms, 0.4).len(), 2, "a face of that size has no parts that tiles mistake");
+    }
+
+    #[test]
+    fn regions_that_overlap_share_their_faces() {
+        let looks = Looks { rois: rois("0,0,400,400;300,0,400,400").unwrap(), ..Looks::default() };
+        let plan = planned((1920, 1080), InputSize::Native, &looks);
+        assert_eq!(
+            plan.iter().map(|look| look.inner).collect::<Vec<_>>(),
+            [[false, false, true, false], [true, false, false, false]]
+        );
+        let half = plan[0].in_frame(&face(0.95, 350.0, 50.0, 52.0)).unwrap();
+        let whole = plan[1].in_frame(&face(0.9, 50.0, 50.0, 80.0)).unwrap();
+        assert_eq!(merge(vec![half, whole.clone()], Merge::Nms, 0.4), [whole.face]);
     }
 
     #[test]
     fn votes_weigh_by_score_and_keep_the_best() {
-        let all = vec![
-            (face(0.9, 10.0, 10.0, 20.0), false),
-            (face(0.3, 14.0, 10.0, 20.0), false),
-            (face(0.8, 90.0, 0.0, 20.0), false),
-        ];
-        let merged = merge(all, Merge::Vote, 0.4);
+        let all = [face(0.9, 10.0, 10.0, 20.0), face(0.3, 14.0, 10.0, 20.0), face(0.8, 90.0, 0.0, 20.0)];
+        let merged = merge(all.map(Candidate::whole).to_vec(), Merge::Vote, 0.4);
         let [voted, alone] = merged.as_slice() else { panic!("{merged:?}") };
         assert_eq!((voted.score, alone.clone()), (0.9, face(0.8, 90.0, 0.0, 20.0)));
         assert!((voted.rect.x - 11.0).abs() < 1e-5 && (voted.rect.w - 20.0).abs() < 1e-5, "{voted:?}");
@@ -549,7 +658,7 @@ mod tests {
 
         #[test]
         fn voting_leaves_as_many_faces_as_are_apart(xs in proptest::collection::vec(0.0f32..900.0, 0..30)) {
-            let faces = xs.iter().enumerate().map(|(i, x)| (face(0.5 + i as f32 / 100.0, *x, 0.0, 30.0), false)).collect::<Vec<_>>();
+            let faces = xs.iter().enumerate().map(|(i, x)| Candidate::whole(face(0.5 + i as f32 / 100.0, *x, 0.0, 30.0))).collect::<Vec<_>>();
             let voted = merge(faces.clone(), Merge::Vote, 0.4);
             prop_assert!(voted.len() <= faces.len() && voted.is_empty() == faces.is_empty());
             prop_assert!(voted.windows(2).all(|pair| pair[0].score >= pair[1].score));

@@ -149,15 +149,17 @@ impl Model {
     /// model.
     pub fn open(path: &Path, options: &Options) -> Result<Self, ModelError> {
         let read = |cause| ModelError::Read { path: path.to_path_buf(), cause };
-        let handle = fs::File::open(path).map_err(read)?;
-        let metadata = handle.metadata().map_err(read)?;
+        let metadata = fs::metadata(path).map_err(read)?;
         if metadata.is_dir() {
             return Err(read(io::ErrorKind::IsADirectory.into()));
+        }
+        // Opening a pipe waits for who writes it, and some devices never end.
+        if !metadata.is_file() {
+            return Err(read(io::Error::other("it is no regular file")));
         }
         if metadata.len() > error::LARGEST {
             return Err(ModelError::TooLarge { path: path.to_path_buf(), bytes: metadata.len() });
         }
-        drop(handle);
         let mut notes = Vec::new();
         let mut first = None::<RuntimeError>;
         for provider in options.provider.candidates() {
@@ -237,14 +239,17 @@ impl Model {
         };
         let on_device = match options.preprocessing {
             Preprocessing::Cpu => false,
-            Preprocessing::Device => contract.layout().is_some(),
+            Preprocessing::Device if contract.layout().is_some() => {
+                let graph = |reason| ModelError::Graph { path: path.clone(), reason };
+                device::takes(forge.file.as_deref().unwrap_or_default()).map_err(graph)?;
+                true
+            }
             Preprocessing::Auto if provider.is_gpu() && contract.layout().is_some() => {
-                let file = forge.file.as_deref().unwrap_or_default();
-                let refused = device::takes(file).err();
+                let refused = device::takes(forge.file.as_deref().unwrap_or_default()).err();
                 running.notes.extend(refused.iter().map(|why| format!("frames become tensors on the CPU: {why}")));
                 refused.is_none()
             }
-            Preprocessing::Auto => false,
+            Preprocessing::Auto | Preprocessing::Device => false,
         };
         let maker = Maker::new(&session, Arc::clone(contract), place, options.device_id).map_err(run)?;
         Ok(Self {

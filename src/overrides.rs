@@ -12,6 +12,7 @@
 //! | `variances` | two numbers or three, as `0.1,0.2` | factors of centres, sizes and landmarks (none: as centres) |
 //! | `scores` | `probabilities` or `logits` | whether a softmax or sigmoid is in the model |
 //! | `points` | `fraction`, `signed` or `pixels` | landmark models: coordinates of 0..1, of -1..1, or pixels of the input |
+//! | `point-numbers` | 2 or 3 | landmark models: numbers of a point, where the output is one row of them |
 //!
 //! In an ONNX file's metadata each key begins with [`PREFIX`]. What the user says counts before that.
 
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::families::{Centre, Family};
+use crate::families::{Centre, FAMILIES, Family};
 use crate::layout::{Layout, Variances};
 use crate::preprocess::{ChannelOrder, Normalization, Padding};
 use crate::priors::Level;
@@ -28,8 +29,19 @@ use crate::priors::Level;
 pub const PREFIX: &str = "retinaface.";
 
 /// All keys.
-pub const KEYS: [&str; 10] =
-    ["color-order", "mean", "scale", "padding", "strides", "anchors", "anchor-centre", "variances", "scores", "points"];
+pub const KEYS: [&str; 11] = [
+    "color-order",
+    "mean",
+    "scale",
+    "padding",
+    "strides",
+    "anchors",
+    "anchor-centre",
+    "variances",
+    "scores",
+    "points",
+    "point-numbers",
+];
 
 /// Most levels and anchors that are taken, and the longest stride and anchor in pixels.
 const MOST: usize = 16;
@@ -132,6 +144,7 @@ pub(crate) struct Adjustments {
     variances: Option<Variances>,
     pub(crate) logits: Option<bool>,
     pub(crate) points: Option<PointUnit>,
+    pub(crate) point_numbers: Option<i64>,
 }
 
 impl Adjustments {
@@ -179,9 +192,15 @@ impl Adjustments {
                     [("fraction", PointUnit::Fraction), ("signed", PointUnit::Signed), ("pixels", PointUnit::Pixels)];
                 self.points = Some(one_of(value, &units)?);
             }
+            "point-numbers" => self.point_numbers = Some(one_of(value, &[("2", 2), ("3", 3)])?),
             _ => unreachable!("keys are looked up first"),
         }
         Ok(())
+    }
+
+    /// Whether the anchors' sides were said.
+    pub(crate) fn says_anchors(&self) -> bool {
+        self.anchors.is_some()
     }
 
     /// What is done to the pixels.
@@ -192,6 +211,17 @@ impl Adjustments {
             scale: self.scale.unwrap_or(own.scale),
             padding: self.padding.unwrap_or(own.padding),
         }
+    }
+
+    /// Whether strides and anchors that were said are of as many levels, those of the families where only one was said.
+    pub(crate) fn check_levels(&self) -> Result<(), OverrideError> {
+        for family in &FAMILIES {
+            self.layout(family).map_err(|problem| {
+                let (key, value) = if self.strides.is_some() { ("strides", "…") } else { ("anchors", "…") };
+                OverrideError { key: key.to_owned(), value: value.to_owned(), problem }
+            })?;
+        }
+        Ok(())
     }
 
     /// A family's layout. Levels that are said in part keep the family's other part.
@@ -228,9 +258,10 @@ fn one_of<T: Copy>(value: &str, known: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
-fn number(text: &str) -> Result<f32, String> {
+/// A finite number.
+pub(crate) fn number(text: &str) -> Result<f32, String> {
     let number = text.trim().parse::<f32>().ok().filter(|number| number.is_finite());
-    number.ok_or_else(|| format!("`{text}` is not a number"))
+    number.ok_or_else(|| format!("`{}` is not a number", text.trim()))
 }
 
 fn numbers(text: &str) -> Result<Vec<f32>, String> {

@@ -89,9 +89,21 @@ impl Forge {
         tell(false);
         let made = session(&self.runtime, &self.options, Source::Bytes(&bytes), Some((feed, &self.contract)));
         tell(true);
-        let session = made.map_err(|failed| failed.of(self.options.provider, &self.path).to_string())?;
-        Ok(Some(session))
+        let is_ours = !matches!(feed, Feed::Floats { .. });
+        let failed = |failed: SessionError| match failed {
+            // What is wrong with nodes of ours is not the file's fault.
+            SessionError::Ort(error) if is_ours => {
+                ModelError::Graph { path: self.path.clone(), reason: on_one_line(error.message()) }.to_string()
+            }
+            failed => failed.of(self.options.provider, &self.path).to_string(),
+        };
+        Ok(Some(made.map_err(failed)?))
     }
+}
+
+/// What ONNX Runtime said, on one line.
+pub(crate) fn on_one_line(said: &str) -> String {
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What a session is made of.

@@ -39,12 +39,16 @@ fn each_unusable_model_has_a_message_of_its_own() {
         ("opset_old.onnx", &["version 1 of ONNX's operators", "export it again"]),
         ("wrong_shape.onnx", &["closest is RetinaFace (biubug6)", "no output for its landmarks", "`c` [1, 84, 8]"]),
         ("fp16_outputs.onnx", &["its outputs are float16", "keep_io_types", "f16"]),
-        ("classifier.onnx", &["not a detector that is known", "[1, 1000]"]),
+        (
+            "classifier.onnx",
+            &["none of its outputs is one of a detector's", "[1, 1000]", "SCRFD, SCRFD without keypoints, YuNet"],
+        ),
         ("odd_anchors.onnx", &["fit RetinaFace (InsightFace) with 4 anchors a cell", "model option anchors"]),
         ("fails_at_run.onnx", &["does not run", "Reshape"]),
         ("external.onnx", &["missing.weights"]),
         ("bad_metadata.onnx", &["model option mean=red", "not a number", "the file's own metadata"]),
-        ("landmarks68.onnx", &["its input has 1 channels"]),
+        ("landmarks68.onnx", &["its input has 1 channels", "facelandmarks"]),
+        ("landmarks106.onnx", &["looks like a landmark model", "facelandmarks", "[1, 212]"]),
     ] {
         let message = refused(&common::root().join("tests/fixtures/models").join(file));
         for part in parts {
@@ -54,7 +58,22 @@ fn each_unusable_model_has_a_message_of_its_own() {
     }
     all.sort();
     all.dedup();
-    assert_eq!(all.len(), 16, "each has its own words");
+    assert_eq!(all.len(), 17, "each has its own words");
+}
+
+#[test]
+fn what_is_said_of_a_model_and_cannot_be_is_no_fault_of_the_model() {
+    let said = |said: &str| {
+        let options = Options { overrides: said.parse().unwrap(), ..Options::default() };
+        Model::open(&common::default_model(), &options).err().unwrap()
+    };
+    let error = said("strides=8,16");
+    assert!(matches!(error, ModelError::Override { .. }), "{error}");
+    assert!(error.to_string().contains("2 strides and anchors of 3 levels"), "{error}");
+    let Some(old) = common::shared("models/retinaface_biubug6_fixed640.onnx") else { return };
+    let options = Options { preprocessing: Preprocessing::Device, ..Options::default() };
+    let error = Model::open(&old, &options).err().unwrap().to_string();
+    assert!(error.contains("version 9, 11 or newer is needed") && error.contains("preprocessing=cpu"), "{error}");
 }
 
 #[test]
@@ -80,6 +99,9 @@ fn damaged_files_say_what_they_are() {
     assert!(message.contains("2147483648 bytes") && message.contains("2 GiB"), "{message}");
     let message = refused(folder.path());
     assert!(message.contains("directory"), "{message}");
+    // Opening it would wait for ever, or read for ever.
+    let message = refused(std::path::Path::new("/dev/zero"));
+    assert!(message.contains("no regular file"), "{message}");
     let message = refused(&folder.path().join("none.onnx"));
     assert!(message.contains("No such file"), "{message}");
 }

@@ -140,10 +140,14 @@ fn streams_share_runs() {
     let model = SharedModel::open(&tiny("landmarks68.onnx"), &options()).unwrap();
     let pixels = vec![90; 3 * 100 * 100];
     let settings = Settings { batch_timeout: Duration::from_secs(20), max_batch: 4, ..Settings::default() };
+    let both = std::sync::Barrier::new(2);
     let stream = || {
         let landmarker = Landmarker::new(&model).unwrap();
         let frame = ImageView::new(ImageInfo::new(PixelFormat::Bgr, 100, 100), &[&pixels], &[300]).unwrap();
         let face = |x: f32| Face { rect: Rect::new(x, 10.0, 40.0, 40.0), ..Face::default() };
+        // From its first frame on, a stream is one that others' runs wait for.
+        landmarker.find(&frame, &[face(5.0)], &Settings::default()).unwrap();
+        both.wait();
         // Two streams of two faces each: the run is full only with both.
         landmarker.find(&frame, &[face(5.0), face(50.0)], &settings).unwrap().batch
     };

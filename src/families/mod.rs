@@ -27,6 +27,11 @@ pub const FAMILIES: [Family; 6] = [RETINAFACE, INSIGHTFACE, SSH, SCRFD, SCRFD_BO
 /// Anchors a cell that are tried to say what is the matter with a model that fits none.
 const OTHER_ANCHORS: std::ops::RangeInclusive<usize> = 1..=9;
 
+/// What people call them.
+pub(crate) fn names() -> String {
+    FAMILIES.map(|family| family.name).join(", ")
+}
+
 /// Where in its cell an anchor's centre lies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Centre {
@@ -123,14 +128,18 @@ pub(crate) fn recognise(
     let mut closest = None::<(usize, String)>;
     let mut best = None::<Recognised>;
     for family in &FAMILIES {
-        let Fit { layout, outputs, problem } = fit(shapes, size, adjustments.layout(family)?);
+        let own = fit(shapes, size, adjustments.layout(family)?);
+        let Fit { layout, outputs, problem } = match own.problem {
+            Some(_) => with_as_many_anchors(shapes, size, family, adjustments).unwrap_or(own),
+            None => own,
+        };
         let matched = outputs.iter().flatten().count();
         match problem {
             // Of two that fit, the one that leaves less unread.
             None if best.as_ref().is_none_or(|best| best.outputs.len() < outputs.len()) => {
                 best = Some(Recognised { family, layout, outputs: outputs.into_iter().flatten().collect() });
             }
-            Some(problem) if closest.as_ref().is_none_or(|(most, _)| matched > *most) => {
+            Some(problem) if matched > closest.as_ref().map_or(0, |(most, _)| *most) => {
                 closest = Some((matched, format!("closest is {}, but {problem}", family.name)));
             }
             _ => {}
@@ -138,7 +147,8 @@ pub(crate) fn recognise(
     }
     let Some(best) = best else {
         let of_others = with_other_anchors(shapes, size, adjustments);
-        return Err(of_others.or(closest.map(|(_, problem)| problem)).unwrap_or_default());
+        let problem = of_others.or(closest.map(|(_, problem)| problem));
+        return Err(problem.unwrap_or_else(|| "none of its outputs is one of a detector's".to_owned()));
     };
     Ok(best)
 }
@@ -183,9 +193,29 @@ fn fit(shapes: &[Vec<i64>], (width, height): (usize, usize), layout: Layout) -> 
     Fit { layout, outputs, problem }
 }
 
+/// The fit of a model with another number of anchors a cell, where these have no side but the stride's: then nothing
+/// needs to be known of them.
+fn with_as_many_anchors(
+    shapes: &[Vec<i64>],
+    size: (usize, usize),
+    family: &Family,
+    adjustments: &Adjustments,
+) -> Option<Fit> {
+    if family.boxes != Boxes::Distances || adjustments.says_anchors() {
+        return None;
+    }
+    let layout = adjustments.layout(family).ok()?;
+    OTHER_ANCHORS.into_iter().find_map(|count| {
+        let level = |level: &Level| Level { anchors: vec![level.stride as f32; count], ..level.clone() };
+        let fit = fit(shapes, size, Layout { levels: layout.levels.iter().map(level).collect(), ..layout.clone() });
+        fit.problem.is_none().then_some(fit)
+    })
+}
+
 /// What to say of a model that fits a family but for the number of its anchors.
 fn with_other_anchors(shapes: &[Vec<i64>], size: (usize, usize), adjustments: &Adjustments) -> Option<String> {
-    for family in FAMILIES.iter().filter(|family| !matches!(family.scores, Scores::Product)) {
+    let have_sides = |family: &&Family| !matches!(family.scores, Scores::Product) && family.boxes != Boxes::Distances;
+    for family in FAMILIES.iter().filter(have_sides) {
         let layout = adjustments.layout(family).ok()?;
         for count in OTHER_ANCHORS {
             let level = |level: &Level| Level { anchors: vec![1.0; count], ..level.clone() };
@@ -268,6 +298,13 @@ mod tests {
         let error = recognised(&twice).unwrap_err();
         assert!(error.contains("several outputs fit its boxes, which is [1, 84, 4]"), "{error}");
         assert!(recognised(&[]).is_err());
+    }
+
+    #[test]
+    fn anchors_without_a_side_of_their_own_may_be_as_many_as_they_like() {
+        let one = Family { levels: &[(8, &[8.0]), (16, &[16.0]), (32, &[32.0])], ..SCRFD };
+        let found = recognised(&shapes(&one)).unwrap();
+        assert_eq!((found.family.name, found.layout.levels[2].anchors.as_slice()), (SCRFD.name, &[32.0][..]));
     }
 
     #[test]

@@ -4,18 +4,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::families;
 use crate::onnx;
 use crate::overrides::OverrideError;
 use crate::runtime::RuntimeError;
+use crate::session::on_one_line;
 
 /// An ONNX file is a protocol buffer, whose length is a signed number of 32 bits.
 pub(super) const LARGEST: u64 = i32::MAX as u64;
 
 /// ONNX Runtime takes no older operators.
 const OLDEST_OPSET: i64 = 7;
-
-/// What a user can do about a model that is not recognised.
-const EXPECTED: &str = "known are RetinaFace (biubug6's three outputs, InsightFace's nine), SSH, SCRFD and YuNet";
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +73,10 @@ pub enum ModelError {
         inputs: String,
     },
     /// The outputs are of another kind of model.
-    #[error("model file {path} is not a detector that is known here: {detail}; its outputs are {outputs}; {EXPECTED}")]
+    #[error(
+        "model file {path} is not a detector that is known here: {detail}; its outputs are {outputs}; known are {}",
+        families::names()
+    )]
     Outputs {
         /// The file.
         path: PathBuf,
@@ -107,6 +109,14 @@ pub enum ModelError {
         /// The first output that has one.
         output: String,
     },
+    /// The nodes that turn frames into tensors, and outputs into candidates, cannot be put around the model.
+    #[error("the graph around model file {path} cannot be made: {reason}; preprocessing=cpu does without it")]
+    Graph {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// What was said of the model makes no sense.
     #[error("model file {path}: {cause}, said in {place}")]
     Override {
@@ -131,7 +141,7 @@ impl ModelError {
     /// What is the matter with a file that ONNX Runtime did not take, and of which it said `reason`.
     pub(crate) fn of_file(path: &Path, reason: String) -> Self {
         let path = path.to_path_buf();
-        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+        let reason = on_one_line(&reason);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(cause) => return Self::Read { path, cause },

@@ -13,6 +13,7 @@ use crate::letterbox::INPUT_MULTIPLE;
 use crate::overrides::{self, Adjustments, Overrides, PointUnit};
 use crate::preprocess::{ChannelOrder, Normalization, Padding};
 use crate::provider::Provider;
+use crate::session::on_one_line;
 
 /// Width and height of the probe, for detectors that take any: the cells of all strides differ in number.
 const PROBE: (usize, usize) = (2 * INPUT_MULTIPLE, INPUT_MULTIPLE);
@@ -56,9 +57,10 @@ impl Probe {
     ) -> Result<Self, String> {
         let pixels = vec![0.0f32; count * input.channels * width * height];
         let shape = [count, input.channels, height, width];
-        let tensor = TensorRef::from_array_view((shape, pixels.as_slice())).map_err(|error| said(&error))?;
+        let tensor =
+            TensorRef::from_array_view((shape, pixels.as_slice())).map_err(|error| on_one_line(error.message()))?;
         let inputs = vec![(input.name.as_str(), SessionInputValue::from(tensor))];
-        let outputs = session.run(inputs).map_err(|error| said(&error))?;
+        let outputs = session.run(inputs).map_err(|error| on_one_line(error.message()))?;
         let (names, values) = outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).unzip();
         Ok(Self { names, values })
     }
@@ -135,14 +137,15 @@ pub(super) fn recognise(
 fn metadata(path: &Path, session: &Session) -> Result<Overrides, ModelError> {
     let mut overrides = Overrides::default();
     let Ok(metadata) = session.metadata() else { return Ok(overrides) };
-    for key in overrides::KEYS {
-        if let Some(value) = metadata.custom(&format!("{}{key}", overrides::PREFIX)) {
-            overrides.set(key, &value).map_err(|cause| ModelError::Override {
-                path: path.to_path_buf(),
-                place: "the file's own metadata",
-                cause,
-            })?;
-        }
+    // Also those that are not known: a key that is spelled wrong would do nothing, and nobody would hear of it.
+    for name in metadata.custom_keys().unwrap_or_default() {
+        let Some(key) = name.strip_prefix(overrides::PREFIX) else { continue };
+        let value = metadata.custom(&name).unwrap_or_default();
+        overrides.set(key, &value).map_err(|cause| ModelError::Override {
+            path: path.to_path_buf(),
+            place: "the file's own metadata",
+            cause,
+        })?;
     }
     Ok(overrides)
 }
@@ -156,8 +159,17 @@ fn faces(
 ) -> Result<Contract, ModelError> {
     let path = path.to_path_buf();
     let shapes = probe.shapes();
-    let recognised = families::recognise(&shapes, size, adjustments).map_err(|detail| {
-        let detail = if probe.has_halves() { format!("its outputs are float16: {KEEP_IO_TYPES}") } else { detail };
+    adjustments.check_levels().map_err(|cause| ModelError::Override {
+        path: path.clone(),
+        place: "model options or the file's metadata",
+        cause,
+    })?;
+    let recognised = families::recognise(&shapes, size, adjustments).map_err(|mut detail| {
+        if probe.has_halves() {
+            detail = format!("its outputs are float16: {KEEP_IO_TYPES}");
+        } else if points(&path, input.clone(), probe, adjustments).is_ok() {
+            detail = format!("it looks like a landmark model, which the element facelandmarks takes; {detail}");
+        }
         ModelError::Outputs { path: path.clone(), outputs: probe.list(), detail }
     })?;
     let Recognised { mut layout, family, outputs } = recognised;
@@ -200,7 +212,10 @@ fn points(path: &Path, input: Input, probe: &Probe, adjustments: &Adjustments) -
     let shapes = probe.shapes();
     let refuse =
         |detail: &str| ModelError::NoLandmarks { path: path.clone(), outputs: probe.list(), detail: detail.to_owned() };
-    let fitting = shapes.iter().enumerate().filter_map(|(index, shape)| Some((index, point_numbers(shape)?)));
+    let fitting = shapes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, shape)| Some((index, point_numbers(shape, adjustments.point_numbers)?)));
     // A model may give other numbers beside its points; the longest output has them.
     let Some((index, PointNumbers { count, numbers, skipped })) = fitting.max_by_key(|(_, numbers)| numbers.count)
     else {
@@ -254,11 +269,18 @@ struct PointNumbers {
 }
 
 /// How the numbers of an output of that shape are points, if they are.
-fn point_numbers(shape: &[i64]) -> Option<PointNumbers> {
+fn point_numbers(shape: &[i64], said: Option<i64>) -> Option<PointNumbers> {
     let (count, numbers) = match *shape {
         // InsightFace's 1k3d68: 1103 points of a head, of which the last 68 are the face's.
         [1, 3309] => return Some(PointNumbers { count: 68, numbers: 3, skipped: 3309 - 3 * 68 }),
-        [1, all] if all % 2 == 0 => (all / 2, 2),
+        [1, all] => {
+            // The meshes of MediaPipe, of 468 and 478 points, are of three numbers a point.
+            let numbers = said.unwrap_or(if matches!(all, 1404 | 1434) || all % 2 != 0 { 3 } else { 2 });
+            if all % numbers != 0 {
+                return None;
+            }
+            (all / numbers, numbers)
+        }
         [1, count, numbers @ (2 | 3)] => (count, numbers),
         _ => return None,
     };
@@ -324,6 +346,11 @@ fn input(session: &Session, purpose: Purpose) -> Result<Input, String> {
     let channels = match (purpose, channels) {
         (_, 3 | -1) => 3,
         (Purpose::Points, 1) => 1,
+        (Purpose::Faces, 1) => {
+            return Err(format!(
+                "its input has 1 channels; {wanted}; if it is a landmark model, the element facelandmarks takes it"
+            ));
+        }
         (_, channels) => return Err(format!("its input has {channels} channels; {wanted}")),
     };
     if !matches!(batch, 1 | -1) {
@@ -342,11 +369,6 @@ fn input(session: &Session, purpose: Purpose) -> Result<Input, String> {
         _ => return Err("its input must have a height and width that are both open or both fixed".to_owned()),
     };
     Ok(Input { name: input.name().to_owned(), channels, fixed_size, dynamic_batch: batch == -1 })
-}
-
-/// On one line.
-fn said(error: &ort::Error) -> String {
-    error.message().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn tensor_shape(value: &DynValue) -> Option<&[i64]> {
@@ -369,12 +391,15 @@ mod tests {
     #[test]
     fn points_are_counted_by_shape_and_told_by_their_range() {
         let plain = |count, numbers| Some(PointNumbers { count, numbers, skipped: 0 });
-        assert_eq!(point_numbers(&[1, 136]), plain(68, 2));
-        assert_eq!(point_numbers(&[1, 98, 2]), plain(98, 2));
-        assert_eq!(point_numbers(&[1, 478, 3]), plain(478, 3));
-        assert_eq!(point_numbers(&[1, 3309]), Some(PointNumbers { count: 68, numbers: 3, skipped: 3105 }));
+        assert_eq!(point_numbers(&[1, 136], None), plain(68, 2));
+        assert_eq!(point_numbers(&[1, 204], None), plain(102, 2));
+        assert_eq!(point_numbers(&[1, 204], Some(3)), plain(68, 3));
+        assert_eq!(point_numbers(&[1, 1404], None), plain(468, 3));
+        assert_eq!(point_numbers(&[1, 98, 2], None), plain(98, 2));
+        assert_eq!(point_numbers(&[1, 478, 3], None), plain(478, 3));
+        assert_eq!(point_numbers(&[1, 3309], None), Some(PointNumbers { count: 68, numbers: 3, skipped: 3105 }));
         for shape in [&[1, 7][..], &[2, 136], &[1, 4], &[136], &[1, 98, 5], &[1, 100_000]] {
-            assert_eq!(point_numbers(shape), None, "{shape:?}");
+            assert_eq!(point_numbers(shape, None), None, "{shape:?}");
         }
         assert_eq!(seeming_unit(&[0.1, 0.9, -0.02]), PointUnit::Fraction);
         assert_eq!(seeming_unit(&[-0.4, 0.5]), PointUnit::Signed);

@@ -21,6 +21,7 @@ mod facelandmarks;
 mod facemetaoverlay;
 mod facemetapublish;
 mod frame;
+mod latency;
 mod lock;
 pub mod meta;
 mod model_settings;

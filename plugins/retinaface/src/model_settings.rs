@@ -66,22 +66,33 @@ impl From<Precision> for ModelPrecision {
     }
 }
 
-/// A text that means something, or not: GObject's setters cannot refuse, so the next use tells.
+/// A text and what it means. GObject's setters cannot refuse: of a text that makes no sense the problem is kept, for the
+/// start to fail with, and the meaning of before stays in force, so that a slip does not end a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Said<T> {
     text: String,
-    meaning: Result<T, String>,
+    meaning: T,
+    problem: Option<String>,
 }
 
-impl<T: Clone> Said<T> {
-    pub(crate) fn new(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Self {
-        Self { text: text.to_owned(), meaning: read(text) }
+impl<T: Clone + Default> Said<T> {
+    /// A default.
+    pub(crate) fn new(text: &str, meaning: T) -> Self {
+        Self { text: text.to_owned(), meaning, problem: None }
     }
 
-    /// From a property's value.
-    pub(crate) fn from_value(value: &glib::Value, read: impl Fn(&str) -> Result<T, String>) -> Self {
-        let text = value.get::<Option<String>>().expect("GObject checks a property's type");
-        Self::new(&text.unwrap_or_default(), read)
+    /// Takes a property's value.
+    pub(crate) fn set(&mut self, value: &glib::Value, read: impl Fn(&str) -> Result<T, String>) {
+        let text = value.get::<Option<String>>().expect("GObject checks a property's type").unwrap_or_default();
+        let read = if text.is_empty() { Ok(T::default()) } else { read(&text) };
+        self.problem = match read {
+            Ok(meaning) => {
+                self.meaning = meaning;
+                None
+            }
+            Err(problem) => Some(problem),
+        };
+        self.text = text;
     }
 
     /// A property's value: none where nothing is said.
@@ -89,8 +100,14 @@ impl<T: Clone> Said<T> {
         Some(&self.text).filter(|text| !text.is_empty()).to_value()
     }
 
-    pub(crate) fn meaning(&self, property: &str) -> Result<T, String> {
-        self.meaning.clone().map_err(|problem| format!("property {property}=\"{}\": {problem}", self.text))
+    /// What is in force.
+    pub(crate) fn meaning(&self) -> T {
+        self.meaning.clone()
+    }
+
+    /// What is wrong with what was said last.
+    pub(crate) fn problem(&self, property: &str) -> Option<String> {
+        self.problem.as_ref().map(|problem| format!("property {property}=\"{}\": {problem}", self.text))
     }
 }
 
@@ -119,7 +136,7 @@ impl Default for ModelSettings {
             precision: Precision::default(),
             allow_cpu_fallback: DEFAULT_ALLOW_CPU_FALLBACK,
             threads: DEFAULT_THREADS,
-            model_options: Said::new("", overrides),
+            model_options: Said::new("", Overrides::default()),
         }
     }
 }
@@ -191,7 +208,7 @@ impl ModelSettings {
             "precision" => self.precision = value.get().expect(CHECKED),
             "allow-cpu-fallback" => self.allow_cpu_fallback = value.get().expect(CHECKED),
             "threads" => self.threads = value.get().expect(CHECKED),
-            "model-options" => self.model_options = Said::from_value(value, overrides),
+            "model-options" => self.model_options.set(value, overrides),
             _ => return false,
         }
         true
@@ -213,14 +230,16 @@ impl ModelSettings {
 
     /// How the model is opened for `element`, which is told of what takes long.
     pub(crate) fn options(&self, element: &gst::Element) -> Result<Options, gst::ErrorMessage> {
-        let overrides = self.model_options.meaning("model-options").map_err(senseless)?;
+        if let Some(problem) = self.model_options.problem("model-options") {
+            return Err(senseless(problem));
+        }
         Ok(Options {
             provider: self.execution_provider.into(),
             device_id: self.device_id,
             precision: self.precision.into(),
             allow_cpu_fallback: self.allow_cpu_fallback,
             threads: self.threads as usize,
-            overrides,
+            overrides: self.model_options.meaning(),
             home: home(element),
             progress: Some(progress(element)),
             ..Options::default()
@@ -281,6 +300,7 @@ pub(crate) fn start_error(path: &Path, error: &ModelError) -> gst::ErrorMessage 
         ModelError::Read { .. } if !path.exists() => gst::error_msg!(gst::ResourceError::NotFound, ("{error}")),
         ModelError::Read { .. } => gst::error_msg!(gst::ResourceError::OpenRead, ("{error}")),
         ModelError::Override { .. }
+        | ModelError::Graph { .. }
         | ModelError::Runtime(
             RuntimeError::Provider { .. }
             | RuntimeError::ProviderStart { .. }

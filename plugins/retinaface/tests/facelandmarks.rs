@@ -91,6 +91,19 @@ fn the_crop_may_change_while_playing() {
 }
 
 #[test]
+fn the_latency_query_says_what_the_element_adds() {
+    watched(|| {
+        let mut harness = harness(&format!("model-file={} batch-timeout=30", tiny("landmarks68.onnx")));
+        harness
+            .push_and_pull(frame_with(&info(VideoFormat::Nv12, 320, 180), 0, &[face(0.9, 40.0, 20.0, 100.0, 100.0)]))
+            .unwrap();
+        let latency = harness.query_latency().unwrap();
+        let (least, most) = (gst::ClockTime::from_mseconds(30), gst::ClockTime::from_seconds(5));
+        assert!(latency > least && latency < most, "{latency}");
+    });
+}
+
+#[test]
 fn what_cannot_be_is_a_start_error_that_says_why() {
     watched(|| {
         for (properties, parts) in [

@@ -467,8 +467,19 @@ fn regions_scales_and_thresholds_change_while_playing() {
         assert!(faces(&mut harness).len() > everywhere.len(), "larger faces are found at half the size");
         element.set_property("iou-threshold", 0.0f32);
         assert!(faces(&mut harness).len() < everywhere.len());
+        let before = faces(&mut harness);
+        let bus = gst::Bus::new();
+        element.set_bus(Some(&bus));
         element.set_property("scales", "nonsense");
-        assert_eq!(harness.push(white()), Err(gst::FlowError::Error));
+        let message = bus.pop_filtered(&[gst::MessageType::Warning]).unwrap();
+        let gst::MessageView::Warning(warning) = message.view() else { panic!("{message:?}") };
+        assert_says(warning.error().message(), &["scales=\"nonsense\"", "what was said before stays in force"]);
+        assert_eq!(faces(&mut harness), before, "a slip does not end a stream");
+        element.set_property("scales", "1.0");
+        let once = faces(&mut harness);
+        element.set_property("scales", "1.0,0.5");
+        element.set_property("scales", None::<String>);
+        assert_eq!(faces(&mut harness), once, "none is the default");
     });
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use retinaface::detector::Settings;
 use retinaface::letterbox::InputSize;
@@ -74,6 +74,12 @@ impl Landmarks {
         let text = fs::read_to_string(&self.truth).with_context(|| format!("{file} cannot be read"))?;
         let pictures = nme::parse(&text).with_context(|| file.to_string())?;
         let detector = open_detector(self.model.as_ref(), &self.run)?;
+        let contract = detector.model().contract();
+        ensure!(
+            contract.layout().is_some_and(|layout| layout.landmarks),
+            "the model ({}) finds boxes without landmarks: there is nothing to compare",
+            contract.family
+        );
         let settings = Settings { input_size: InputSize::from(self.input_size), ..Settings::default() };
         let bar = progress::bar(pictures.len());
         let (mut faces, mut read) = (Vec::new(), 0);
@@ -91,6 +97,7 @@ impl Landmarks {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        ensure!(read > 0, "no picture of {file} could be read: --images is the folder that its names begin in");
         let summary = Summary::of(&faces, self.failure);
         if self.json {
             writeln!(io::stdout(), "{}", serde_json::to_string(&self.report(read, &summary))?)?;

@@ -69,7 +69,11 @@ fn pictures([events, files, boxes]: &[Array; 3]) -> anyhow::Result<Vec<Picture>>
 /// A row `x y w h` a box.
 fn corners(boxes: &Array) -> anyhow::Result<Vec<[f64; 4]>> {
     let (values, rows) = boxes.numbers()?;
-    ensure!(values.len() == 4 * rows, "{} numbers are not x, y, w and h of {rows} boxes", values.len());
+    ensure!(
+        rows.checked_mul(4) == Some(values.len()),
+        "{} numbers are not x, y, w and h of {rows} boxes",
+        values.len()
+    );
     ensure!(values.iter().all(|value| value.is_finite()), "a box has a number that is not finite");
     let column = |at: usize, row: usize| values[at * rows + row];
     let corners = |row: usize| {

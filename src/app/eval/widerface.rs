@@ -38,11 +38,18 @@ pub(super) struct WiderFace {
     #[arg(long, value_name = "DIR")]
     subset: Option<PathBuf>,
     /// Draw the curves of precision and recall into this file
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg)]
     plot: Option<PathBuf>,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// The name of a file that can only be an SVG.
+fn svg(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let is_svg = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("svg"));
+    if is_svg { Ok(path) } else { Err("plots are SVG: name a file that ends in .svg".to_owned()) }
 }
 
 #[derive(Debug, Serialize)]

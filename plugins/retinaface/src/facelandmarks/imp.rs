@@ -1,5 +1,5 @@
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
@@ -7,10 +7,11 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use retinaface::face::Face;
+use retinaface::face::{Face, Rect};
 use retinaface::landmarks::{self, Crop as ModelCrop, Landmarker, Settings as LandmarkerSettings};
 use retinaface::model::{Options, Purpose, Running};
 
+use crate::latency::Latency;
 use crate::lock::lock;
 use crate::model_settings::{self, ModelSettings};
 use crate::{caps, engines, frame, meta};
@@ -94,6 +95,7 @@ struct State {
     landmarker: Arc<Landmarker>,
     running: Running,
     info: Option<VideoInfo>,
+    latency: Latency,
 }
 
 #[derive(Default)]
@@ -262,7 +264,8 @@ impl BaseTransformImpl for FaceLandmarks {
         }
         let running = model.running().clone();
         model_settings::tell_provider(&element, *CAT, &path, model.contract(), &running);
-        *lock(&self.state) = Some(State { landmarker: Arc::new(landmarker), running, info: None });
+        *lock(&self.state) =
+            Some(State { landmarker: Arc::new(landmarker), running, info: None, latency: Latency::default() });
         Ok(())
     }
 
@@ -275,6 +278,16 @@ impl BaseTransformImpl for FaceLandmarks {
 
     fn set_caps(&self, incaps: &gst::Caps, _outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
         let info = VideoInfo::from_caps(incaps).map_err(|_| gst::loggable_error!(CAT, "{incaps} is not raw video"))?;
+        let landmarker = lock(&self.state).as_ref().map(|state| Arc::clone(&state.landmarker));
+        let landmarker = landmarker.ok_or_else(|| gst::loggable_error!(CAT, "caps before start"))?;
+        // The first run is slow, and a live pipeline asks for our latency before the first face: one on a black frame
+        // answers both.
+        let warm = self.warm_up(&landmarker, &info).map_err(|error| {
+            // The caller only logs, and upstream would hear no more than "not negotiated".
+            let _ = self.failed(&error);
+            gst::loggable_error!(CAT, "{error}")
+        })?;
+        self.observe(warm);
         if let Some(state) = &mut *lock(&self.state) {
             state.info = Some(info);
         }
@@ -292,6 +305,16 @@ impl BaseTransformImpl for FaceLandmarks {
         match (direction, query.view_mut()) {
             // Any stride and crop will do for us: what upstream may use is for downstream to say.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => self.obj().src_pad().peer_query(query),
+            (gst::PadDirection::Src, gst::QueryViewMut::Latency(latency)) => {
+                let mut upstream = gst::query::Latency::new();
+                if !self.obj().sink_pad().peer_query(&mut upstream) {
+                    return false;
+                }
+                let (live, min, max) = upstream.result();
+                let ours = self.latency();
+                latency.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
+                true
+            }
             _ => BaseTransformImplExt::parent_query(self, direction, query),
         }
     }
@@ -312,6 +335,7 @@ impl BaseTransformImpl for FaceLandmarks {
             return Ok(gst::FlowSuccess::Ok);
         }
         let faces = wanted.iter().map(|face| (**face).clone()).collect::<Vec<_>>();
+        let before = Instant::now();
         let found = frame::read(buffer, &info, |view| landmarker.find(view, &faces, &settings.landmarker()));
         let found = found.map_err(|error| self.failed(&error))?.map_err(|error| self.failed(&error))?;
         for (face, points) in wanted.iter_mut().zip(found.points) {
@@ -325,6 +349,13 @@ impl BaseTransformImpl for FaceLandmarks {
             face.points = points;
         }
         meta::update(buffer, &read, size).map_err(|error| self.failed(&error))?;
+        // Waiting for company is reported by its limit.
+        let company = Duration::from_millis(settings.batch_timeout.into());
+        self.observe(before.elapsed().saturating_sub(company));
+        if self.obj().current_state() != gst::State::Playing {
+            // The frame of a preroll: no other follows it until the pipeline plays.
+            landmarker.rest();
+        }
         Ok(gst::FlowSuccess::Ok)
     }
 }
@@ -334,6 +365,40 @@ impl FaceLandmarks {
     fn rest(&self) {
         if let Some(state) = &*lock(&self.state) {
             state.landmarker.rest();
+        }
+    }
+
+    /// One face in the middle of a black frame, twice: the first run may build what the second one only uses.
+    fn warm_up(&self, landmarker: &Landmarker, info: &VideoInfo) -> Result<Duration, String> {
+        let settings = LandmarkerSettings { batch_timeout: Duration::ZERO, ..lock(&self.settings).landmarker() };
+        let (width, height) = (info.width() as f32, info.height() as f32);
+        let rect = Rect::new(width / 4.0, height / 4.0, width / 2.0, height / 2.0);
+        let face = [Face { rect, ..Face::default() }];
+        let settings = LandmarkerSettings { crop: ModelCrop::Upright, ..settings };
+        let mut total = Duration::ZERO;
+        for _ in 0..2 {
+            let before = Instant::now();
+            let found = frame::black(info, |view| landmarker.find(view, &face, &settings));
+            found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+            total = before.elapsed();
+        }
+        landmarker.rest();
+        Ok(total)
+    }
+
+    /// What the element adds to a frame's way: waiting for other streams' faces, and the work.
+    fn latency(&self) -> gst::ClockTime {
+        let waiting = Duration::from_millis(lock(&self.settings).batch_timeout.into());
+        let working = lock(&self.state).as_ref().map(|state| state.latency.reported()).unwrap_or_default();
+        gst::ClockTime::try_from(waiting + working).unwrap_or(gst::ClockTime::MAX)
+    }
+
+    /// Takes a frame's time into account and announces a change of the latency.
+    fn observe(&self, time: Duration) {
+        let changed = lock(&self.state).as_mut().is_some_and(|state| state.latency.observe(time));
+        if changed {
+            // Without a bus there is nobody to tell.
+            let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
         }
     }
 

@@ -14,10 +14,10 @@ use retinaface::locate;
 use retinaface::model::{Options, Running};
 
 use super::inflight::{Frame, Inflight, Outcome, Pusher};
-use super::latency::Latency;
 use super::latest::{Found, Latest, Offer};
 use super::settings::{self, FrameSettings, Mode, Settings};
 use super::stats::Stats;
+use crate::latency::Latency;
 use crate::lock::lock;
 use crate::meta::{self, FrameSize};
 use crate::{caps, engines, frame, model_settings};
@@ -69,7 +69,18 @@ impl ObjectImpl for RetinaFace {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        lock(&self.settings).set(pspec.name(), value);
+        let problem = {
+            let mut settings = lock(&self.settings);
+            settings.set(pspec.name(), value);
+            settings.problem()
+        };
+        if let Some(problem) = problem.filter(|_| lock(&self.state).is_some()) {
+            gst::element_imp_warning!(
+                self,
+                gst::ResourceError::Settings,
+                ("{problem}; what was said before stays in force")
+            );
+        }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
@@ -128,7 +139,9 @@ impl BaseTransformImpl for RetinaFace {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = lock(&self.settings).clone();
-        settings.detector().map_err(model_settings::senseless)?;
+        if let Some(problem) = settings.problem() {
+            return Err(model_settings::senseless(problem));
+        }
         let element = self.obj().clone().upcast::<gst::Element>();
         let options = Options {
             preprocessing: settings.preprocessing.into(),
@@ -387,7 +400,7 @@ impl RetinaFace {
 
     /// Hands a frame to the model, if it is one to be looked at.
     fn look_at(&self, buffer: gst::Buffer) -> Result<Frame, gst::FlowError> {
-        let settings = lock(&self.settings).of_frame().map_err(|error| self.stream_error(&error))?;
+        let settings = lock(&self.settings).of_frame();
         let (detector, info, number) = self.next()?;
         let size = frame::frame_size(&buffer, &info);
         let underway = if Self::is_due(number, &detector, &settings) {
@@ -436,7 +449,7 @@ impl RetinaFace {
 
     /// Gives a frame the newest faces that are known, and itself to the background if that is free.
     fn pass(&self, buffer: &mut gst::Buffer, latest: &Latest) -> Result<(), gst::FlowError> {
-        let settings = lock(&self.settings).of_frame().map_err(|error| self.stream_error(&error))?;
+        let settings = lock(&self.settings).of_frame();
         let (detector, info, number) = self.next()?;
         let size = frame::frame_size(buffer, &info);
         let (offered, pts) = (buffer.clone(), buffer.pts());
@@ -458,7 +471,7 @@ impl RetinaFace {
 
     /// Looks at a frame on the background's thread.
     fn look_in_background(&self, offer: Offer) -> Option<Found> {
-        let settings = lock(&self.settings).detector().map_err(|error| self.stream_error(&error)).ok()?;
+        let settings = lock(&self.settings).detector();
         let detector = lock(&self.state).as_ref().map(|state| Arc::clone(&state.detector))?;
         let Offer { buffer, info, arrived } = offer;
         let (size, pts) = (frame::frame_size(&buffer, &info), buffer.pts());
@@ -486,7 +499,7 @@ impl RetinaFace {
     fn warm_up(&self, detector: &Detector, info: &VideoInfo) -> Result<Duration, String> {
         let settings = lock(&self.settings).clone();
         // Alone: a stream that starts must not wait for the others.
-        let settings = DetectorSettings { max_batch: 1, batch_timeout: Duration::ZERO, ..settings.detector()? };
+        let settings = DetectorSettings { max_batch: 1, batch_timeout: Duration::ZERO, ..settings.detector() };
         let detect = || frame::black(info, |view| detector.detect(view, &settings));
         let mut total = Duration::ZERO;
         // The first run of a shape may build what the second one only uses.

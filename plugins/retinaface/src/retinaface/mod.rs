@@ -31,7 +31,6 @@ use gst::prelude::*;
 
 mod imp;
 mod inflight;
-mod latency;
 mod latest;
 mod settings;
 mod stats;

@@ -132,10 +132,10 @@ impl Default for Settings {
             stats_interval: DEFAULT_STATS_INTERVAL,
             preprocessing: Preprocessing::default(),
             cuda_graph: DEFAULT_CUDA_GRAPH,
-            scales: Said::new(DEFAULT_SCALES, str::parse),
+            scales: Said::new(DEFAULT_SCALES, Scales::default()),
             flip: DEFAULT_FLIP,
-            tiles: Said::new(DEFAULT_TILES, str::parse),
-            roi: Said::new("", looks::rois),
+            tiles: Said::new(DEFAULT_TILES, Tiles::default()),
+            roi: Said::new("", [].into()),
             merge: Merge::default(),
         }
     }
@@ -148,23 +148,28 @@ impl Settings {
     }
 
     /// What counts for a frame.
-    pub(super) fn of_frame(&self) -> Result<FrameSettings, String> {
-        Ok(FrameSettings {
-            detector: self.detector()?,
+    pub(super) fn of_frame(&self) -> FrameSettings {
+        FrameSettings {
+            detector: self.detector(),
             inference_interval: self.inference_interval.into(),
             max_age: Duration::from_millis(self.max_age.into()),
-        })
+        }
     }
 
-    /// What counts for a detection; says which property makes no sense.
-    pub(super) fn detector(&self) -> Result<DetectorSettings, String> {
+    /// What was said last of where to look and makes no sense.
+    pub(super) fn problem(&self) -> Option<String> {
+        let scales = self.scales.problem("scales");
+        scales.or_else(|| self.tiles.problem("tiles")).or_else(|| self.roi.problem("roi"))
+    }
+
+    pub(super) fn detector(&self) -> DetectorSettings {
         let looks = Looks {
-            scales: self.scales.meaning("scales")?,
+            scales: self.scales.meaning(),
             flip: self.flip,
-            tiles: self.tiles.meaning("tiles")?,
-            rois: self.roi.meaning("roi")?,
+            tiles: self.tiles.meaning(),
+            rois: self.roi.meaning(),
         };
-        Ok(DetectorSettings {
+        DetectorSettings {
             looks,
             merge: self.merge.into(),
             score_threshold: self.score_threshold,
@@ -174,7 +179,7 @@ impl Settings {
             min_face_size: self.min_face_size as f32,
             max_batch: self.batch_size as usize,
             batch_timeout: self.batch_timeout(),
-        })
+        }
     }
 }
 
@@ -344,10 +349,10 @@ impl Settings {
             "score-threshold" => self.score_threshold = value.get().expect(CHECKED),
             "iou-threshold" => self.iou_threshold = value.get().expect(CHECKED),
             "input-size" => self.input_size = value.get().expect(CHECKED),
-            "scales" => self.scales = Said::from_value(value, str::parse),
+            "scales" => self.scales.set(value, str::parse),
             "flip" => self.flip = value.get().expect(CHECKED),
-            "tiles" => self.tiles = Said::from_value(value, str::parse),
-            "roi" => self.roi = Said::from_value(value, looks::rois),
+            "tiles" => self.tiles.set(value, str::parse),
+            "roi" => self.roi.set(value, looks::rois),
             "merge" => self.merge = value.get().expect(CHECKED),
             "max-faces" => self.max_faces = value.get().expect(CHECKED),
             "min-face-size" => self.min_face_size = value.get().expect(CHECKED),

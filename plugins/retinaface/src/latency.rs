@@ -1,4 +1,4 @@
-//! How much time the element says that it adds.
+//! How much time an element says that it adds.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,20 +11,20 @@ const HEADROOM: f64 = 1.25;
 const STEP: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Default)]
-pub(super) struct Latency {
+pub(crate) struct Latency {
     recent: VecDeque<Duration>,
     reported: Duration,
 }
 
 impl Latency {
     /// What is reported now.
-    pub(super) fn reported(&self) -> Duration {
+    pub(crate) fn reported(&self) -> Duration {
         self.reported
     }
 
     /// Takes a frame's time into account; whether what is reported has changed. It rises when one in
     /// twenty frames took longer, and falls when it is more than twice too high.
-    pub(super) fn observe(&mut self, time: Duration) -> bool {
+    pub(crate) fn observe(&mut self, time: Duration) -> bool {
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
         }
