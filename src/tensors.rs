@@ -72,7 +72,7 @@ impl Feed {
 
     /// Names and sides of the inputs for one, some and many pictures, as TensorRT wants to hear of them.
     pub(crate) fn profile(&self, contract: &Contract) -> [String; 3] {
-        let largest = if contract.dynamic_batch { crate::detector::AUTO_BATCH } else { 1 };
+        let largest = if contract.dynamic_batch { crate::shared::AUTO_BATCH } else { 1 };
         [1, largest, largest].map(|count| {
             let input = |(name, _, sides): (String, _, Vec<usize>)| {
                 let sides = sides.iter().map(usize::to_string).collect::<Vec<_>>().join("x");

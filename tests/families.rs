@@ -15,7 +15,8 @@ use retinaface::detector::{Detector, Settings, SharedModel};
 use retinaface::face::{Face, Rect};
 use retinaface::image::{ImageInfo, ImageView, OwnedImage, PixelFormat, Region};
 use retinaface::letterbox::InputSize;
-use retinaface::looks::{self, Looks, Merge, Scales, Tiles};
+use retinaface::looks::{self, Looks, Scales, Tiles};
+use retinaface::merge::Merge;
 use retinaface::model::{Model, Options, Preprocessing};
 use serde::Deserialize;
 

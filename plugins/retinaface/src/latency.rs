@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use gst::prelude::*;
+
 /// So many frames' times are looked at.
 const WINDOW: usize = 64;
 /// What is reported is this much above what was measured, so that it need not change with each frame,
@@ -42,6 +44,17 @@ impl Latency {
         }
         changes
     }
+}
+
+/// Answers a LATENCY query of the source pad: what comes from upstream, and `ours`. Whether upstream answered.
+pub(crate) fn answer(query: &mut gst::query::Latency, sink: &gst::Pad, ours: gst::ClockTime) -> bool {
+    let mut upstream = gst::query::Latency::new();
+    if !sink.peer_query(&mut upstream) {
+        return false;
+    }
+    let (live, min, max) = upstream.result();
+    query.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
+    true
 }
 
 fn round_up(time: Duration) -> Duration {

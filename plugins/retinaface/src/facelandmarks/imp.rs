@@ -11,7 +11,7 @@ use retinaface::face::{Face, Rect};
 use retinaface::landmarks::{self, Crop as ModelCrop, Landmarker, Settings as LandmarkerSettings};
 use retinaface::model::{Options, Purpose, Running};
 
-use crate::latency::Latency;
+use crate::latency::{self, Latency};
 use crate::lock::lock;
 use crate::model_settings::{self, ModelSettings};
 use crate::{caps, engines, frame, meta};
@@ -305,15 +305,8 @@ impl BaseTransformImpl for FaceLandmarks {
         match (direction, query.view_mut()) {
             // Any stride and crop will do for us: what upstream may use is for downstream to say.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => self.obj().src_pad().peer_query(query),
-            (gst::PadDirection::Src, gst::QueryViewMut::Latency(latency)) => {
-                let mut upstream = gst::query::Latency::new();
-                if !self.obj().sink_pad().peer_query(&mut upstream) {
-                    return false;
-                }
-                let (live, min, max) = upstream.result();
-                let ours = self.latency();
-                latency.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
-                true
+            (gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) => {
+                latency::answer(query, self.obj().sink_pad(), self.latency())
             }
             _ => BaseTransformImplExt::parent_query(self, direction, query),
         }

@@ -17,7 +17,7 @@ use super::inflight::{Frame, Inflight, Outcome, Pusher};
 use super::latest::{Found, Latest, Offer};
 use super::settings::{self, FrameSettings, Mode, Settings};
 use super::stats::Stats;
-use crate::latency::Latency;
+use crate::latency::{self, Latency};
 use crate::lock::lock;
 use crate::meta::{self, FrameSize};
 use crate::{caps, engines, frame, model_settings};
@@ -264,16 +264,8 @@ impl BaseTransformImpl for RetinaFace {
         match (direction, query.view_mut()) {
             // We never touch the memory: what upstream may use is for downstream to say.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => self.obj().src_pad().peer_query(query),
-            (gst::PadDirection::Src, gst::QueryViewMut::Latency(latency)) => {
-                let mut upstream = gst::query::Latency::new();
-                if !self.obj().sink_pad().peer_query(&mut upstream) {
-                    return false;
-                }
-                let (live, min, max) = upstream.result();
-                let ours = self.latency();
-                gst::debug!(CAT, imp = self, "latency: {min} upstream, {ours} ours");
-                latency.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
-                true
+            (gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) => {
+                latency::answer(query, self.obj().sink_pad(), self.latency())
             }
             _ => BaseTransformImplExt::parent_query(self, direction, query),
         }

@@ -8,7 +8,8 @@ use gst::prelude::*;
 use retinaface::detector::Settings as DetectorSettings;
 use retinaface::face::Rect;
 use retinaface::letterbox::InputSize;
-use retinaface::looks::{self, Looks, Merge as LooksMerge, Scales, Tiles};
+use retinaface::looks::{self, Looks, Scales, Tiles};
+use retinaface::merge::Merge as FoundMerge;
 use retinaface::model::Preprocessing as ModelPreprocessing;
 
 use crate::model_settings::{ModelSettings, Said};
@@ -66,7 +67,7 @@ pub(super) enum Merge {
     Vote,
 }
 
-impl From<Merge> for LooksMerge {
+impl From<Merge> for FoundMerge {
     fn from(merge: Merge) -> Self {
         match merge {
             Merge::Nms => Self::Nms,
