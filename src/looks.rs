@@ -39,6 +39,7 @@ const TILE_WHOLE: f32 = 0.4;
 const ANY: (f32, f32) = (0.0, f32::INFINITY);
 /// A box that ends closer to the inner edge of a tile than this part of its side is cut there.
 const CUT_MARGIN: f32 = 0.05;
+
 /// Sizes at which a frame is looked at, as factors of what the input size makes of it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scales {

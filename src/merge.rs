@@ -74,7 +74,9 @@ fn drop_parts(found: &mut Vec<Candidate>, iou_threshold: f32) {
     found.retain(|candidate| {
         let rect = candidate.face.rect;
         let is_within = |large: &Face| {
-            large.rect.w.max(large.rect.h) > candidate.whole
+            // A better one only: at a low threshold there are boxes of that size everywhere, and of no face.
+            large.score >= candidate.face.score
+                && large.rect.w.max(large.rect.h) > candidate.whole
                 && large.rect.area() > PART_AREA * rect.area()
                 && covered_part(rect, large.rect) > PART_COVERED
         };
@@ -144,11 +146,14 @@ mod tests {
 
     #[test]
     fn parts_of_a_face_that_a_tile_cannot_show_are_none() {
-        let large = Candidate::whole(face(0.9, 0.0, 0.0, 1000.0));
+        let large = Candidate::whole(face(0.97, 0.0, 0.0, 1000.0));
         let of_tile = |x: f32, side: f32| Candidate { face: face(0.95, x, 300.0, side), cut: false, whole: 256.0 };
         // A part of it, one beside it, and one in front of it that a tile shows as well as the whole.
         let found = vec![large.clone(), of_tile(300.0, 200.0), of_tile(2000.0, 200.0)];
-        assert_eq!(merge(found, Merge::Nms, 0.4), [face(0.95, 2000.0, 300.0, 200.0), face(0.9, 0.0, 0.0, 1000.0)]);
+        assert_eq!(merge(found, Merge::Nms, 0.4), [face(0.97, 0.0, 0.0, 1000.0), face(0.95, 2000.0, 300.0, 200.0)]);
+        // At a low threshold there are boxes of any size that are no face.
+        let poor = Candidate::whole(face(0.1, 0.0, 0.0, 1000.0));
+        assert_eq!(merge(vec![poor, of_tile(300.0, 200.0)], Merge::Nms, 0.4).len(), 2);
         let small = Candidate::whole(face(0.9, 0.0, 300.0, 200.0));
         let found = vec![small, of_tile(20.0, 30.0)];
         assert_eq!(merge(found, Merge::Nms, 0.4).len(), 2, "a face of that size has no parts that tiles mistake");

@@ -32,6 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benches" / "peers"))
 import common  # noqa: E402
 
+# All on the one runtime that everybody has: with others beside it `auto` would take the best, and another arithmetic.
+common.ENVIRONMENT["ORT_DYLIB_PATH"] = str(ROOT / ".fetch/onnxruntime/libonnxruntime.so.1")
+
 SHARED = ROOT.parent / "shared"
 IMAGES = SHARED / "eval/wider/images"
 TRUTH = SHARED / "eval/wider/ground_truth"

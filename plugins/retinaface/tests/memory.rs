@@ -16,11 +16,19 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Two streams on one model through every kind of change: some 300 frames.
+/// Two streams on one model, and one of landmarks, through every kind of change: some 300 frames.
 fn rounds(count: u64) {
     let model = quoted(&project::default_model());
+    let points = quoted(&project::root().join("tests/fixtures/models/landmarks68.onnx"));
     for round in 0..count {
-        let modes = ["inflight=2", "inflight=1", "mode=latest", "batch-size=2 batch-timeout=1"];
+        let modes = [
+            "inflight=2",
+            "inflight=1",
+            "mode=latest",
+            "batch-size=2 batch-timeout=1",
+            "tiles=2x1 flip=true scales=1.0,0.5",
+        ];
+        let mut landmarks = gst_check::Harness::new_parse(&format!("facelandmarks model-file={points}"));
         let mut streams = [0, 1].map(|number| {
             let mode = modes[(round + number) as usize % modes.len()];
             gst_check::Harness::new_parse(&format!("retinaface model-file={model} input-size=224 {mode}"))
@@ -38,6 +46,11 @@ fn rounds(count: u64) {
                 for harness in &mut streams {
                     harness.push(common::frame(&info, number)).unwrap();
                 }
+            }
+            landmarks.set_src_caps(info.to_caps().unwrap());
+            for number in 0..20 {
+                let faces = [10.0, 100.0, 190.0].map(|x| common::face(0.9, x, 50.0, 80.0, 90.0));
+                landmarks.push_and_pull(common::frame_with(&info, number, &faces)).unwrap();
             }
             for _ in 0..20 {
                 streams.iter_mut().for_each(|harness| drop(harness.pull().unwrap()));
