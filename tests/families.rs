@@ -239,6 +239,19 @@ fn what_is_said_of_a_model_counts_before_its_layout_and_its_file() {
     assert_eq!(model.contract().layout().unwrap().levels[0].anchors, [32.0, 16.0, 48.0, 24.0]);
 }
 
+#[test]
+fn a_metadata_key_that_is_not_known_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    // A repeated field of a protocol buffer may be written behind everything else: field 14, of a key and a value.
+    let (key, value) = (b"retinaface.means", b"1");
+    let entry = [&[0x0A, key.len() as u8][..], key, &[0x12, value.len() as u8], value].concat();
+    let bytes = [std::fs::read(tiny("insightface.onnx")).unwrap(), vec![0x72, entry.len() as u8], entry].concat();
+    std::fs::write(&file, bytes).unwrap();
+    let text = Model::open(&file, &Options::default()).unwrap().contract().to_string();
+    assert!(text.contains("metadata key retinaface.means is not known; known are color-order"), "{text}");
+}
+
 /// Where the faces of multi_face.jpg are, each once.
 fn same_faces(found: &[Face], expected: &[Face], overlap: f32) -> bool {
     let same = |face: &Face| {

@@ -105,7 +105,8 @@ pub(super) fn recognise(
         problem,
         inputs: describe(session.inputs()),
     })?;
-    let overrides = said.clone().or(metadata(path, session)?);
+    let (of_file, notes) = metadata(path, session)?;
+    let overrides = said.clone().or(of_file);
     let adjustments = overrides.adjustments();
     let size = input.fixed_size.unwrap_or(PROBE);
     let declared = describe(session.outputs());
@@ -115,6 +116,7 @@ pub(super) fn recognise(
         Purpose::Faces => faces(path, input.clone(), &probe, size, &adjustments)?,
         Purpose::Points => points(path, input.clone(), &probe, &adjustments)?,
     };
+    contract.notes.extend(notes);
     if overrides != Overrides::default() {
         contract.notes.push(format!("said of it in place of the layout's own: {overrides}"));
     }
@@ -133,13 +135,21 @@ pub(super) fn recognise(
     Ok(contract)
 }
 
-/// What the file says of itself.
-fn metadata(path: &Path, session: &Session) -> Result<Overrides, ModelError> {
-    let mut overrides = Overrides::default();
-    let Ok(metadata) = session.metadata() else { return Ok(overrides) };
-    // Also those that are not known: a key that is spelled wrong would do nothing, and nobody would hear of it.
+/// What the file says of itself, and what to tell of it.
+fn metadata(path: &Path, session: &Session) -> Result<(Overrides, Vec<String>), ModelError> {
+    let (mut overrides, mut notes) = (Overrides::default(), Vec::new());
+    let Ok(metadata) = session.metadata() else { return Ok((overrides, notes)) };
     for name in metadata.custom_keys().unwrap_or_default() {
         let Some(key) = name.strip_prefix(overrides::PREFIX) else { continue };
+        // How tools/variants made it.
+        if key == "variant" || key.starts_with("variant.") {
+            continue;
+        }
+        // It may be spelled wrong, or a newer version's.
+        if !overrides::KEYS.contains(&key) {
+            notes.push(format!("metadata key {name} is not known; known are {}", overrides::KEYS.join(", ")));
+            continue;
+        }
         let value = metadata.custom(&name).unwrap_or_default();
         overrides.set(key, &value).map_err(|cause| ModelError::Override {
             path: path.to_path_buf(),
@@ -147,7 +157,7 @@ fn metadata(path: &Path, session: &Session) -> Result<Overrides, ModelError> {
             cause,
         })?;
     }
-    Ok(overrides)
+    Ok((overrides, notes))
 }
 
 fn faces(

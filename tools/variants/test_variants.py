@@ -145,6 +145,15 @@ class Making(Case):
                 self.assertGreater(result["drift"]["score"]["max"], 0)
                 self.assertLess(result["drift"]["box_1_minus_iou"]["max"], 0.15)
 
+    def test_what_a_model_says_of_itself_stays_with_its_variants(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "said.onnx"
+            model = onnx.load(str(MODEL))
+            onnx.helper.set_model_props(model, {"retinaface.mean": "1,2,3"})
+            onnx.save(model, str(source))
+            [file] = variants.make(source, Path(folder) / "out", ["fp16"], make_options(), self.program)
+            self.assertEqual(self.program.contract(file)["mean"], [1, 2, 3])
+
     def test_fp16_has_half_precision_weights_and_int8_whole_numbers_a_scale_a_channel(self):
         halves = {tensor.data_type for tensor in variants.make_fp16(self.model).graph.initializer if len(tensor.dims) == 4}
         self.assertEqual(halves, {onnx.TensorProto.FLOAT16})

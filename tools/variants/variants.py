@@ -671,12 +671,15 @@ def make(model_file, folder, kinds, options, program):
         for kind in kinds:
             say(f"making {kind} of {model_file}" + (f", calibrated on {len(pictures)} pictures" if kind == "int8" else ""))
             variant = make_fp16(model) if kind == "fp16" else make_int8(model, contract, pictures, options)
-            about = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(), "variant": kind}
+            about = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest()}
             if kind == "int8":
                 about.update(method=options.method, activations=options.activations, weights=options.weights,
                              keep=" ".join(options.keep), calibration_pictures=str(len(pictures)))  # fmt: skip
+            # What the source says of itself (retinaface.mean and so on) is as true of the variant.
+            own = {entry.key: entry.value for entry in model.metadata_props}
+            about = {f"retinaface.variant.{key}": value for key, value in about.items()} | {"retinaface.variant": kind}
             del variant.metadata_props[:]
-            onnx.helper.set_model_props(variant, {f"retinaface.{key}": value for key, value in about.items()})
+            onnx.helper.set_model_props(variant, own | about)
             file = Path(work) / f"{model_file.stem}_{kind}.onnx"
             onnx.save(variant, str(file))
             check(file, model_file, program)

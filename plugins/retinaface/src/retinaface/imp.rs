@@ -72,7 +72,7 @@ impl ObjectImpl for RetinaFace {
         let problem = {
             let mut settings = lock(&self.settings);
             settings.set(pspec.name(), value);
-            settings.problem()
+            settings.problem_with(pspec.name())
         };
         if let Some(problem) = problem.filter(|_| lock(&self.state).is_some()) {
             gst::element_imp_warning!(

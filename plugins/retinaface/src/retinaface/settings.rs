@@ -157,10 +157,19 @@ impl Settings {
         }
     }
 
-    /// What was said last of where to look and makes no sense.
+    /// What makes no sense of what was said last of where to look.
     pub(super) fn problem(&self) -> Option<String> {
-        let scales = self.scales.problem("scales");
-        scales.or_else(|| self.tiles.problem("tiles")).or_else(|| self.roi.problem("roi"))
+        ["scales", "tiles", "roi"].into_iter().find_map(|name| self.problem_with(name))
+    }
+
+    /// What makes no sense of what a property was set to last.
+    pub(super) fn problem_with(&self, name: &str) -> Option<String> {
+        match name {
+            "scales" => self.scales.problem(name),
+            "tiles" => self.tiles.problem(name),
+            "roi" => self.roi.problem(name),
+            _ => None,
+        }
     }
 
     pub(super) fn detector(&self) -> DetectorSettings {
