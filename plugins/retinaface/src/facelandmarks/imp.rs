@@ -85,8 +85,27 @@ impl Settings {
         }
     }
 
+    /// What counts for a frame, without what only a start needs.
+    fn of_frame(&self) -> FrameSettings {
+        FrameSettings {
+            landmarker: self.landmarker(),
+            min_face_size: self.min_face_size as f32,
+            refine_landmarks: self.refine_landmarks,
+        }
+    }
+}
+
+/// The settings of one frame, which cost nothing to copy.
+#[derive(Clone, Copy)]
+struct FrameSettings {
+    landmarker: LandmarkerSettings,
+    min_face_size: f32,
+    refine_landmarks: bool,
+}
+
+impl FrameSettings {
     fn wants(&self, face: &Face) -> bool {
-        face.rect.w.min(face.rect.h) >= self.min_face_size as f32
+        face.rect.w.min(face.rect.h) >= self.min_face_size
     }
 }
 
@@ -313,7 +332,7 @@ impl BaseTransformImpl for FaceLandmarks {
     }
 
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let settings = lock(&self.settings).clone();
+        let settings = lock(&self.settings).of_frame();
         let (landmarker, info) = {
             let state = lock(&self.state);
             let state = state.as_ref().ok_or(gst::FlowError::Flushing)?;
@@ -329,7 +348,7 @@ impl BaseTransformImpl for FaceLandmarks {
         }
         let faces = wanted.iter().map(|face| (**face).clone()).collect::<Vec<_>>();
         let before = Instant::now();
-        let found = frame::read(buffer, &info, |view| landmarker.find(view, &faces, &settings.landmarker()));
+        let found = frame::read(buffer, &info, |view| landmarker.find(view, &faces, &settings.landmarker));
         let found = found.map_err(|error| self.failed(&error))?.map_err(|error| self.failed(&error))?;
         for (face, points) in wanted.iter_mut().zip(found.points) {
             let Some(points) = points else {
@@ -343,8 +362,7 @@ impl BaseTransformImpl for FaceLandmarks {
         }
         meta::update(buffer, &read, size).map_err(|error| self.failed(&error))?;
         // Waiting for company is reported by its limit.
-        let company = Duration::from_millis(settings.batch_timeout.into());
-        self.observe(before.elapsed().saturating_sub(company));
+        self.observe(before.elapsed().saturating_sub(settings.landmarker.batch_timeout));
         if self.obj().current_state() != gst::State::Playing {
             // The frame of a preroll: no other follows it until the pipeline plays.
             landmarker.rest();
