@@ -43,7 +43,7 @@ build: setup
 
 demo: build
 	@rm -rf $(demo_out)
-	scripts/launch pipelines/annotate.launch INPUT=$(demo_clip) OUT=$(demo_out)
+	scripts/until-end scripts/launch pipelines/annotate.launch INPUT=$(demo_clip) OUT=$(demo_out)
 	@mkdir -p $(demo_out)/crops && mv $(demo_out)/crop-*.png $(demo_out)/crops/
 	@echo
 	@echo "The main job is done. Its results:"

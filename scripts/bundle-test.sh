@@ -66,12 +66,17 @@ echo "not a plugin" >"$root/usr/lib64/gstreamer-1.0/libgsthost.so"
 
 # inside COMMAND...: runs it in that root, with a host's variables that speak of the host's libraries. Every
 # process writes down which libraries it loads.
-inside() {
-  # shellcheck disable=SC2016 # for the shell inside
-  env -i PATH="$PATH" "${enter[@]}" "$root" /bin/sh -c '
-    export PATH=/bin HOME=/tmp LD_DEBUG=files LD_DEBUG_OUTPUT=/out/loaded
-    export LD_LIBRARY_PATH=/usr/lib64 GST_PLUGIN_PATH=/usr/lib64/gstreamer-1.0
-    exec "$@"' sh "$@"
+# shellcheck disable=SC2016 # for the shell inside
+inside=(env -i PATH="$PATH" "${enter[@]}" "$root" /bin/sh -c '
+  export PATH=/bin HOME=/tmp LD_DEBUG=files LD_DEBUG_OUTPUT=/out/loaded
+  export LD_LIBRARY_PATH=/usr/lib64 GST_PLUGIN_PATH=/usr/lib64/gstreamer-1.0
+  export GST_DEBUG=bin:6 GST_DEBUG_NO_COLOR=1 GST_DEBUG_FILE=/out/gst.log
+  exec "$@"' sh)
+inside() { "${inside[@]}" "$@"; }
+
+# plays ARGUMENTS...: gst-launch-1.0 with them, there.
+plays() {
+  UNTIL_END_LOG=$root/out/gst.log "$project/scripts/until-end" "${inside[@]}" "$bin/gst-launch-1.0" -q "$@"
 }
 
 # loaded: the libraries of the processes so far, without those of the shell that each launcher was before it
@@ -107,20 +112,20 @@ faces=$(grep -o '"score"' "$root/report" | wc -l)
 (( faces == 1 )) || fail "retinaface finds $faces faces on a photo with one"
 say "program: the face of a photo is found (execution provider $provider)"
 
-inside $bin/gst-launch-1.0 -q filesrc location=/media/single_face.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink \
+plays filesrc location=/media/single_face.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink \
   >"$root/report" || fail "the pipeline of metadata does not run"
 frames=$(grep -c '"score"' "$root/report" || true)
 (( frames > 60 )) || fail "the pipeline finds faces on $frames frames only"
 say "pipeline of metadata: faces on $frames frames"
 
-inside $bin/gst-launch-1.0 -q -e filesrc location=/media/single_face.mp4 ! decodebin ! retinaface ! tee name=t \
+plays -e filesrc location=/media/single_face.mp4 ! decodebin ! retinaface ! tee name=t \
   t. ! queue ! facemetaoverlay ! videoconvert ! x264enc tune=zerolatency ! h264parse ! mp4mux ! filesink location=/out/annotated.mp4 \
   t. ! queue ! facealign ! videoconvert ! pngenc ! multifilesink location=/out/crop-%05d.png async=false ||
   fail "the pipeline of pictures does not run"
 [[ -s $root/out/annotated.mp4 ]] || fail "there is no annotated video"
 crops=$(find "$root/out" -name 'crop-*.png' -size +0 | wc -l)
 (( crops > 60 )) || fail "the pipeline writes $crops crops only"
-inside $bin/gst-launch-1.0 -q filesrc location=/out/annotated.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink >"$root/report" ||
+plays filesrc location=/out/annotated.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink >"$root/report" ||
   fail "the annotated video cannot be read"
 again=$(grep -c '"score"' "$root/report" || true)
 (( again > 60 )) || fail "the annotated video has faces on $again frames only"

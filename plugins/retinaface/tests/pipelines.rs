@@ -14,8 +14,8 @@ use common::{clip, project, quoted, run, watched};
 /// Runs pipelines/`name`.launch.
 fn launch(name: &str, variables: &[(&str, &str)]) -> Output {
     let target = common::target_folder();
-    let mut command = common::command("scripts/launch", &target);
-    command.arg(format!("pipelines/{name}.launch"));
+    let mut command = common::command("scripts/until-end", &target);
+    command.arg("scripts/launch").arg(format!("pipelines/{name}.launch"));
     for (variable, value) in variables {
         command.arg(format!("{variable}={value}"));
     }
@@ -313,11 +313,11 @@ fn streams_that_would_share_runs_go_one_by_one_on_openvino() {
             return;
         }
         let target = common::target_folder();
-        let mut command = common::command("gst-launch-1.0", &target);
+        let mut command = common::command("scripts/until-end", &target);
         command.env_remove("ORT_DYLIB_PATH").env("RETINAFACE_RUNTIMES", common::project::root().join(".fetch"));
         let stream = "videotestsrc num-buffers=8 ! video/x-raw,width=320,height=180 ! retinaface input-size=160 \
                       execution-provider=openvino batch-size=2 batch-timeout=50 ! facemetapublish ! fakesink ";
-        let output = command.arg("-q").args(stream.repeat(2).split_whitespace()).output().unwrap();
+        let output = command.args(["gst-launch-1.0", "-q"]).args(stream.repeat(2).split_whitespace()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 16);
     });

@@ -33,13 +33,13 @@ pub fn watched(body: impl FnOnce() + Send + 'static) {
         let _done = done;
         body();
     });
-    match finished.recv_timeout(Duration::from_secs(120)) {
+    match finished.recv_timeout(Duration::from_secs(300)) {
         Err(RecvTimeoutError::Disconnected) => {
             if let Err(payload) = thread.join() {
                 std::panic::resume_unwind(payload);
             }
         }
-        _ => panic!("not done after two minutes"),
+        _ => panic!("not done after five minutes"),
     }
 }
 
@@ -59,7 +59,7 @@ pub fn target_folder() -> tempfile::TempDir {
     folder
 }
 
-/// gst-launch-1.0, or scripts/launch, with the plugin under test in a registry of its own.
+/// gst-launch-1.0, or a script that runs it, with the plugin under test in a registry of its own.
 pub fn command(program: &str, target: &tempfile::TempDir) -> std::process::Command {
     let mut command = std::process::Command::new(program);
     command
