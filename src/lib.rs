@@ -28,6 +28,7 @@ pub mod engine;
 pub mod face;
 pub mod families;
 pub mod image;
+mod kernels;
 pub mod landmarks;
 pub mod layout;
 pub mod letterbox;

@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
 use ort::session::{RunOptions, Session};
@@ -57,6 +58,47 @@ pub enum Preprocessing {
     Device,
 }
 
+/// What does the convolutions on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Kernels {
+    /// Kernels of this library where they are faster, else ONNX Runtime's: on x86-64 with AVX2, for 3 x 3 convolutions and,
+    /// with AVX-512, for a MobileNet's first layers. Results differ by rounding.
+    #[default]
+    Auto,
+    /// ONNX Runtime's alone.
+    Runtime,
+}
+
+impl Kernels {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Auto, Self::Runtime];
+
+    /// The name by which users know it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Runtime => "runtime",
+        }
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kernels {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|kernels| kernels.name() == name)
+            .ok_or_else(|| format!("no kernels are called {name}; there are auto and runtime"))
+    }
+}
+
 /// How a model is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -72,6 +114,8 @@ pub struct Options {
     pub preprocessing: Preprocessing,
     /// Replay a recorded CUDA graph for each shape instead of launching kernel after kernel.
     pub cuda_graph: bool,
+    /// What does the convolutions on the CPU.
+    pub kernels: Kernels,
     /// Threads of one run; 0 leaves it to ONNX Runtime, which takes one a physical core.
     pub threads: usize,
     /// Runs at the same time, each on a session of its own; 0 counts as 1.
@@ -93,6 +137,8 @@ pub struct Running {
     pub provider: Provider,
     /// ONNX Runtime's library.
     pub library: PathBuf,
+    /// How many kernels of this library do some of its convolutions.
+    pub kernels: usize,
     /// What a user should know: why a better provider was not taken, which nodes run elsewhere.
     pub notes: Vec<String>,
 }
@@ -213,19 +259,19 @@ impl Model {
             runtime::preload_nvidia(runtime.path());
         }
         let options = Options { provider, ..options.clone() };
-        let mut session =
+        let (mut session, kernels) =
             session(&runtime, &options, Source::File(path), None).map_err(|failed| failed.of(provider, path))?;
         let contract = probe::recognise(path, options.purpose, provider, &options.overrides, &mut session)?;
         let (path, contract) = (path.to_path_buf(), Arc::new(contract));
         let forge = Forge { path, runtime, options, contract, file, making: Mutex::default(), ready: Mutex::default() };
-        Self::assemble(session, Arc::new(forge))
+        Self::assemble(session, kernels, Arc::new(forge))
     }
 
-    fn assemble(session: Session, forge: Arc<Forge>) -> Result<Self, ModelError> {
+    fn assemble(session: Session, kernels: usize, forge: Arc<Forge>) -> Result<Self, ModelError> {
         let Forge { path, runtime, options, contract, .. } = &*forge;
         let run = |error: ort::Error| ModelError::Run { path: path.clone(), reason: error.to_string() };
         let provider = options.provider;
-        let mut running = Running { provider, library: runtime.path().to_path_buf(), notes: Vec::new() };
+        let mut running = Running { provider, library: runtime.path().to_path_buf(), kernels, notes: Vec::new() };
         if let Some(note) = left_over(&session, provider) {
             running.notes.push(note);
         }
@@ -272,8 +318,9 @@ impl Model {
     pub fn beside(&self, number: usize) -> Result<Self, ModelError> {
         let Forge { path, runtime, options, file, .. } = &*self.forge;
         let source = file.as_deref().map_or(Source::File(path), Source::Bytes);
-        let session = session(runtime, options, source, None).map_err(|failed| failed.of(options.provider, path))?;
-        let mut model = Self::assemble(session, Arc::clone(&self.forge))?;
+        let (session, kernels) =
+            session(runtime, options, source, None).map_err(|failed| failed.of(options.provider, path))?;
+        let mut model = Self::assemble(session, kernels, Arc::clone(&self.forge))?;
         model.maker = Arc::clone(&self.maker);
         model.number = number;
         Ok(model)

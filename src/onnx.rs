@@ -9,7 +9,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Model {
     #[prost(int64, optional, tag = "1")]
-    ir_version: Option<i64>,
+    pub(crate) ir_version: Option<i64>,
     #[prost(string, optional, tag = "2")]
     producer_name: Option<String>,
     #[prost(string, optional, tag = "3")]
@@ -154,6 +154,16 @@ impl Model {
         self.opset_import.iter().find(standard).and_then(|set| set.version).unwrap_or(0)
     }
 
+    /// Whether it has operators of its own, made of nodes.
+    pub(crate) fn has_functions(&self) -> bool {
+        !self.functions.is_empty()
+    }
+
+    /// Says that nodes of `domain` are used.
+    pub(crate) fn import(&mut self, domain: &str) {
+        self.opset_import.push(OperatorSet { domain: Some(domain.to_owned()), version: Some(1) });
+    }
+
     /// Declares the input `name` as of this shape.
     ///
     /// # Errors
@@ -170,27 +180,76 @@ impl Model {
 
 /// A node.
 #[derive(Clone, PartialEq, Message)]
-struct Node {
+pub(crate) struct Node {
     #[prost(string, repeated, tag = "1")]
-    input: Vec<String>,
+    pub(crate) input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
-    output: Vec<String>,
+    pub(crate) output: Vec<String>,
     #[prost(string, optional, tag = "3")]
     name: Option<String>,
     #[prost(string, optional, tag = "4")]
     op_type: Option<String>,
     #[prost(message, repeated, tag = "5")]
     attribute: Vec<Attribute>,
+    #[prost(string, optional, tag = "7")]
+    domain: Option<String>,
+}
+
+impl Node {
+    /// Which of the standard operators it is; empty for any other.
+    pub(crate) fn standard(&self) -> &str {
+        match self.domain.as_deref() {
+            None | Some("" | "ai.onnx") => self.op_type.as_deref().unwrap_or_default(),
+            Some(_) => "",
+        }
+    }
+
+    /// Whether it is one of `domain`'s operators.
+    pub(crate) fn is_of(&self, domain: &str) -> bool {
+        self.domain.as_deref() == Some(domain)
+    }
+
+    fn attribute(&self, name: &str) -> Option<&Attribute> {
+        self.attribute.iter().find(|attribute| attribute.name.as_deref() == Some(name))
+    }
+
+    pub(crate) fn float(&self, name: &str, default: f32) -> f32 {
+        self.attribute(name).map_or(default, |attribute| attribute.f.unwrap_or(0.0))
+    }
+
+    pub(crate) fn int(&self, name: &str, default: i64) -> i64 {
+        self.attribute(name).map_or(default, |attribute| attribute.i.unwrap_or(0))
+    }
+
+    pub(crate) fn ints(&self, name: &str) -> Option<&[i64]> {
+        self.attribute(name).map(|attribute| attribute.ints.as_slice())
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&[u8]> {
+        self.attribute(name).and_then(|attribute| attribute.s.as_deref())
+    }
+
+    /// Whether it has a graph of its own, as loops and branches do.
+    pub(crate) fn has_graph(&self) -> bool {
+        // The numbers of AttributeProto.AttributeType.
+        const GRAPH: i32 = 5;
+        const GRAPHS: i32 = 10;
+        self.attribute.iter().any(|attribute| matches!(attribute.r#type, Some(GRAPH | GRAPHS)))
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Attribute {
     #[prost(string, optional, tag = "1")]
     name: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     i: Option<i64>,
     #[prost(bytes = "vec", optional, tag = "4")]
     s: Option<Vec<u8>>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     ints: Vec<i64>,
     #[prost(int32, optional, tag = "20")]
@@ -199,15 +258,36 @@ struct Attribute {
 
 /// A constant.
 #[derive(Clone, PartialEq, Message)]
-struct Tensor {
+pub(crate) struct Tensor {
     #[prost(int64, repeated, packed = "false", tag = "1")]
     dims: Vec<i64>,
     #[prost(int32, optional, tag = "2")]
     data_type: Option<i32>,
+    #[prost(float, repeated, tag = "4")]
+    float_data: Vec<f32>,
     #[prost(string, optional, tag = "8")]
-    name: Option<String>,
+    pub(crate) name: Option<String>,
     #[prost(bytes = "vec", optional, tag = "9")]
     raw_data: Option<Vec<u8>>,
+    #[prost(int32, optional, tag = "14")]
+    data_location: Option<i32>,
+}
+
+impl Tensor {
+    /// Its sides and values, if they are floats and in the file.
+    pub(crate) fn floats(&self) -> Option<(Vec<usize>, Vec<f32>)> {
+        if self.data_type != Some(Element::F32 as i32) || self.data_location.unwrap_or(0) != 0 {
+            return None;
+        }
+        let dims = self.dims.iter().map(|side| usize::try_from(*side).ok()).collect::<Option<Vec<_>>>()?;
+        let count = dims.iter().try_fold(1usize, |count, side| count.checked_mul(*side))?;
+        let values = match &self.raw_data {
+            Some(raw) => raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            None => self.float_data.clone(),
+        };
+        (values.len() == count && self.raw_data.as_ref().is_none_or(|raw| raw.len() == 4 * count))
+            .then_some((dims, values))
+    }
 }
 
 /// The value of a node's attribute.
@@ -215,6 +295,7 @@ struct Tensor {
 pub(crate) enum Value<'a> {
     Int(i64),
     Ints(&'a [i64]),
+    Floats(&'a [f32]),
     Text(&'a str),
 }
 
@@ -238,6 +319,7 @@ impl Builder {
             data_type: Some(element as i32),
             name: Some(name.clone()),
             raw_data: Some(raw_data),
+            ..Tensor::default()
         };
         self.initializers.push(tensor.encode_to_vec());
         name
@@ -268,7 +350,7 @@ impl Builder {
     ) -> [String; N] {
         let name = format!("{}{op_type}{}", self.prefix, self.nodes.len());
         let outputs = std::array::from_fn(|index| format!("{name}:{index}"));
-        self.push(op_type, inputs, &outputs, attributes);
+        self.push(op_type, inputs, &outputs, attributes, None);
         outputs
     }
 
@@ -280,19 +362,29 @@ impl Builder {
         inputs: &[&str],
         attributes: &[(&str, Value<'_>)],
     ) {
-        self.push(op_type, inputs, &[output.to_owned()], attributes);
+        self.push(op_type, inputs, &[output.to_owned()], attributes, None);
     }
 
-    fn push(&mut self, op_type: &str, inputs: &[&str], outputs: &[String], attributes: &[(&str, Value<'_>)]) {
+    /// A node of `domain`'s operators.
+    pub(crate) fn push(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        outputs: &[String],
+        attributes: &[(&str, Value<'_>)],
+        domain: Option<&str>,
+    ) {
         // The numbers of AttributeProto.AttributeType.
         const INT: i32 = 2;
         const STRING: i32 = 3;
+        const FLOATS: i32 = 6;
         const INTS: i32 = 7;
         let attribute = |(name, value): &(&str, Value<'_>)| {
             let named = Attribute { name: Some((*name).to_owned()), ..Attribute::default() };
             match value {
                 Value::Int(value) => Attribute { i: Some(*value), r#type: Some(INT), ..named },
                 Value::Ints(values) => Attribute { ints: values.to_vec(), r#type: Some(INTS), ..named },
+                Value::Floats(values) => Attribute { floats: values.to_vec(), r#type: Some(FLOATS), ..named },
                 Value::Text(text) => Attribute { s: Some(text.as_bytes().to_vec()), r#type: Some(STRING), ..named },
             }
         };
@@ -302,6 +394,7 @@ impl Builder {
             name: Some(format!("{}{op_type}{}", self.prefix, self.nodes.len())),
             op_type: Some(op_type.to_owned()),
             attribute: attributes.iter().map(attribute).collect(),
+            domain: domain.map(str::to_owned),
         };
         self.nodes.push(node.encode_to_vec());
     }

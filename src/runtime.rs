@@ -211,7 +211,7 @@ fn share_a_modest_arena(environment: &Environment) -> ort::Result<()> {
 }
 
 #[expect(unsafe_code, reason = "takes the status that a call of ONNX Runtime gave, which is not used again")]
-fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
+pub(crate) fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
     unsafe { ort::Error::result_from_status(status) }
 }
 

@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ort::ErrorCode;
+use ort::ep::ExecutionProviderDispatch;
+use ort::operator::OperatorDomain;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use prost::Message as _;
 
 use crate::contract::Contract;
 use crate::device;
+use crate::kernels;
 use crate::lock::lock;
-use crate::model::{ModelError, Options, Progress};
+use crate::model::{Kernels, ModelError, Options, Progress};
 use crate::onnx::{self, Side};
 use crate::provider::{self, Provider, Setting};
 use crate::runtime::{self, Runtime, RuntimeError, panic_message};
@@ -97,7 +100,7 @@ impl Forge {
             }
             failed => failed.of(self.options.provider, &self.path).to_string(),
         };
-        Ok(Some(made.map_err(failed)?))
+        Ok(Some(made.map_err(failed)?.0))
     }
 }
 
@@ -140,13 +143,13 @@ impl SessionError {
     }
 }
 
-/// A session of `source`, for `feed` alone if one is given.
+/// A session of `source`, for `feed` alone if one is given, and how many kernels of ours are in it.
 pub(crate) fn session(
     runtime: &Runtime,
     options: &Options,
     source: Source<'_>,
     feed: Option<(&Feed, &Contract)>,
-) -> Result<Session, SessionError> {
+) -> Result<(Session, usize), SessionError> {
     let Options { provider, device_id, precision, threads, .. } = *options;
     let cache = match (&source, feed, provider) {
         (Source::Bytes(file), Some((feed, _)), Provider::TensorRt) => {
@@ -171,7 +174,38 @@ pub(crate) fn session(
         cache: cache.as_deref(),
         profile: feed.map(|(feed, contract)| feed.profile(contract)),
     };
+    if options.provider == Provider::Cpu
+        && options.kernels == Kernels::Auto
+        && let Some(made) = session_with_kernels(runtime, threads, &source)
+    {
+        return Ok(made);
+    }
     let provider = provider.dispatch(&setting);
+    Ok((commit(runtime, threads, provider, source, None)?, 0))
+}
+
+/// A session in which kernels of ours do what they do faster. Whatever is in the way, the file as it is will tell.
+fn session_with_kernels(runtime: &Runtime, threads: usize, source: &Source<'_>) -> Option<(Session, usize)> {
+    /// Larger files are not worth a copy.
+    const LARGEST: u64 = 512 << 20;
+    let (model, count) = match source {
+        Source::File(path) if fs::metadata(path).ok()?.len() <= LARGEST => {
+            kernels::with_kernels(&fs::read(path).ok()?)?
+        }
+        Source::File(_) => return None,
+        Source::Bytes(bytes) => kernels::with_kernels(bytes)?,
+    };
+    let operators = kernels::domain().ok()?;
+    Some((commit(runtime, threads, None, Source::Bytes(&model), Some(operators)).ok()?, count))
+}
+
+fn commit(
+    runtime: &Runtime,
+    threads: usize,
+    provider: Option<ExecutionProviderDispatch>,
+    source: Source<'_>,
+    operators: Option<OperatorDomain>,
+) -> Result<Session, SessionError> {
     // The binding asserts on types that it does not know; a file must never bring the process down.
     let made = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
         let mut builder = Session::builder(runtime.environment())?
@@ -188,6 +222,9 @@ pub(crate) fn session(
         }
         if let Some(provider) = provider {
             builder = builder.with_execution_providers([provider])?;
+        }
+        if let Some(operators) = operators {
+            builder = builder.with_operators(operators)?;
         }
         match source {
             Source::File(path) => builder.commit_from_file(path),

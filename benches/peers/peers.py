@@ -151,6 +151,7 @@ def contenders(peers):
 OURS = {
     "ours, cpu": {"execution_provider": "cpu", "threads": THREADS},
     "ours, cpu, one thread": {"execution_provider": "cpu", "threads": 1},
+    "ours, cpu, one thread, ONNX Runtime's kernels": {"execution_provider": "cpu", "threads": 1, "kernels": "runtime"},
     "ours, cpu, a run a core": {"execution_provider": "cpu", "threads": 1, "parallel_runs": THREADS},
     "ours, openvino full": {"execution_provider": "openvino", "precision": "full", "threads": THREADS},
     "ours, openvino reduced": {"execution_provider": "openvino", "precision": "reduced", "threads": THREADS},

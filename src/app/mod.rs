@@ -13,7 +13,7 @@ use retinaface::face::Rect;
 use retinaface::locate;
 use retinaface::looks::{self, Looks, Scales, Tiles};
 use retinaface::merge::Merge;
-use retinaface::model::{Options, Progress, Running};
+use retinaface::model::{Kernels, Options, Progress, Running};
 use retinaface::overrides::Overrides;
 use retinaface::provider::{Precision, Provider};
 
@@ -57,6 +57,9 @@ struct Run {
     /// Arithmetic: full (32 bits), or reduced (16 bits where the provider has them)
     #[arg(long, value_name = "NAME", default_value_t = Precision::Full)]
     precision: Precision,
+    /// Convolutions on the CPU: auto (kernels of this program where they are faster), or runtime (ONNX Runtime's alone)
+    #[arg(long, value_name = "NAME", default_value_t = Kernels::Auto)]
+    kernels: Kernels,
     /// Take the CPU where the provider is not there, and say so
     #[arg(long)]
     allow_cpu_fallback: bool,
@@ -91,6 +94,7 @@ impl Run {
             provider: self.execution_provider,
             device_id: self.device_id,
             precision: self.precision,
+            kernels: self.kernels,
             allow_cpu_fallback: self.allow_cpu_fallback,
             threads: self.threads,
             home: home(),

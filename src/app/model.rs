@@ -35,8 +35,13 @@ impl ModelFile {
             let line = serde_json::to_string(&ModelRecord::from(contract))?;
             writeln!(io::stdout(), "{line}")?;
         } else {
-            let Running { provider, library, .. } = model.running();
-            writeln!(io::stdout(), "file:       {file}\nruns on:    {provider}, {}\n{contract}", library.display())?;
+            let Running { provider, library, kernels, .. } = model.running();
+            let ours = if *kernels > 0 { format!(", with {kernels} kernels of retinaface") } else { String::new() };
+            writeln!(
+                io::stdout(),
+                "file:       {file}\nruns on:    {provider}, {}{ours}\n{contract}",
+                library.display()
+            )?;
         }
         Ok(Outcome::Found)
     }

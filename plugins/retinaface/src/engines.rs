@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::SystemTime;
 
 use retinaface::detector::SharedModel;
-use retinaface::model::{ModelError, Options, Preprocessing, Purpose};
+use retinaface::model::{Kernels, ModelError, Options, Preprocessing, Purpose};
 use retinaface::overrides::Overrides;
 use retinaface::provider::{Precision, Provider};
 use retinaface::runtime;
@@ -26,6 +26,7 @@ struct Key {
     provider: Provider,
     device_id: u32,
     precision: Precision,
+    kernels: Kernels,
     allow_cpu_fallback: bool,
     preprocessing: Preprocessing,
     cuda_graph: bool,
@@ -43,6 +44,7 @@ impl Key {
             provider,
             device_id,
             precision,
+            kernels,
             allow_cpu_fallback,
             preprocessing,
             cuda_graph,
@@ -58,6 +60,7 @@ impl Key {
             provider,
             device_id,
             precision,
+            kernels,
             allow_cpu_fallback,
             preprocessing,
             cuda_graph,

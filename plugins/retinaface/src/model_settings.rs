@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use gst::glib;
 use gst::prelude::*;
 use retinaface::contract::Contract;
-use retinaface::model::{ModelError, Options, Progress, Running};
+use retinaface::model::{Kernels as ModelKernels, ModelError, Options, Progress, Running};
 use retinaface::overrides::Overrides;
 use retinaface::provider::{Precision as ModelPrecision, Provider};
 use retinaface::runtime::RuntimeError;
@@ -62,6 +62,27 @@ impl From<Precision> for ModelPrecision {
         match precision {
             Precision::Full => Self::Full,
             Precision::Reduced => Self::Reduced,
+        }
+    }
+}
+
+/// What does the convolutions on the CPU, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFaceKernels")]
+#[repr(i32)]
+pub(crate) enum Kernels {
+    #[default]
+    #[enum_value(name = "Auto: this plugin's where they are faster, else ONNX Runtime's", nick = "auto")]
+    Auto,
+    #[enum_value(name = "ONNX Runtime's alone", nick = "runtime")]
+    Runtime,
+}
+
+impl From<Kernels> for ModelKernels {
+    fn from(kernels: Kernels) -> Self {
+        match kernels {
+            Kernels::Auto => Self::Auto,
+            Kernels::Runtime => Self::Runtime,
         }
     }
 }
@@ -122,6 +143,7 @@ pub(crate) struct ModelSettings {
     execution_provider: ExecutionProvider,
     device_id: u32,
     precision: Precision,
+    kernels: Kernels,
     allow_cpu_fallback: bool,
     threads: u32,
     model_options: Said<Overrides>,
@@ -134,6 +156,7 @@ impl Default for ModelSettings {
             execution_provider: ExecutionProvider::default(),
             device_id: DEFAULT_DEVICE_ID,
             precision: Precision::default(),
+            kernels: Kernels::default(),
             allow_cpu_fallback: DEFAULT_ALLOW_CPU_FALLBACK,
             threads: DEFAULT_THREADS,
             model_options: Said::new("", Overrides::default()),
@@ -167,6 +190,11 @@ impl ModelSettings {
             glib::ParamSpecEnum::builder_with_default("precision", Precision::default())
                 .nick("Precision")
                 .blurb("Arithmetic of the model; reduced is faster on OpenVINO (bfloat16), TensorRT (fp16) and CUDA (TF32)")
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("kernels", Kernels::default())
+                .nick("Kernels")
+                .blurb("What does the convolutions on the CPU; results differ by rounding")
                 .mutable_ready()
                 .build(),
             glib::ParamSpecBoolean::builder("allow-cpu-fallback")
@@ -206,6 +234,7 @@ impl ModelSettings {
             "execution-provider" => self.execution_provider = value.get().expect(CHECKED),
             "device-id" => self.device_id = value.get().expect(CHECKED),
             "precision" => self.precision = value.get().expect(CHECKED),
+            "kernels" => self.kernels = value.get().expect(CHECKED),
             "allow-cpu-fallback" => self.allow_cpu_fallback = value.get().expect(CHECKED),
             "threads" => self.threads = value.get().expect(CHECKED),
             "model-options" => self.model_options.set(value, overrides),
@@ -221,6 +250,7 @@ impl ModelSettings {
             "execution-provider" => self.execution_provider.to_value(),
             "device-id" => self.device_id.to_value(),
             "precision" => self.precision.to_value(),
+            "kernels" => self.kernels.to_value(),
             "allow-cpu-fallback" => self.allow_cpu_fallback.to_value(),
             "threads" => self.threads.to_value(),
             "model-options" => self.model_options.to_value(),
@@ -237,6 +267,7 @@ impl ModelSettings {
             provider: self.execution_provider.into(),
             device_id: self.device_id,
             precision: self.precision.into(),
+            kernels: self.kernels.into(),
             allow_cpu_fallback: self.allow_cpu_fallback,
             threads: self.threads as usize,
             overrides: self.model_options.meaning(),
@@ -279,10 +310,16 @@ pub(crate) fn tell_provider(
     contract: &Contract,
     running: &Running,
 ) {
-    let Running { provider, library, notes } = running;
+    let Running { provider, library, kernels, notes } = running;
     let library = library.display().to_string();
     let notes = notes.iter().chain(&contract.notes).collect::<Vec<_>>();
-    gst::info!(category, obj = element, "{}: {} on {provider} of {library}", path.display(), contract.family);
+    gst::info!(
+        category,
+        obj = element,
+        "{}: {} on {provider} of {library}, {kernels} kernels of this plugin",
+        path.display(),
+        contract.family
+    );
     for note in &notes {
         gst::warning!(category, obj = element, "{}: {note}", path.display());
     }

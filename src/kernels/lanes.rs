@@ -1,0 +1,173 @@
+//! Loops over arrays of floats that become vector code: compiled for AVX2 and for AVX-512, and run on what the machine has.
+
+use std::marker::PhantomData;
+
+/// What a machine's vector unit holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// Eight floats (x86-64, AVX2 and FMA).
+    Eight,
+    /// Sixteen floats (x86-64, AVX-512).
+    Sixteen,
+}
+
+/// This machine's; none where these kernels would be no faster than others.
+pub(crate) fn width() -> Option<Width> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let wide = has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq");
+        match (has!("avx2") && has!("fma"), wide) {
+            (true, true) => Some(Width::Sixteen),
+            (true, false) => Some(Width::Eight),
+            (false, _) => None,
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// Something to run with `L` lanes. `run`, and all that it calls, has to be inlined to profit.
+pub(crate) trait Work {
+    fn run<const L: usize>(self);
+}
+
+/// Runs `work` compiled for `width`, which must be [`width`]'s.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn run(width: Width, work: impl Work) {
+    #[target_feature(enable = "avx2,fma")]
+    fn eight(work: impl Work) {
+        work.run::<8>();
+    }
+    #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
+    fn sixteen(work: impl Work) {
+        work.run::<16>();
+    }
+    #[expect(unsafe_code, reason = "the machine said that it has these features when the width was made")]
+    unsafe {
+        match width {
+            Width::Eight => eight(work),
+            Width::Sixteen => sixteen(work),
+        }
+    }
+}
+
+/// No other machine has a width.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn run(_: Width, _: impl Work) {}
+
+/// `L` floats of `from`, from `at` on.
+#[inline(always)]
+pub(crate) fn load<const L: usize>(from: &[f32], at: usize) -> [f32; L] {
+    let mut lanes = [0.0; L];
+    lanes.copy_from_slice(&from[at..at + L]);
+    lanes
+}
+
+/// Memory that is kept from job to job.
+#[derive(Debug, Default)]
+pub(crate) struct Floats(Vec<f32>);
+
+impl Floats {
+    /// The first `len` of them, whatever they are. They begin where a cache line does: vectors across two lines cost double.
+    pub(crate) fn get(&mut self, len: usize) -> &mut [f32] {
+        const LINE: usize = 64;
+        let spare = LINE / size_of::<f32>();
+        if self.0.len() < len + spare {
+            self.0.resize(len + spare, 0.0);
+        }
+        let first = self.0.as_ptr().align_offset(LINE).min(spare);
+        &mut self.0[first..][..len]
+    }
+}
+
+/// `z` where it is positive, else `slope` times it: ReLU with 0, leaky ReLU, nothing with 1.
+#[inline(always)]
+pub(crate) fn activate(z: f32, slope: f32) -> f32 {
+    z.max(0.0) + slope * z.min(0.0)
+}
+
+/// Floats that jobs on several threads write, each its own part of them.
+pub(crate) struct Target<'a> {
+    first: *mut f32,
+    len: usize,
+    of: PhantomData<&'a mut [f32]>,
+}
+
+#[expect(unsafe_code, reason = "jobs write disjoint parts, see `put`")]
+unsafe impl Sync for Target<'_> {}
+#[expect(unsafe_code, reason = "it is a slice of floats, which may go to another thread")]
+unsafe impl Send for Target<'_> {}
+
+impl<'a> Target<'a> {
+    pub(crate) fn new(floats: &'a mut [f32]) -> Self {
+        Self { first: floats.as_mut_ptr(), len: floats.len(), of: PhantomData }
+    }
+
+    /// Writes `floats` at `at`. No two jobs may write the same place.
+    #[inline(always)]
+    pub(crate) fn put(&self, at: usize, floats: &[f32]) {
+        assert!(at <= self.len && floats.len() <= self.len - at, "within the output");
+        #[expect(unsafe_code, reason = "it is within the slice, and nobody else writes or reads there meanwhile")]
+        unsafe {
+            std::ptr::copy_nonoverlapping(floats.as_ptr(), self.first.add(at), floats.len());
+        }
+    }
+}
+
+/// Eight rows of eight floats become eight columns.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "called within `run` only, with AVX on; arrays and vectors have the same bytes")]
+pub(crate) fn transposed(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+    use std::arch::x86_64::*;
+    // Pairs of floats, then pairs of pairs, then halves change places.
+    const LOW: i32 = 0x44;
+    const HIGH: i32 = 0xEE;
+    unsafe {
+        let [r0, r1, r2, r3, r4, r5, r6, r7] = std::mem::transmute::<[[f32; 8]; 8], [__m256; 8]>(rows);
+        let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+        let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+        let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
+        let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
+        let (b0, b1) = (_mm256_shuffle_ps::<LOW>(a0, a2), _mm256_shuffle_ps::<HIGH>(a0, a2));
+        let (b2, b3) = (_mm256_shuffle_ps::<LOW>(a1, a3), _mm256_shuffle_ps::<HIGH>(a1, a3));
+        let (b4, b5) = (_mm256_shuffle_ps::<LOW>(a4, a6), _mm256_shuffle_ps::<HIGH>(a4, a6));
+        let (b6, b7) = (_mm256_shuffle_ps::<LOW>(a5, a7), _mm256_shuffle_ps::<HIGH>(a5, a7));
+        let (top, bottom) = ([b0, b1, b2, b3], [b4, b5, b6, b7]);
+        let columns: [__m256; 8] = std::array::from_fn(|index| {
+            let (x, y) = (top[index % 4], bottom[index % 4]);
+            if index < 4 { _mm256_permute2f128_ps::<0x20>(x, y) } else { _mm256_permute2f128_ps::<0x31>(x, y) }
+        });
+        std::mem::transmute::<[__m256; 8], [[f32; 8]; 8]>(columns)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn transposed(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+    std::array::from_fn(|column| std::array::from_fn(|row| rows[row][column]))
+}
+
+/// Sixteen floats apart: those at even places, those at odd ones.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "called within `run` only, with AVX2 on; arrays and vectors have the same bytes")]
+pub(crate) fn apart(pairs: [f32; 16]) -> [[f32; 8]; 2] {
+    use std::arch::x86_64::*;
+    // Within each half first, then the quarters change places.
+    const EVEN: i32 = 0x88;
+    const ODD: i32 = 0xDD;
+    const ORDER: i32 = 0xD8;
+    unsafe {
+        let [low, high] = std::mem::transmute::<[f32; 16], [__m256; 2]>(pairs);
+        let even = _mm256_castps_pd(_mm256_shuffle_ps::<EVEN>(low, high));
+        let odd = _mm256_castps_pd(_mm256_shuffle_ps::<ODD>(low, high));
+        let both = [_mm256_permute4x64_pd::<ORDER>(even), _mm256_permute4x64_pd::<ORDER>(odd)];
+        std::mem::transmute::<[__m256d; 2], [[f32; 8]; 2]>(both)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn apart(pairs: [f32; 16]) -> [[f32; 8]; 2] {
+    [0, 1].map(|odd| std::array::from_fn(|index| pairs[2 * index + odd]))
+}
