@@ -148,6 +148,30 @@ pub(crate) fn transposed(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
     std::array::from_fn(|column| std::array::from_fn(|row| rows[row][column]))
 }
 
+/// What lies one before and one after each of `now`'s floats, with `before` and `after` it. Three loads of whole cache
+/// lines cost less than two that cross one.
+#[inline(always)]
+pub(crate) fn neighbours<const L: usize>(before: [f32; L], now: [f32; L], after: [f32; L]) -> [[f32; L]; 2] {
+    #[cfg(target_arch = "x86_64")]
+    if L == 16 {
+        use std::arch::x86_64::*;
+        use std::mem::transmute_copy;
+        #[expect(
+            unsafe_code,
+            reason = "sixteen lanes are run with AVX-512 only; arrays and vectors have the same bytes"
+        )]
+        unsafe {
+            let [before, now, after] = [before, now, after].map(|lanes| transmute_copy::<[f32; L], __m512i>(&lanes));
+            let both = [_mm512_alignr_epi32::<15>(now, before), _mm512_alignr_epi32::<1>(after, now)];
+            return both.map(|lanes| transmute_copy::<__m512i, [f32; L]>(&lanes));
+        }
+    }
+    [
+        std::array::from_fn(|l| if l == 0 { before[L - 1] } else { now[l - 1] }),
+        std::array::from_fn(|l| if l == L - 1 { after[0] } else { now[l + 1] }),
+    ]
+}
+
 /// Sixteen floats apart: those at even places, those at odd ones.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! channel alone and one of 1 x 1. Their planes are the network's largest and have the fewest channels, so that memory is
 //! what they wait for; a row that has just been made is still in the cache when the next layer takes it.
 
-use super::lanes::{Floats, Target, Width, Work, activate, apart, load, run};
+use super::lanes::{Floats, Target, Width, Work, activate, apart, load, neighbours, run};
 
 /// Fewest rows that a job makes: those around them, which its neighbours make as well, are work done twice.
 const FEWEST_ROWS: usize = 8;
@@ -368,10 +368,6 @@ fn each<const L: usize, const N: usize>(
     let top = y * pair.step as isize - 1;
     let around = [level.at(top), level.at(top + 1), level.at(top + 2)];
     let stride = room(wide, N * L);
-    let taps = match pair.step {
-        2 => [level.stride + BEFORE - 1, BEFORE, level.stride + BEFORE],
-        _ => [BEFORE - 1, BEFORE, BEFORE + 1],
-    };
     for channel in 0..layer.outputs() {
         let weights = load::<9>(&layer.weights, channel * 9);
         let (bias, slope) = (layer.bias[channel], layer.slope[channel]);
@@ -379,11 +375,20 @@ fn each<const L: usize, const N: usize>(
         for x in (0..wide).step_by(L) {
             let mut sum = [bias; L];
             for row in 0..3 {
+                let line = &kept[around[row] + base + x..];
+                let now = load::<L>(line, BEFORE);
+                let taps = if pair.step == 2 {
+                    let odd = load::<L>(line, level.stride + BEFORE);
+                    let [before, _] = neighbours(load::<L>(line, level.stride + BEFORE - L), odd, odd);
+                    [before, now, odd]
+                } else {
+                    let [before, after] = neighbours(load::<L>(line, BEFORE - L), now, load::<L>(line, BEFORE + L));
+                    [before, now, after]
+                };
                 for tap in 0..3 {
-                    let line = &kept[around[row] + base + taps[tap] + x..][..L];
                     let weight = weights[row * 3 + tap];
                     for l in 0..L {
-                        sum[l] = weight.mul_add(line[l], sum[l]);
+                        sum[l] = weight.mul_add(taps[tap][l], sum[l]);
                     }
                 }
             }
