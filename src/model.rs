@@ -24,7 +24,7 @@ use crate::device;
 use crate::overrides::Overrides;
 use crate::provider::{Precision, Provider};
 use crate::runtime::{self, RuntimeError};
-use crate::session::{Forge, Source, left_over, session};
+use crate::session::{Forge, Source, WithKernels, left_over, session};
 use crate::tensors::{Bound, Feed, Maker, Place, Tensors};
 
 type Tell = dyn Fn(&str, bool) + Send + Sync;
@@ -267,11 +267,14 @@ impl Model {
         Self::assemble(session, kernels, Arc::new(forge))
     }
 
-    fn assemble(session: Session, kernels: usize, forge: Arc<Forge>) -> Result<Self, ModelError> {
+    fn assemble(session: Session, kernels: WithKernels, forge: Arc<Forge>) -> Result<Self, ModelError> {
         let Forge { path, runtime, options, contract, .. } = &*forge;
         let run = |error: ort::Error| ModelError::Run { path: path.clone(), reason: error.to_string() };
         let provider = options.provider;
-        let mut running = Running { provider, library: runtime.path().to_path_buf(), kernels, notes: Vec::new() };
+        let library = runtime.path().to_path_buf();
+        let notes = kernels.as_ref().err().map(|why| format!("it runs without kernels of this library: {why}"));
+        let notes = notes.into_iter().collect();
+        let mut running = Running { provider, library, kernels: kernels.unwrap_or(0), notes };
         if let Some(note) = left_over(&session, provider) {
             running.notes.push(note);
         }

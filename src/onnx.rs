@@ -1,4 +1,5 @@
-//! The parts of ONNX's file format that are needed to put nodes before and after a model, or to fix its input's size.
+//! The parts of ONNX's file format that are needed to read a model's nodes and constants, to put others before, after or in
+//! place of them, and to fix its input's size.
 //!
 //! Source: `onnx/onnx.proto` of the ONNX project. A graph's own nodes, weights and annotations are carried as the bytes
 //! that they are, so that nothing of them can be lost on the way.
@@ -54,7 +55,7 @@ pub(crate) struct Graph {
     #[prost(bytes = "vec", repeated, tag = "14")]
     quantization_annotation: Vec<Vec<u8>>,
     #[prost(bytes = "vec", repeated, tag = "15")]
-    sparse_initializer: Vec<Vec<u8>>,
+    pub(crate) sparse_initializer: Vec<Vec<u8>>,
     #[prost(bytes = "vec", repeated, tag = "16")]
     metadata_props: Vec<Vec<u8>>,
 }
@@ -229,12 +230,20 @@ impl Node {
         self.attribute(name).and_then(|attribute| attribute.s.as_deref())
     }
 
-    /// Whether it has a graph of its own, as loops and branches do.
+    /// Whether it has a graph of its own, as loops and branches do; whatever its attributes are said to be.
     pub(crate) fn has_graph(&self) -> bool {
-        // The numbers of AttributeProto.AttributeType.
-        const GRAPH: i32 = 5;
-        const GRAPHS: i32 = 10;
-        self.attribute.iter().any(|attribute| matches!(attribute.r#type, Some(GRAPH | GRAPHS)))
+        self.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
+    }
+
+    /// Whether an attribute comes twice, or is a constant that is not in the file.
+    pub(crate) fn is_odd(&self) -> bool {
+        let comes_twice = |(index, attribute): (usize, &Attribute)| {
+            self.attribute[..index].iter().any(|other| other.name == attribute.name)
+        };
+        let is_elsewhere =
+            |tensor: &Vec<u8>| Tensor::decode(tensor.as_slice()).is_ok_and(|tensor| tensor.is_elsewhere());
+        self.attribute.iter().enumerate().any(comes_twice)
+            || self.attribute.iter().filter_map(|attribute| attribute.t.as_ref()).any(is_elsewhere)
     }
 }
 
@@ -248,10 +257,16 @@ struct Attribute {
     i: Option<i64>,
     #[prost(bytes = "vec", optional, tag = "4")]
     s: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "5")]
+    t: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "6")]
+    g: Option<Vec<u8>>,
     #[prost(float, repeated, packed = "false", tag = "7")]
     floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    graphs: Vec<Vec<u8>>,
     #[prost(int32, optional, tag = "20")]
     r#type: Option<i32>,
 }
@@ -274,12 +289,22 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
+    /// Whether its values are in another file.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.data_location.unwrap_or(0) != 0
+    }
+
+    /// Its sides.
+    pub(crate) fn sides(&self) -> Option<Vec<usize>> {
+        self.dims.iter().map(|side| usize::try_from(*side).ok()).collect()
+    }
+
     /// Its sides and values, if they are floats and in the file.
     pub(crate) fn floats(&self) -> Option<(Vec<usize>, Vec<f32>)> {
-        if self.data_type != Some(Element::F32 as i32) || self.data_location.unwrap_or(0) != 0 {
+        if self.data_type != Some(Element::F32 as i32) || self.is_elsewhere() {
             return None;
         }
-        let dims = self.dims.iter().map(|side| usize::try_from(*side).ok()).collect::<Option<Vec<_>>>()?;
+        let dims = self.sides()?;
         let count = dims.iter().try_fold(1usize, |count, side| count.checked_mul(*side))?;
         let values = match &self.raw_data {
             Some(raw) => raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
@@ -299,7 +324,7 @@ pub(crate) enum Value<'a> {
     Text(&'a str),
 }
 
-/// Nodes and constants to put before or after a model, each named with a prefix of their own.
+/// Nodes and constants to put into a model, each named with a prefix of their own.
 #[derive(Debug)]
 pub(crate) struct Builder {
     prefix: &'static str,
@@ -365,7 +390,7 @@ impl Builder {
         self.push(op_type, inputs, &[output.to_owned()], attributes, None);
     }
 
-    /// A node of `domain`'s operators.
+    /// A node whose outputs have these names, of `domain`'s operators or, without one, a standard one.
     pub(crate) fn push(
         &mut self,
         op_type: &str,

@@ -143,13 +143,16 @@ impl SessionError {
     }
 }
 
-/// A session of `source`, for `feed` alone if one is given, and how many kernels of ours are in it.
+/// How many kernels of ours are in a session, or why there are none although there could be.
+pub(crate) type WithKernels = Result<usize, String>;
+
+/// A session of `source`, for `feed` alone if one is given.
 pub(crate) fn session(
     runtime: &Runtime,
     options: &Options,
     source: Source<'_>,
     feed: Option<(&Feed, &Contract)>,
-) -> Result<(Session, usize), SessionError> {
+) -> Result<(Session, WithKernels), SessionError> {
     let Options { provider, device_id, precision, threads, .. } = *options;
     let cache = match (&source, feed, provider) {
         (Source::Bytes(file), Some((feed, _)), Provider::TensorRt) => {
@@ -174,20 +177,27 @@ pub(crate) fn session(
         cache: cache.as_deref(),
         profile: feed.map(|(feed, contract)| feed.profile(contract)),
     };
-    if options.provider == Provider::Cpu
-        && options.kernels == Kernels::Auto
-        && let Some(made) = session_with_kernels(runtime, threads, &source)
-    {
-        return Ok(made);
+    let mut kernels = Ok(0);
+    if provider == Provider::Cpu && options.kernels == Kernels::Auto {
+        match session_with_kernels(runtime, threads, &source) {
+            Some(Ok((session, count))) => return Ok((session, Ok(count))),
+            // If it is the file's fault, the file as it is will tell.
+            Some(Err(reason)) => kernels = Err(reason),
+            None => {}
+        }
     }
     let provider = provider.dispatch(&setting);
-    Ok((commit(runtime, threads, provider, source, None)?, 0))
+    Ok((commit(runtime, threads, provider, source, None)?, kernels))
 }
 
-/// A session in which kernels of ours do what they do faster. Whatever is in the way, the file as it is will tell.
-fn session_with_kernels(runtime: &Runtime, threads: usize, source: &Source<'_>) -> Option<(Session, usize)> {
+/// A session in which kernels of ours do what they do faster, and how many; none if there is nothing for them to do.
+fn session_with_kernels(
+    runtime: &Runtime,
+    threads: usize,
+    source: &Source<'_>,
+) -> Option<Result<(Session, usize), String>> {
     /// Larger files are not worth a copy.
-    const LARGEST: u64 = 512 << 20;
+    const LARGEST: u64 = 256 << 20;
     let (model, count) = match source {
         Source::File(path) if fs::metadata(path).ok()?.len() <= LARGEST => {
             kernels::with_kernels(&fs::read(path).ok()?)?
@@ -195,8 +205,13 @@ fn session_with_kernels(runtime: &Runtime, threads: usize, source: &Source<'_>) 
         Source::File(_) => return None,
         Source::Bytes(bytes) => kernels::with_kernels(bytes)?,
     };
-    let operators = kernels::domain().ok()?;
-    Some((commit(runtime, threads, None, Source::Bytes(&model), Some(operators)).ok()?, count))
+    let made = kernels::domain(threads).map_err(SessionError::Ort);
+    let made = made.and_then(|operators| commit(runtime, threads, None, Source::Bytes(&model), Some(operators)));
+    Some(made.map(|session| (session, count)).map_err(|error| match error {
+        SessionError::Ort(error) => on_one_line(error.message()),
+        SessionError::Panic(reason) => reason,
+        SessionError::Cache(error) => error.to_string(),
+    }))
 }
 
 fn commit(

@@ -1,5 +1,6 @@
 //! Finds convolutions in a model that kernels of ours do faster, and puts those in their place.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 use prost::Message as _;
@@ -8,8 +9,48 @@ use super::lanes::Width;
 use super::{CONVOLUTION, DOMAIN, OUTPUTS, STEM, stem, winograd};
 use crate::onnx::{Builder, Graph, Model, Node, Tensor, Value};
 
-/// Weights above this many would no longer stay in a processor's cache once they are transformed.
-const MOST_WEIGHTS: usize = 256 * 256;
+/// Most pairs of an input and an output channel: of more, the transformed weights would no longer stay in a processor's
+/// cache.
+const MOST_PAIRS: usize = 256 * 256;
+/// Most weights that are read at all. Nodes may share them, so that a small file could ask for any number.
+const MOST_WEIGHTS: usize = 32 << 20;
+/// What the names of constants and nodes begin with.
+const PREFIX: &str = "retinaface/kernels/";
+
+/// What a convolution is like, without its values.
+#[derive(Clone, Copy, PartialEq)]
+struct Outline {
+    /// `[outputs, inputs of a group, height, width]`.
+    sides: [usize; 4],
+    step: i64,
+    padding: i64,
+    groups: i64,
+}
+
+impl Outline {
+    /// Whether [`winograd`] does it.
+    fn is_for_winograd(&self) -> bool {
+        let [outputs, inputs, height, width] = self.sides;
+        (height, width, self.step, self.padding, self.groups) == (3, 3, 1, 1, 1)
+            && outputs % winograd::GROUP == 0
+            && inputs % winograd::GROUP == 0
+            && outputs > 0
+            && inputs > 0
+            && outputs * inputs <= MOST_PAIRS
+    }
+
+    /// Whether a [`stem`] begins with it.
+    fn begins_a_stem(&self) -> bool {
+        let [outputs, inputs, height, width] = self.sides;
+        (height, width, self.step, self.padding, self.groups) == (3, 3, 2, 1, 1)
+            && (1..=stem::INPUTS).contains(&inputs)
+            && fits_a_stem(outputs)
+    }
+}
+
+fn fits_a_stem(channels: usize) -> bool {
+    channels > 0 && channels.is_multiple_of(stem::GROUP) && channels <= stem::CHANNELS
+}
 
 /// A convolution, with what follows it and can be done on the way.
 struct Layer {
@@ -17,37 +58,27 @@ struct Layer {
     nodes: Vec<usize>,
     input: String,
     output: String,
-    /// `[outputs, inputs of a group, height, width]`.
-    sides: [usize; 4],
+    outline: Outline,
     weights: Vec<f32>,
     bias: Vec<f32>,
     slope: f32,
-    step: i64,
-    padding: i64,
-    groups: i64,
 }
 
 impl Layer {
     fn outputs(&self) -> usize {
-        self.sides[0]
+        self.outline.sides[0]
+    }
+
+    fn pairs(&self) -> usize {
+        self.outline.sides[0] * self.outline.sides[1]
     }
 
     fn gives_the_same_as(&self, other: &Self) -> bool {
-        let numbers = |layer: &Self| (layer.sides, layer.step, layer.padding, layer.groups);
         self.input == other.input
-            && numbers(self) == numbers(other)
+            && self.outline == other.outline
             && self.slope.to_bits() == other.slope.to_bits()
             && self.weights == other.weights
             && self.bias == other.bias
-    }
-
-    /// Whether [`winograd`] does it.
-    fn is_for_winograd(&self) -> bool {
-        let [outputs, inputs, height, width] = self.sides;
-        (height, width, self.step, self.padding, self.groups) == (3, 3, 1, 1, 1)
-            && outputs % winograd::GROUP == 0
-            && inputs % winograd::GROUP == 0
-            && inputs > 0
     }
 }
 
@@ -57,11 +88,20 @@ struct Reader<'a> {
     constants: HashMap<&'a str, &'a Tensor>,
     users: HashMap<&'a str, Vec<usize>>,
     outputs: HashSet<&'a str>,
+    /// How many more weights may be read.
+    left: Cell<usize>,
 }
 
 impl Reader<'_> {
-    fn constant(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
-        self.constants.get(name)?.floats()
+    fn constant(&self, name: &str) -> Option<Vec<f32>> {
+        let (_, values) = self.constants.get(name)?.floats()?;
+        self.left.set(self.left.get().checked_sub(values.len())?);
+        Some(values)
+    }
+
+    /// A constant with one side, of this length.
+    fn list(&self, name: &str, len: usize) -> Option<Vec<f32>> {
+        (self.constants.get(name)?.sides()? == [len]).then(|| self.constant(name)).flatten()
     }
 
     /// The one node that uses `name`, if there is one alone.
@@ -72,34 +112,43 @@ impl Reader<'_> {
         }
     }
 
-    fn layer(&self, index: usize) -> Option<Layer> {
+    fn outline(&self, index: usize) -> Option<Outline> {
         let node = &self.nodes[index];
         if node.standard() != "Conv" || !matches!(node.text("auto_pad"), None | Some(b"NOTSET")) {
             return None;
         }
-        let (input, kernel) = (node.input.first()?, node.input.get(1)?);
-        let (sides, mut weights) = self.constant(kernel)?;
-        let sides = <[usize; 4]>::try_from(sides).ok()?;
+        let sides = <[usize; 4]>::try_from(self.constants.get(node.input.get(1)?.as_str())?.sides()?).ok()?;
         // The same on all sides, or nothing that is looked for here.
-        let same = |name: &str, default: i64| match node.ints(name) {
-            None | Some([]) => Some(default),
-            Some([first, others @ ..]) => others.iter().all(|other| other == first).then_some(*first),
+        let same = |name: &str, count: usize, default: i64| match node.ints(name) {
+            None => Some(default),
+            Some(all) => {
+                all.first().copied().filter(|first| all.len() == count && all.iter().all(|other| other == first))
+            }
         };
-        let (step, padding) = (same("strides", 1)?, same("pads", 0)?);
-        if same("dilations", 1)? != 1 {
+        let (step, padding) = (same("strides", 2, 1)?, same("pads", 4, 0)?);
+        let kernel = [sides[2], sides[3]].map(|side| side as i64);
+        if same("dilations", 2, 1)? != 1 || node.ints("kernel_shape").is_some_and(|shape| shape != kernel) {
             return None;
         }
+        Some(Outline { sides, step, padding, groups: node.int("group", 1) })
+    }
+
+    fn layer(&self, index: usize) -> Option<Layer> {
+        let (node, outline) = (&self.nodes[index], self.outline(index)?);
+        let [outputs, ..] = outline.sides;
+        let input = node.input.first()?.clone();
+        let mut weights = self.constant(node.input.get(1)?)?;
         let mut bias = match node.input.get(2).filter(|name| !name.is_empty()) {
-            Some(name) => self.constant(name)?.1,
-            None => vec![0.0; sides[0]],
+            Some(name) => self.list(name, outputs)?,
+            None => vec![0.0; outputs],
         };
-        if bias.len() != sides[0] || weights.is_empty() {
+        if weights.is_empty() {
             return None;
         }
         let (mut nodes, mut output) = (vec![index], node.output.first()?.clone());
-        if let Some((user, factors)) = self.normalisation(&output, sides[0]) {
+        if let Some((user, factors)) = self.normalisation(&output, outputs) {
             for ((kernel, bias), (scale, shift)) in
-                weights.chunks_exact_mut(sides[1] * sides[2] * sides[3]).zip(&mut bias).zip(factors)
+                weights.chunks_exact_mut(outline.sides[1..].iter().product()).zip(&mut bias).zip(factors)
             {
                 kernel.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * scale) as f32);
                 *bias = (f64::from(*bias) * scale + shift) as f32;
@@ -120,8 +169,7 @@ impl Reader<'_> {
                 output.clone_from(self.nodes[user].output.first()?);
             }
         }
-        let (input, groups) = (input.clone(), node.int("group", 1));
-        Some(Layer { nodes, input, output, sides, weights, bias, slope, step, padding, groups })
+        Some(Layer { nodes, input, output, outline, weights, bias, slope })
     }
 
     /// A batch normalisation that alone uses `name`, as a factor and a summand for each channel.
@@ -131,11 +179,8 @@ impl Reader<'_> {
         if node.standard() != "BatchNormalization" || node.output.len() != 1 || node.int("training_mode", 0) != 0 {
             return None;
         }
-        let of = |index: usize| self.constant(node.input.get(index)?).map(|(_, values)| values);
+        let of = |index: usize| self.list(node.input.get(index)?, channels);
         let (scale, shift, mean, variance) = (of(1)?, of(2)?, of(3)?, of(4)?);
-        if [&scale, &shift, &mean, &variance].iter().any(|values| values.len() != channels) {
-            return None;
-        }
         let epsilon = f64::from(node.float("epsilon", 1e-5));
         let factors = (0..channels).map(|channel| {
             let factor = f64::from(scale[channel]) / (f64::from(variance[channel]) + epsilon).sqrt();
@@ -146,14 +191,11 @@ impl Reader<'_> {
 
     /// The layers of a [`stem`] that begins at this node: the first, then pairs.
     fn stem(&self, index: usize) -> Option<Vec<Layer>> {
-        let first = self.layer(index)?;
-        let fits = |count: usize| count > 0 && count.is_multiple_of(stem::GROUP) && count <= stem::CHANNELS;
-        let is_first = first.sides[1..] == [first.sides[1], 3, 3]
-            && (first.step, first.padding, first.groups) == (2, 1, 1)
-            && (1..=stem::INPUTS).contains(&first.sides[1])
-            && fits(first.outputs());
-        let mut layers = vec![first];
-        while is_first && layers.len() < 2 * stem::PAIRS {
+        if !self.outline(index)?.begins_a_stem() {
+            return None;
+        }
+        let mut layers = vec![self.layer(index)?];
+        while layers.len() < 2 * stem::PAIRS {
             let (before, channels) = (&layers[layers.len() - 1], layers[layers.len() - 1].outputs());
             // The results must be taken as a picture, not as weights.
             let next = |layer: &Layer| {
@@ -163,12 +205,12 @@ impl Reader<'_> {
             };
             let Some(each) = next(before) else { break };
             let Some(last) = next(&each) else { break };
-            let outputs = last.outputs();
-            let is_each = each.sides == [channels, 1, 3, 3] && each.padding == 1 && each.groups == channels as i64;
-            let is_last =
-                last.sides == [outputs, channels, 1, 1] && (last.step, last.padding, last.groups) == (1, 0, 1);
+            let (outputs, [one, two]) = (last.outputs(), [&each, &last].map(|layer| layer.outline));
+            let is_each = one.sides == [channels, 1, 3, 3] && one.padding == 1 && one.groups == channels as i64;
+            let is_last = two.sides == [outputs, channels, 1, 1] && (two.step, two.padding, two.groups) == (1, 0, 1);
             // Planes that have become small, with many channels, are for matrix products.
-            if !is_each || !(1..=2).contains(&each.step) || !is_last || !fits(outputs) || channels >= stem::CHANNELS {
+            let is_small = channels >= stem::CHANNELS;
+            if is_small || !is_each || !(1..=2).contains(&one.step) || !is_last || !fits_a_stem(outputs) {
                 break;
             }
             layers.extend([each, last]);
@@ -186,22 +228,37 @@ struct Siblings {
 
 /// Puts kernels of ours in place of what they do faster on such a machine. How many, if there was anything.
 pub(super) fn rewrite(model: &mut Model, width: Width) -> Option<usize> {
+    // Before, a normalisation could be one that learns.
+    const OLDEST: i64 = 7;
     let overridable = model.ir_version.unwrap_or(0) >= 4;
-    let has_functions = model.has_functions();
-    let graph = model.graph.as_mut()?;
-    let nodes = graph.node.iter().map(|node| Node::decode(node.as_slice()).ok()).collect::<Option<Vec<_>>>()?;
-    // Graphs within nodes may use this one's values; and nobody else's nodes may pass for ours.
-    if has_functions || nodes.iter().any(|node| node.has_graph() || node.is_of(DOMAIN)) {
+    if model.has_functions() || model.opset() < OLDEST {
         return None;
     }
+    let graph = model.graph.as_mut()?;
+    let nodes = graph.node.iter().map(|node| Node::decode(node.as_slice()).ok()).collect::<Option<Vec<_>>>()?;
     let tensors = graph.initializer.iter().map(|tensor| Tensor::decode(tensor.as_slice()).ok());
     let tensors = tensors.collect::<Option<Vec<_>>>()?;
+    if !is_plain(graph, &nodes, &tensors) {
+        return None;
+    }
     let (made, replaced) = plan(graph, &nodes, &tensors, overridable, width);
     let count = made.iter().filter(|(_, make)| !matches!(make, Make::Twin { .. })).count();
     if count == 0 {
         return None;
     }
-    let mut builder = Builder::new("retinaface/");
+    // What nothing uses any more would be loaded for nothing, and warned of.
+    let kept = nodes.iter().enumerate().filter(|(index, _)| !replaced.contains(index));
+    let used = kept.flat_map(|(_, node)| node.input.iter().map(String::as_str));
+    let used = used.chain(made.iter().map(|(_, make)| make.input()));
+    let used = used.chain(graph.output.iter().filter_map(|output| output.name.as_deref())).collect::<HashSet<_>>();
+    let gone = tensors.iter().filter_map(|tensor| tensor.name.clone()).filter(|name| !used.contains(name.as_str()));
+    let gone = gone.collect::<HashSet<_>>();
+    let is_gone = |name: Option<&String>| name.is_some_and(|name| gone.contains(name));
+    let mut names = tensors.iter().map(|tensor| tensor.name.as_ref());
+    graph.initializer.retain(|_| !is_gone(names.next().flatten()));
+    graph.input.retain(|input| !is_gone(input.name.as_ref()));
+
+    let mut builder = Builder::new(PREFIX);
     let mut kept = Vec::new();
     let mut made = made.into_iter().peekable();
     for (index, node) in graph.node.drain(..).enumerate() {
@@ -215,25 +272,22 @@ pub(super) fn rewrite(model: &mut Model, width: Width) -> Option<usize> {
         }
     }
     graph.node = kept;
-    // What nothing uses any more would be loaded for nothing, and warned of.
-    let used = nodes.iter().enumerate().filter(|(index, _)| !replaced.contains(index));
-    let used = used.flat_map(|(_, node)| &node.input).map(String::as_str).collect::<HashSet<_>>();
-    let is_output = |name: &str| graph.output.iter().any(|output| output.name.as_deref() == Some(name));
-    let mut unused = tensors.iter().map(|tensor| {
-        let name = tensor.name.as_deref().unwrap_or_default();
-        !used.contains(name) && !is_output(name)
-    });
-    let gone = tensors
-        .iter()
-        .filter_map(|tensor| tensor.name.as_deref())
-        .filter(|name| !used.contains(name) && !is_output(name));
-    let gone = gone.collect::<HashSet<_>>();
-    graph.initializer.retain(|_| !unused.next().unwrap_or(false));
-    graph.input.retain(|input| !gone.contains(input.name.as_deref().unwrap_or_default()));
     graph.initializer.extend(builder.initializers);
     graph.value_info.clear();
     model.import(DOMAIN);
     Some(count)
+}
+
+/// Whether names and attributes mean here what they mean to ONNX Runtime: all values are in the file and in this graph, and
+/// nothing is said twice. Nobody else's nodes may pass for ours.
+fn is_plain(graph: &Graph, nodes: &[Node], tensors: &[Tensor]) -> bool {
+    let given = nodes.iter().flat_map(|node| &node.output).map(String::as_str).filter(|name| !name.is_empty());
+    let mut names = HashSet::new();
+    let mut all = tensors.iter().map(|tensor| tensor.name.as_deref().unwrap_or_default()).chain(given);
+    graph.sparse_initializer.is_empty()
+        && all.all(|name| names.insert(name) && !name.starts_with(PREFIX))
+        && !tensors.iter().any(Tensor::is_elsewhere)
+        && !nodes.iter().any(|node| node.has_graph() || node.is_odd() || node.is_of(DOMAIN))
 }
 
 enum Make {
@@ -260,6 +314,7 @@ fn plan(
         constants: HashMap::new(),
         users: HashMap::new(),
         outputs: graph.output.iter().filter_map(|output| output.name.as_deref()).collect(),
+        left: Cell::new(MOST_WEIGHTS),
     };
     for tensor in tensors {
         // From this version on an input's value is only a default.
@@ -284,14 +339,17 @@ fn plan(
     // Results that another layer gives, too, and which one that is.
     let mut twins = HashMap::<String, String>::new();
     // With eight lanes memory is no longer what these layers wait for.
-    let has_stem = width == Width::Sixteen;
+    let has_stem = width.lanes() == 16;
     for index in 0..nodes.len() {
         if has_stem && let Some(layers) = reader.stem(index) {
             replaced.extend(layers.iter().flat_map(|layer| layer.nodes.clone()));
             made.push((index, Make::Stem(layers)));
             continue;
         }
-        let Some(mut layer) = reader.layer(index).filter(Layer::is_for_winograd) else { continue };
+        if !reader.outline(index).is_some_and(|outline| outline.is_for_winograd()) {
+            continue;
+        }
+        let Some(mut layer) = reader.layer(index) else { continue };
         if let Some(input) = twins.get(&layer.input) {
             layer.input.clone_from(input);
         }
@@ -304,17 +362,15 @@ fn plan(
             twins.insert(layer.output, twin);
             continue;
         }
-        let weights = |layers: &[Layer]| layers.iter().map(|layer| layer.sides[0] * layer.sides[1]).sum::<usize>();
         let sibling = families.iter_mut().find(|(_, family)| {
             family[0].input == layer.input
-                && family[0].sides[1] == layer.sides[1]
+                && family[0].outline.sides[1] == layer.outline.sides[1]
                 && family.len() < OUTPUTS
-                && weights(family) + layer.sides[0] * layer.sides[1] <= MOST_WEIGHTS
+                && family.iter().map(Layer::pairs).sum::<usize>() + layer.pairs() <= MOST_PAIRS
         });
         match sibling {
             Some((_, family)) => family.push(layer),
-            None if weights(std::slice::from_ref(&layer)) <= MOST_WEIGHTS => families.push((index, vec![layer])),
-            None => {}
+            None => families.push((index, vec![layer])),
         }
     }
     // Few outputs are not worth the transforms.
@@ -331,6 +387,7 @@ fn plan(
             let times = nodes[user].input.iter().filter(|input| names.contains(&input.as_str())).count();
             starts.contains(&user) && times == 1
         };
+        // Twins are gone; a stem never takes as many channels.
         let mut users = names.iter().flat_map(|name| users_of(name)).filter(|user| !replaced.contains(user)).peekable();
         users.peek().is_some() && users.all(is_picture) && !names.iter().any(|name| reader.outputs.contains(name))
     };
@@ -357,17 +414,26 @@ fn plan(
 }
 
 impl Make {
+    /// What it takes.
+    fn input(&self) -> &str {
+        match self {
+            Self::Stem(layers) => layers.first().map_or("", |layer| &layer.input),
+            Self::Siblings(siblings) => &siblings.layers[0].input,
+            Self::Twin { of, .. } => of,
+        }
+    }
+
     fn build(self, builder: &mut Builder) {
         match self {
             Self::Stem(layers) => {
                 let (Some(first), Some(last)) = (layers.first(), layers.last()) else { return };
                 let mut inputs = vec![first.input.clone()];
                 for layer in &layers {
-                    inputs.push(builder.floats(&layer.sides, &layer.weights));
+                    inputs.push(builder.floats(&layer.outline.sides, &layer.weights));
                     inputs.push(builder.floats(&[layer.bias.len()], &layer.bias));
                 }
                 let slopes = layers.iter().map(|layer| layer.slope).collect::<Vec<_>>();
-                let steps = layers[1..].iter().step_by(2).map(|layer| layer.step).collect::<Vec<_>>();
+                let steps = layers[1..].iter().step_by(2).map(|layer| layer.outline.step).collect::<Vec<_>>();
                 let inputs = inputs.iter().map(String::as_str).collect::<Vec<_>>();
                 let attributes = [("slopes", Value::Floats(&slopes)), ("steps", Value::Ints(&steps))];
                 builder.push(STEM, &inputs, std::slice::from_ref(&last.output), &attributes, Some(DOMAIN));
@@ -379,7 +445,7 @@ impl Make {
                 let slopes = layers.iter().flat_map(|layer| vec![layer.slope; layer.outputs()]).collect::<Vec<_>>();
                 let counts = layers.iter().map(|layer| layer.outputs() as i64).collect::<Vec<_>>();
                 let flags = interleaved_outputs.iter().map(|flag| i64::from(*flag)).collect::<Vec<_>>();
-                let weights = builder.floats(&[bias.len(), layers[0].sides[1], 3, 3], &weights);
+                let weights = builder.floats(&[bias.len(), layers[0].outline.sides[1], 3, 3], &weights);
                 let bias = builder.floats(&[bias.len()], &bias);
                 let outputs = layers.iter().map(|layer| layer.output.clone()).collect::<Vec<_>>();
                 let attributes = [

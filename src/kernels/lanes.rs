@@ -2,13 +2,24 @@
 
 use std::marker::PhantomData;
 
-/// What a machine's vector unit holds.
+/// How many floats this machine's vector unit holds: 8 (x86-64, AVX2 and FMA) or 16 (AVX-512). Made by [`width`] alone,
+/// which asks the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Width {
-    /// Eight floats (x86-64, AVX2 and FMA).
-    Eight,
-    /// Sixteen floats (x86-64, AVX-512).
-    Sixteen,
+pub(crate) struct Width {
+    lanes: usize,
+}
+
+impl Width {
+    pub(crate) fn lanes(self) -> usize {
+        self.lanes
+    }
+
+    /// All that this machine has.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let widest = width().map_or(0, Self::lanes);
+        [8, 16].into_iter().filter(|lanes| *lanes <= widest).map(|lanes| Self { lanes }).collect()
+    }
 }
 
 /// This machine's; none where these kernels would be no faster than others.
@@ -18,8 +29,8 @@ pub(crate) fn width() -> Option<Width> {
         use std::arch::is_x86_feature_detected as has;
         let wide = has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq");
         match (has!("avx2") && has!("fma"), wide) {
-            (true, true) => Some(Width::Sixteen),
-            (true, false) => Some(Width::Eight),
+            (true, true) => Some(Width { lanes: 16 }),
+            (true, false) => Some(Width { lanes: 8 }),
             (false, _) => None,
         }
     }
@@ -32,7 +43,7 @@ pub(crate) trait Work {
     fn run<const L: usize>(self);
 }
 
-/// Runs `work` compiled for `width`, which must be [`width`]'s.
+/// Runs `work` compiled for `width`.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn run(width: Width, work: impl Work) {
     #[target_feature(enable = "avx2,fma")]
@@ -45,9 +56,9 @@ pub(crate) fn run(width: Width, work: impl Work) {
     }
     #[expect(unsafe_code, reason = "the machine said that it has these features when the width was made")]
     unsafe {
-        match width {
-            Width::Eight => eight(work),
-            Width::Sixteen => sixteen(work),
+        match width.lanes {
+            16 => sixteen(work),
+            _ => eight(work),
         }
     }
 }
@@ -81,10 +92,12 @@ impl Floats {
     }
 }
 
-/// `z` where it is positive, else `slope` times it: ReLU with 0, leaky ReLU, nothing with 1.
+/// `z`, or `slope` times it where it is negative: ReLU with 0, leaky ReLU, nothing with 1. What is no number stays none.
 #[inline(always)]
 pub(crate) fn activate(z: f32, slope: f32) -> f32 {
-    z.max(0.0) + slope * z.min(0.0)
+    // Both are there before one is chosen: a choice of numbers, unlike one of ways, becomes vector code.
+    let low = slope * z;
+    if z < 0.0 { low } else { z }
 }
 
 /// Floats that jobs on several threads write, each its own part of them.

@@ -14,6 +14,7 @@ mod winograd;
 
 use std::cell::RefCell;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::available_parallelism;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
@@ -39,9 +40,16 @@ pub(crate) fn with_kernels(file: &[u8]) -> Option<(Vec<u8>, usize)> {
     Some((model.encode_to_vec(), count))
 }
 
-/// The operators that [`with_kernels`] uses.
-pub(crate) fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(ConvolutionOperator)?.add(StemOperator)
+/// The operators that [`with_kernels`] uses, for runs of so many threads; 0: one a core.
+pub(crate) fn domain(threads: usize) -> ort::Result<OperatorDomain> {
+    let threads = if threads == 0 { available_parallelism().map_or(1, NonZero::get) } else { threads };
+    OperatorDomain::new(DOMAIN)?.add(ConvolutionOperator)?.add(StemOperator { threads })
+}
+
+/// What `work` gives. The binding calls kernels from C, where nothing may unwind.
+fn guarded<T>(work: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
+    let bug = |_| Err(ort::Error::new("a kernel of retinaface failed"));
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(bug)
 }
 
 thread_local! {
@@ -89,25 +97,34 @@ impl Operator for ConvolutionOperator {
     }
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        let lanes = lanes::width().ok_or_else(|| ort::Error::new("this machine has no AVX2"))?;
-        let (weights, bias) = (constant(context, 1)?, constant(context, 2)?);
-        let slopes = attribute(context.get::<Vec<f32>>("slopes"), "slopes")?;
-        let counts = attribute(context.get::<Vec<i64>>("outputs"), "outputs")?;
-        let flags = attribute(context.get::<Vec<i64>>("interleaved_outputs"), "interleaved_outputs")?;
-        let interleaved = attribute(context.get::<i64>("interleaved_input"), "interleaved_input")?;
-        let order = |flag| if flag == 0 { Order::Planar } else { Order::Interleaved };
-        let inputs = weights.len() / 9 / bias.len().max(1);
-        let outputs = counts.iter().zip(flags).map(|(count, flag)| (*count as usize, order(flag))).collect::<Vec<_>>();
-        if outputs.iter().map(|(count, _)| count).sum::<usize>() != bias.len() || slopes.len() != bias.len() {
-            return Err(ort::Error::new("its outputs do not fit its weights"));
-        }
-        let convolution = Convolution::new(&weights, inputs, bias, slopes);
-        Ok(ConvolutionKernel { lanes, convolution, order: order(interleaved), outputs })
+        guarded(|| {
+            let lanes = lanes::width().ok_or_else(|| ort::Error::new("this machine has no AVX2"))?;
+            let (weights, bias) = (constant(context, 1)?, constant(context, 2)?);
+            let slopes = attribute(context.get::<Vec<f32>>("slopes"), "slopes")?;
+            let counts = attribute(context.get::<Vec<i64>>("outputs"), "outputs")?;
+            let flags = attribute(context.get::<Vec<i64>>("interleaved_outputs"), "interleaved_outputs")?;
+            let interleaved = attribute(context.get::<i64>("interleaved_input"), "interleaved_input")?;
+            let order = |flag| if flag == 0 { Order::Planar } else { Order::Interleaved };
+            let inputs = weights.len() / 9 / bias.len().max(1);
+            let outputs =
+                counts.iter().zip(flags).map(|(count, flag)| (*count as usize, order(flag))).collect::<Vec<_>>();
+            if outputs.iter().map(|(count, _)| count).sum::<usize>() != bias.len() || slopes.len() != bias.len() {
+                return Err(ort::Error::new("its outputs do not fit its weights"));
+            }
+            let convolution = Convolution::new(&weights, inputs, bias, slopes);
+            Ok(ConvolutionKernel { lanes, convolution, order: order(interleaved), outputs })
+        })
     }
 }
 
 impl Kernel for ConvolutionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        guarded(|| self.run(context))
+    }
+}
+
+impl ConvolutionKernel {
+    fn run(&self, context: &ComputeContext) -> ort::Result<()> {
         let Self { lanes, ref convolution, order, ref outputs } = *self;
         let (sides, input) = context::input(context, 0)?;
         let (pictures, channels, height, width) = match (sides, order) {
@@ -150,7 +167,9 @@ impl Kernel for ConvolutionKernel {
     }
 }
 
-struct StemOperator;
+struct StemOperator {
+    threads: usize,
+}
 
 struct StemKernel {
     lanes: Width,
@@ -174,26 +193,34 @@ impl Operator for StemOperator {
     }
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        let lanes = lanes::width().ok_or_else(|| ort::Error::new("this machine has no AVX2"))?;
-        let slopes = attribute(context.get::<Vec<f32>>("slopes"), "slopes")?;
-        let steps = attribute(context.get::<Vec<i64>>("steps"), "steps")?;
-        let layer = |index: usize| -> ort::Result<Layer> {
-            let (weights, bias) = (constant(context, 2 * index + 1)?, constant(context, 2 * index + 2)?);
-            let slope = *attribute(slopes.get(index), "slopes")?;
-            Ok(Layer { weights, slope: vec![slope; bias.len()], bias })
-        };
-        let first = layer(0)?;
-        let inputs = first.weights.len() / 9 / first.bias.len().max(1);
-        let pairs = steps.iter().enumerate();
-        let pairs =
-            pairs.map(|(index, step)| Ok(Pair::new(*step as usize, layer(2 * index + 1)?, layer(2 * index + 2)?)));
-        let stem = Stem::new(inputs, first, pairs.collect::<ort::Result<_>>()?);
-        Ok(StemKernel { lanes, threads: available_parallelism().map_or(1, NonZero::get), stem })
+        guarded(|| {
+            let lanes = lanes::width().ok_or_else(|| ort::Error::new("this machine has no AVX2"))?;
+            let slopes = attribute(context.get::<Vec<f32>>("slopes"), "slopes")?;
+            let steps = attribute(context.get::<Vec<i64>>("steps"), "steps")?;
+            let layer = |index: usize| -> ort::Result<Layer> {
+                let (weights, bias) = (constant(context, 2 * index + 1)?, constant(context, 2 * index + 2)?);
+                let slope = *attribute(slopes.get(index), "slopes")?;
+                Ok(Layer { weights, slope: vec![slope; bias.len()], bias })
+            };
+            let first = layer(0)?;
+            let inputs = first.weights.len() / 9 / first.bias.len().max(1);
+            let pairs = steps.iter().enumerate();
+            let pairs =
+                pairs.map(|(index, step)| Ok(Pair::new(*step as usize, layer(2 * index + 1)?, layer(2 * index + 2)?)));
+            let stem = Stem::new(inputs, first, pairs.collect::<ort::Result<_>>()?);
+            Ok(StemKernel { lanes, threads: self.threads, stem })
+        })
     }
 }
 
 impl Kernel for StemKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        guarded(|| self.run(context))
+    }
+}
+
+impl StemKernel {
+    fn run(&self, context: &ComputeContext) -> ort::Result<()> {
         let Self { lanes, threads, ref stem } = *self;
         let ([pictures, channels, height, width], input) = context::input(context, 0)?;
         if channels != stem.inputs() {

@@ -2,7 +2,7 @@
 //!
 //! Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), F(4 x 4, 3 x 3): 4 x 4 outputs come
 //! of 6 x 6 inputs by transforming both and the kernel, and multiplying element by element; over many tiles and channels
-//! that is 36 matrix products. Results differ from the direct sum by rounding alone, some 1e-5 of their size.
+//! that is 36 matrix products. Results differ from the direct sum by rounding alone, some 1e-5 of the sum's largest terms.
 
 #![expect(clippy::needless_range_loop, reason = "loops over indices of a constant number become vector code")]
 
