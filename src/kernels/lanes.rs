@@ -24,6 +24,10 @@ impl Width {
 
 /// This machine's; none where these kernels would be no faster than others.
 pub(crate) fn width() -> Option<Width> {
+    // See scripts/coverage-rustc.
+    if cfg!(coverage) {
+        return None;
+    }
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
