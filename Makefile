@@ -1,16 +1,18 @@
-# make demo     set up, build, and run the main job on a real clip
-# make test     set up and run every test
-# make build    set up and build plugin and program
-# make lint     formatting, clippy, documentation, dependencies
-# make bench    the benchmarks
-# make soak     a long run of every mode, shape change and restart: fails when memory grows (SOAK_ROUNDS=2000)
-# make accuracy every detector and way of looking on the evaluation pictures, into docs/accuracy.md; needs ../shared
-# make models   fp16 and int8 variants of the default model, and what each costs
-# make test-tools  the tests of tools/ and of the Python in scripts/
-# make install  PREFIX=/usr/local: plugin, program, ONNX Runtime and model
-# make bundle   BUNDLE=retinaface-bundle BUNDLE_OPTIONS=: one folder that runs where nothing is installed;
-#               `make bundle-test` makes it and runs it in an empty root
-# make clean    what was built; `rm -r .fetch` for what was fetched
+# make demo        set up, build, and run the example pipeline on a video clip
+# make build       set up and build the plugin and the program
+# make test        set up and run all tests
+# make test-tools  run the tests of tools/ and scripts/
+# make test-roots  run set-up, demo and tests in bare Debian 12 and 13 roots; needs root permissions
+# make lint        check formatting, clippy, documentation and dependencies
+# make docs        regenerate docs/elements.md and tests/fixtures/elements.txt
+# make bench       run the benchmarks
+# make soak        run every mode, shape change and restart for a long time and measure memory (SOAK_ROUNDS=2000)
+# make accuracy    evaluate every detector on the test data and write docs/accuracy.md
+# make models      make fp16 and int8 variants of the default model and compare them with it
+# make install     install plugin, program, ONNX Runtime and model (PREFIX=/usr/local)
+# make bundle      make a directory that runs without installed packages (BUNDLE=retinaface-bundle BUNDLE_OPTIONS=)
+# make bundle-test make the bundle and run it in an empty root
+# make clean       delete build outputs; `rm -r .fetch` deletes downloads
 
 SHELL := /bin/bash
 PREFIX ?= /usr/local
@@ -23,13 +25,20 @@ BUNDLE ?= retinaface-bundle
 BUNDLE_OPTIONS ?=
 model := $(fetch)/models/retinaface_mnet025.onnx
 variants := $(fetch)/models/variants
-# Python of its own for tools/ and the tests of scripts/, made anew when what it asks for changes.
+# Virtual environment of tools/ and of the tests of scripts/; rebuilt when the requirements change.
 venv := $(fetch)/venv-variants
 python := $(venv)/bin/python
-# What the variants are compared on: the media, and the evaluation pictures where they are.
-pictures := $(fetch)/media $(wildcard ../shared/eval/wider/images)
+# Data that tests and evaluation use where it exists.
+export RETINAFACE_TEST_DATA ?= $(abspath ../shared)
+# Images on which the variants are compared.
+images := $(fetch)/media $(wildcard $(RETINAFACE_TEST_DATA)/eval/wider/images)
+# Links to the Rust that scripts/setup.sh selected, where the one on PATH is too old.
+export PATH := $(CURDIR)/$(fetch)/rust/bin:$(PATH)
+# One build of the dependencies serves the release build and the tests.
+features := --features gst-plugin-retinaface/cuda-memory
+cargo_test := cargo test --release --locked --config .cargo/test.toml --workspace $(features)
 
-.PHONY: all setup build demo test soak test-tools lint deny bench accuracy models install bundle bundle-test clean
+.PHONY: all setup build demo test soak test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
 
 all: build
 
@@ -38,39 +47,41 @@ setup:
 
 build: setup
 	cargo build --release --locked --workspace
-	@mkdir -p $(target)/plugins
-	@ln -sf ../release/libgstretinaface.so $(target)/plugins/libgstretinaface.so
+	@# Copies, because `make test` writes builds with debug assertions to $(target)/release.
+	@install -D $(target)/release/libgstretinaface.so $(target)/plugins/libgstretinaface.so
+	@install -D $(target)/release/retinaface $(target)/bin/retinaface
 
 demo: build
 	@rm -rf $(demo_out)
 	scripts/until-end scripts/launch pipelines/annotate.launch INPUT=$(demo_clip) OUT=$(demo_out)
 	@mkdir -p $(demo_out)/crops && mv $(demo_out)/crop-*.png $(demo_out)/crops/
 	@echo
-	@echo "The main job is done. Its results:"
+	@echo "Results:"
 	@echo "  annotated video  $(demo_out)/annotated.mp4"
 	@echo "  aligned crops    $(demo_out)/crops/  ($$(ls $(demo_out)/crops | wc -l) PNG files of 112 x 112)"
 	@echo "  face metadata    $(demo_out)/faces.jsonl  ($$(wc -l <$(demo_out)/faces.jsonl) frames)"
 	@echo "Next: '. ./env.sh', then 'gst-inspect-1.0 retinaface', or a pipeline of README.md."
 
 test: setup
-	cargo test --locked --workspace
-	cargo test --locked -p retinaface --features cuda-memory --lib cuda
-	cargo test --locked -p gst-plugin-retinaface --features cuda-memory --test cuda_memory
+	$(cargo_test) --no-fail-fast
 
 SOAK_ROUNDS ?= 2000
 soak: setup
-	SOAK_ROUNDS=$(SOAK_ROUNDS) cargo test --locked -p gst-plugin-retinaface --test memory -- --nocapture
+	SOAK_ROUNDS=$(SOAK_ROUNDS) $(cargo_test) --test memory -- --nocapture
+
+docs: setup
+	UPDATE_SNAPSHOTS=1 $(cargo_test) --test elements surface
 
 lint: deny
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --workspace --all-targets --features retinaface/cuda-memory,gst-plugin-retinaface/cuda-memory -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy --release --locked --workspace --all-targets $(features) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --document-private-items
 
 deny:
 	cargo deny --workspace --locked check bans licenses sources
 
-# Peers have a throw-away environment of their own; QUICK=1: fewer rounds.
+# Virtual environments of the other projects that are measured; QUICK=1: fewer rounds.
 bench_venv := $(target)/bench/venv
 export QUICK
 
@@ -98,11 +109,14 @@ $(venv)/.complete: tools/variants/requirements.txt
 
 models: build $(venv)/.complete
 	$(python) tools/variants/variants.py make $(model) $(variants) --calibration $(fetch)/media
-	@for kind in fp16 int8; do for folder in $(pictures); do echo; echo "$$folder:"; \
-	  $(python) tools/variants/variants.py compare $(model) $(variants)/$(notdir $(basename $(model)))_$$kind.onnx $$folder || exit; done; done
+	@for kind in fp16 int8; do for directory in $(images); do echo; echo "$$directory:"; \
+	  $(python) tools/variants/variants.py compare $(model) $(variants)/$(notdir $(basename $(model)))_$$kind.onnx $$directory || exit; done; done
 
 accuracy: build $(venv)/.complete
 	$(python) tools/accuracy/accuracy.py
+
+test-roots:
+	scripts/test-roots
 
 test-tools: build $(venv)/.complete
 	cd tools/variants && $(abspath $(python)) -m unittest
@@ -113,15 +127,15 @@ install: build
 	install -D -m 755 $(target)/release/libgstretinaface.so $(DESTDIR)$(PREFIX)/lib/gstreamer-1.0/libgstretinaface.so
 	install -D -m 755 $(target)/release/retinaface $(DESTDIR)$(PREFIX)/bin/retinaface
 	install -D -m 644 $(fetch)/onnxruntime/libonnxruntime.so.1 $(DESTDIR)$(PREFIX)/lib/retinaface/libonnxruntime.so.1
-	@for set in $(notdir $(wildcard $(fetch)/onnxruntime-*)); do \
-	  mkdir -p $(DESTDIR)$(PREFIX)/lib/retinaface && rm -rf $(DESTDIR)$(PREFIX)/lib/retinaface/$$set && \
-	  cp -r $(fetch)/$$set $(DESTDIR)$(PREFIX)/lib/retinaface/ && echo "with $$set"; \
+	@for build in $(notdir $(wildcard $(fetch)/onnxruntime-*)); do \
+	  mkdir -p $(DESTDIR)$(PREFIX)/lib/retinaface && rm -rf $(DESTDIR)$(PREFIX)/lib/retinaface/$$build && \
+	  cp -r $(fetch)/$$build $(DESTDIR)$(PREFIX)/lib/retinaface/ && echo "with $$build"; \
 	done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/retinaface $(fetch)/models/retinaface_mnet025.onnx
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/retinaface LICENSE-MIT LICENSE-APACHE assets/LICENSES.md
 	install -D -m 644 $(fetch)/models/LICENSE.retinaface_mnet025 $(DESTDIR)$(PREFIX)/share/doc/retinaface/LICENSE.model
 	install -D -m 644 $(fetch)/onnxruntime/ThirdPartyNotices.txt $(DESTDIR)$(PREFIX)/share/doc/retinaface/ThirdPartyNotices.onnxruntime.txt
-	@echo "Installed. Tell GStreamer: export GST_PLUGIN_PATH=$(PREFIX)/lib/gstreamer-1.0"
+	@echo "Installed. Set this for GStreamer: export GST_PLUGIN_PATH=$(PREFIX)/lib/gstreamer-1.0"
 
 bundle: build
 	scripts/bundle.sh $(BUNDLE_OPTIONS) $(BUNDLE)

@@ -1,10 +1,12 @@
-//! The whole element on a decoded 1080p clip, and a bare session beside it.
+//! The element on a decoded 1080p clip, compared with a bare session.
 //!
-//! 48 frames of the demo clip, decoded, scaled to 1920 x 1080 and held in memory as NV12, go through the element; the
-//! bare session runs the model as often on a tensor of the same shape that is always the same.
+//! 48 frames of the demo clip, decoded, scaled to 1920 x 1080 and held in memory as NV12, go
+//! through the element. The bare session runs the model as many times on a constant tensor of the
+//! same shape.
 //!
-//! Machines are shared and change their speed within seconds, so the ratios that count are taken in pairs: a round of
-//! the bare session, then one of the element, twenty times; `target/tmp/paired.json` gets each pair.
+//! A shared machine changes its speed within seconds. Therefore the reported ratios are of pairs: a
+//! round of the bare session, then one of the element, twenty times. `target/tmp/paired.json` has
+//! the times of each pair.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic; criterion_main! has no docs")]
 
@@ -12,8 +14,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use retinaface::model::{Model, Options};
-use retinaface::tensors::Feed;
+use retinaface::inference::{InputSpec, Model, ModelOptions};
 
 #[path = "../plugins/retinaface/tests/common/mod.rs"]
 mod common;
@@ -36,7 +37,7 @@ fn element(c: &mut Criterion) {
         harness
     };
     let all_frames = |harness: &mut gst_check::Harness| {
-        // As a file source does: as fast as the element takes them.
+        // Like a file source, as fast as the element accepts them.
         for sample in samples {
             harness.push(sample.buffer_owned().unwrap()).unwrap();
         }
@@ -48,8 +49,8 @@ fn element(c: &mut Criterion) {
     let mut group = c.benchmark_group("clip");
     group.sample_size(20);
     group.throughput(Throughput::Elements(FRAMES as u64));
-    let mut bare = Model::open(&common::project::default_model(), &Options::default()).unwrap();
-    let mut tensors = [bare.maker().tensors(Feed::Floats { width: 640, height: 384 }).unwrap()];
+    let mut bare = Model::open(&common::project::default_model(), &ModelOptions::default()).unwrap();
+    let mut tensors = [bare.allocator().tensors(InputSpec::Floats { width: 640, height: 384 }).unwrap()];
     group.bench_function("bare_session", |b| {
         b.iter(|| (0..FRAMES).for_each(|_| bare.run(black_box(&mut tensors)).unwrap()));
     });

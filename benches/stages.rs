@@ -1,6 +1,6 @@
-//! What surrounds the network, stage by stage, and the network itself beside it.
+//! Each stage around the model, and the model itself.
 //!
-//! All on one 1920 x 1080 NV12 frame at `input-size` 640 with the default model, unless a name says otherwise.
+//! Unless a name says otherwise: one 1920 x 1080 NV12 frame, `input-size` 640, the default model.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic; criterion_main! has no docs")]
 
@@ -11,16 +11,12 @@ use opencv::core::Mat;
 use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::imgproc;
 use opencv::prelude::*;
-use retinaface::align::{self, Scratch as AlignScratch};
-use retinaface::decode::{Decoded, decode};
-use retinaface::detector::{Detector, Settings, SharedModel};
-use retinaface::draw::{self, Style};
-use retinaface::image::{ImageInfo, ImageView, ImageViewMut, OwnedImage, PixelFormat};
-use retinaface::letterbox::{InputSize, Letterbox};
-use retinaface::model::{Model, Options};
-use retinaface::nms::nms;
-use retinaface::preprocess::{Scratch, fill_input};
-use retinaface::tensors::{Feed, Found, Heads};
+use retinaface::crops::align;
+use retinaface::crops::align::WarpBuffers;
+use retinaface::detect::{Decoded, DetectionSettings, Detector, PreprocessBuffers, decode, fill_input};
+use retinaface::geometry::{InputSize, Letterbox, nms};
+use retinaface::image::{ImageInfo, ImageView, ImageViewMut, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
+use retinaface::inference::{HeadOutputs, InputSpec, Model, ModelOptions, RunOutput, SharedModel};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -47,14 +43,15 @@ fn stages(c: &mut Criterion) {
     let frame = view(&planes);
     let letterbox = Letterbox::new(1920, 1080, InputSize::Longest(640));
     let (width, height) = letterbox.input();
-    let mut model = Model::open(&common::default_model(), &Options::default()).unwrap();
-    let normalization = model.contract().normalization;
-    let mut tensors = model.maker().tensors(Feed::Floats { width, height }).unwrap();
-    let mut scratch = Scratch::default();
-    let settings = Settings::default();
-    let layout = model.contract().layout().unwrap().clone();
-    let all =
-        |heads: Heads<'_>| -> Decoded { decode(&layout, (width, height), heads.values(), settings.score_threshold) };
+    let mut model = Model::open(&common::default_model(), &ModelOptions::default()).unwrap();
+    let normalization = model.spec().normalization;
+    let mut tensors = model.allocator().tensors(InputSpec::Floats { width, height }).unwrap();
+    let mut scratch = PreprocessBuffers::default();
+    let settings = DetectionSettings::default();
+    let layout = model.spec().layout().unwrap().clone();
+    let all = |heads: HeadOutputs<'_>| -> Decoded {
+        decode(&layout, (width, height), heads.values(), settings.score_threshold)
+    };
 
     let mut group = c.benchmark_group("frame");
     group.sample_size(60);
@@ -65,21 +62,21 @@ fn stages(c: &mut Criterion) {
         });
     });
     group.bench_function("model", |b| b.iter(|| model.run(black_box(std::slice::from_mut(&mut tensors))).unwrap()));
-    let heads = || match tensors.found().unwrap() {
-        Found::Heads(heads) => heads,
-        Found::Candidates(_) => unreachable!("floats were fed"),
+    let heads = || match tensors.output().unwrap() {
+        RunOutput::Heads(heads) => heads,
+        RunOutput::Candidates(_) => unreachable!("the input is floats"),
     };
     group.bench_function("decode_nms", |b| {
         b.iter(|| nms(all(heads()).candidates, settings.iou_threshold));
     });
-    let detector = Detector::new(&SharedModel::open(&common::default_model(), &Options::default()).unwrap());
+    let detector = Detector::new(&SharedModel::open(&common::default_model(), &ModelOptions::default()).unwrap());
     group.bench_function("detect", |b| b.iter(|| detector.detect(black_box(&frame), &settings).unwrap()));
     let faces = detector.detect(&frame, &settings).unwrap().faces;
     assert_eq!(faces.len(), 5);
 
     let landmarks = faces[0].landmarks.unwrap();
     let mut crop = OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, 112, 112), vec![0; 3 * 112 * 112]).unwrap();
-    let mut scratch = AlignScratch::default();
+    let mut scratch = WarpBuffers::default();
     group.bench_function("align_one_nv12", |b| {
         b.iter(|| {
             let transform = align::crop_from_frame(black_box(&landmarks), 112).unwrap();
@@ -104,7 +101,7 @@ fn stages(c: &mut Criterion) {
             let [luma, chroma] = &mut drawn;
             let info = ImageInfo::new(PixelFormat::Nv12, 1920, 1080);
             let mut view = ImageViewMut::new(info, vec![luma, chroma], &[1920, 1920]).unwrap();
-            draw::draw_faces(&mut view, black_box(&faces), &Style::default()).unwrap();
+            draw_faces(&mut view, black_box(&faces), &OverlayStyle::default()).unwrap();
         });
     });
     group.finish();

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Prints the share of lines that the tests ran, a file a line.
+"""Prints the line coverage of the tests, one file per line.
 
     scripts/coverage.py COV TESTS.json PROFILES
 
-COV is `cov` of the crate llvm_profparser, TESTS.json what `cargo test --no-run --message-format=json` printed,
-PROFILES the folder of the .profraw files that the tests left.
+COV is the program `cov` of the crate llvm_profparser. TESTS.json is the output of
+`cargo test --no-run --message-format=json`. PROFILES is the directory of the .profraw files that the
+tests wrote.
 """
 
 import json
@@ -28,11 +29,11 @@ for line in Path(tests).read_text().splitlines():
 
 command = [cov, "show"]
 for profile in sorted(Path(profiles).glob("*.profraw")):
-    # A process that was killed leaves an empty one.
+    # A process that was killed leaves an empty file.
     if profile.stat().st_size:
         command += ["--instr-profile", str(profile)]
 for name in sorted(objects):
-    # A test of a feature that is not built has nothing to cover, and `cov` stumbles over it.
+    # `cov` fails on objects without coverage data.
     if b"__llvm_covfun" in Path(name).read_bytes():
         command += ["--object", name]
 shown = subprocess.run(command, capture_output=True, text=True)
@@ -49,7 +50,7 @@ for line in shown.stdout.splitlines():
         in_tests = file is not None and ("tests" in file.parts or "benches" in file.parts)
         continue
     hits, source = marked.groups()
-    # Unit tests stand at a file's end; what they are is not what they cover.
+    # Unit tests are at the end of a file; they are not counted.
     in_tests = in_tests or source.strip() == "#[cfg(test)]"
     if file and hits and not in_tests:
         counted[file][0] += int(hits) > 0
@@ -58,7 +59,7 @@ for line in shown.stdout.splitlines():
 parts = defaultdict(lambda: [0, 0])
 for file, (ran, lines) in sorted(counted.items()):
     print(f"{ran / lines:7.1%}  {ran:4} of {lines:4}  {file}")
-    part = "elements" if file.parts[0] == "plugins" else "program" if "app" in file.parts or file.name == "main.rs" else "core"
+    part = {"plugins": "elements", "crates": file.parts[1]}.get(file.parts[0], "core")
     parts[part][0] += ran
     parts[part][1] += lines
 for part, (ran, lines) in sorted(parts.items()):

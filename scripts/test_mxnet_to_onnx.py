@@ -1,8 +1,9 @@
-"""Tests of mxnet-to-onnx.py. `make test-tools` runs them.
+"""Tests of mxnet-to-onnx.py; `make test-tools` runs them.
 
-Small nets are written here, in the formats of MXNet, and compared with what NumPy makes of them, by loops that are
-slow and plain. The published mnet.25 is compared with the conversion of it that lies beside the project (../shared),
-where that is; under CI it has to be.
+The tests write small networks in the formats of MXNet and compare the converted models with simple
+implementations in NumPy. The published mnet.25 is compared with another conversion, which is in the
+directory RETINAFACE_TEST_DATA (default: ../shared). These tests are skipped if the files do not
+exist, and fail in CI.
 """
 
 import contextlib
@@ -27,12 +28,13 @@ import onnxruntime
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "mxnet-to-onnx.py"
-MODELS = ROOT.parent / "shared" / "models"
+TEST_DATA = (ROOT / os.environ.get("RETINAFACE_TEST_DATA", "../shared")).resolve()
+MODELS = TEST_DATA / "models"
 SYMBOL, PARAMETERS = MODELS / "mxnet" / "mnet.25-symbol.json", MODELS / "mxnet" / "mnet.25-0000.params"
 REFERENCE = MODELS / "retinaface_insightface_mnet025.onnx"
 PHOTOS = [ROOT / ".fetch" / "media" / name for name in ("multi_face.jpg", "single_face.jpg")]
 
-# Its name is no name of a module.
+# The file name is not a valid module name.
 specification = importlib.util.spec_from_file_location("mxnet_to_onnx", SCRIPT)
 mxnet_to_onnx = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(mxnet_to_onnx)
@@ -42,11 +44,11 @@ FLAGS = {"float32": 0, "float64": 1, "float16": 2, "uint8": 3, "int32": 4, "int8
 
 
 def packed_array(array, version=V2):
-    """An array as MXNet's NDArray::Save writes it, and as its versions before did."""
-    head = {V1: struct.pack("<Ii", V1, array.ndim), V2: struct.pack("<Iii", V2, 0, array.ndim),
+    """An array in one of the formats of MXNet's NDArray::Save."""
+    header = {V1: struct.pack("<Ii", V1, array.ndim), V2: struct.pack("<Iii", V2, 0, array.ndim),
             V3: struct.pack("<Iii", V3, 0, array.ndim), OLDEST: struct.pack("<I", array.ndim)}[version]  # fmt: skip
-    sides = struct.pack(f"<{array.ndim}{'I' if version is OLDEST else 'q'}", *array.shape)
-    return head + sides + struct.pack("<iii", 1, 0, FLAGS[str(array.dtype)]) + array.tobytes()
+    dims = struct.pack(f"<{array.ndim}{'I' if version is OLDEST else 'q'}", *array.shape)
+    return header + dims + struct.pack("<iii", 1, 0, FLAGS[str(array.dtype)]) + array.tobytes()
 
 
 def packed_list(arrays, names):
@@ -56,7 +58,7 @@ def packed_list(arrays, names):
 
 
 class Net:
-    """A net that is being written."""
+    """A network under construction."""
 
     def __init__(self):
         self.nodes, self.parameters, self.heads = [], {}, []
@@ -102,13 +104,13 @@ def noise(*shape, seed=0):
 
 class Case(unittest.TestCase):
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
 
     def files(self, symbol, packed):
-        """Both as files; the symbol may be a text that is none."""
-        files = self.folder / "net-symbol.json", self.folder / "net-0000.params"
+        """Writes both files; the symbol may be invalid text."""
+        files = self.directory / "net-symbol.json", self.directory / "net-0000.params"
         files[0].write_text(symbol if isinstance(symbol, str) else json.dumps(symbol))
         files[1].write_bytes(packed)
         return files
@@ -121,32 +123,32 @@ class Case(unittest.TestCase):
         onnx.checker.check_model(model, full_check=True)
         return session(model).run(None, {"data": data})
 
-    def assert_gives(self, net, data, wanted, tolerance=1e-5):
+    def assert_output(self, net, data, expected, tolerance=1e-5):
         (got,) = self.run_net(net, data)
-        self.assertEqual(got.shape, wanted.shape)
-        np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
+        self.assertEqual(got.shape, expected.shape)
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
     def error(self, symbol, packed):
-        """What the program says of these files: status 2, one line and no traceback."""
-        files, words = self.files(symbol, packed), io.StringIO()
-        arguments = ["mxnet-to-onnx.py", *map(str, files), str(self.folder / "out.onnx")]
-        with contextlib.redirect_stderr(words), mock.patch.object(sys, "argv", arguments):
+        """Converts invalid files and returns the error, which is one line with exit status 2."""
+        files, stderr = self.files(symbol, packed), io.StringIO()
+        arguments = ["mxnet-to-onnx.py", *map(str, files), str(self.directory / "out.onnx")]
+        with contextlib.redirect_stderr(stderr), mock.patch.object(sys, "argv", arguments):
             status = mxnet_to_onnx.main()
         self.assertEqual(status, 2)
-        self.assertFalse((self.folder / "out.onnx").exists())
-        self.assertEqual(words.getvalue().count("\n"), 1, words.getvalue())
-        return words.getvalue()
+        self.assertFalse((self.directory / "out.onnx").exists())
+        self.assertEqual(stderr.getvalue().count("\n"), 1, stderr.getvalue())
+        return stderr.getvalue()
 
-    def assert_error(self, net, *wanted):
-        said = self.error(net.symbol(), net.packed())
-        for words in wanted:
-            self.assertIn(words, said)
-
-
-# ---------------------------------------------------------------- plain computations
+    def assert_error(self, net, *messages):
+        error = self.error(net.symbol(), net.packed())
+        for message in messages:
+            self.assertIn(message, error)
 
 
-def convolved(x, weight, stride, pad, dilate=(1, 1), groups=1):
+# ---------------------------------------------------------------- reference implementations
+
+
+def convolve(x, weight, stride, pad, dilate=(1, 1), groups=1):
     x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (pad[0],) * 2, (pad[1],) * 2))
     filters, channels, rows, columns = weight.shape
     height = (x.shape[2] - dilate[0] * (rows - 1) - 1) // stride[0] + 1
@@ -165,7 +167,7 @@ def convolved(x, weight, stride, pad, dilate=(1, 1), groups=1):
     return out
 
 
-def deconvolved(x, weight, stride, pad, adj=(0, 0), groups=1):
+def deconvolve(x, weight, stride, pad, adj=(0, 0), groups=1):
     channels, filters, rows, columns = weight.shape
     height, width = (
         (side - 1) * step + kernel + more for side, step, kernel, more in zip(x.shape[2:], stride, (rows, columns), adj)
@@ -178,8 +180,8 @@ def deconvolved(x, weight, stride, pad, adj=(0, 0), groups=1):
     return out[:, :, pad[0] : height - pad[0], pad[1] : width - pad[1]]
 
 
-def pooled(x, kernel, stride, pad, full, kind, count_pad=True):
-    """As src/operator/nn/pool.h of MXNet has it."""
+def pool(x, kernel, stride, pad, full, kind, count_pad=True):
+    """Pooling as in src/operator/nn/pool.h of MXNet."""
     rounded = np.ceil if full else np.floor
     sides = [int(rounded((side + 2 * p - k) / s)) + 1 for side, k, s, p in zip(x.shape[2:], kernel, stride, pad)]
     out = np.zeros((*x.shape[:2], *sides))
@@ -192,7 +194,7 @@ def pooled(x, kernel, stride, pad, full, kind, count_pad=True):
     return out
 
 
-def softmaxed(x, axis):
+def softmax_of(x, axis):
     powers = np.exp(x.astype(np.float64) - x.max(axis=axis, keepdims=True))
     return powers / powers.sum(axis=axis, keepdims=True)
 
@@ -208,49 +210,49 @@ class Operators(Case):
             inputs = [net.variable("w", weight)] + ([net.variable("b", bias)] if biased else [])
             net.node("Convolution", "conv", net.data, *inputs, kernel=(3, 2), stride=(2, 1), pad=(1, 0), dilate=(1, 3),
                      num_filter=6, num_group=2, no_bias=not biased, workspace=1024, layout="None")  # fmt: skip
-            wanted = convolved(x, weight, (2, 1), (1, 0), (1, 3), 2) + (bias[:, None, None] if biased else 0)
-            self.assert_gives(net, x, wanted)
+            expected = convolve(x, weight, (2, 1), (1, 0), (1, 3), 2) + (bias[:, None, None] if biased else 0)
+            self.assert_output(net, x, expected)
 
-    def test_convolution_of_mxnet_has_a_bias_and_steps_of_one_unless_told_otherwise(self):
+    def test_convolution_defaults_to_a_bias_and_strides_of_one(self):
         weight, bias, x = noise(2, 3, 3, 3), noise(2, seed=1), noise(1, 3, 5, 6, seed=2)
         net = Net()
         net.node("Convolution", "conv", net.data, net.variable("w", weight), net.variable("b", bias), kernel=(3, 3), num_filter=2)
-        self.assert_gives(net, x, convolved(x, weight, (1, 1), (0, 0)) + bias[:, None, None])
+        self.assert_output(net, x, convolve(x, weight, (1, 1), (0, 0)) + bias[:, None, None])
 
     def test_deconvolution(self):
         weight, bias, x = noise(4, 3, 3, 4), noise(6, seed=1), noise(2, 4, 5, 3, seed=2)
         net = Net()
         net.node("Deconvolution", "up", net.data, net.variable("w", weight), net.variable("b", bias), kernel=(3, 4),
                  stride=(2, 3), pad=(1, 1), adj=(1, 0), num_filter=6, num_group=2, no_bias=False)  # fmt: skip
-        self.assert_gives(net, x, deconvolved(x, weight, (2, 3), (1, 1), (1, 0), 2) + bias[:, None, None])
+        self.assert_output(net, x, deconvolve(x, weight, (2, 3), (1, 1), (1, 0), 2) + bias[:, None, None])
 
-    def test_bilinear_upsampling_by_either_operator_doubles_a_ramp(self):
-        # As mx.init.Bilinear makes the weight.
+    def test_bilinear_upsampling_by_either_operator(self):
+        # The weight of mx.init.Bilinear.
         ramp = 1 - np.abs(np.arange(4) / 2 - 0.75)
         weight, x = np.tile(np.outer(ramp, ramp), (3, 1, 1, 1)).astype(np.float32), noise(1, 3, 5, 4, seed=1)
-        wanted = deconvolved(x, weight, (2, 2), (1, 1), groups=3)
+        expected = deconvolve(x, weight, (2, 2), (1, 1), groups=3)
         for operator, attributes in (
             ("Deconvolution", {"kernel": (4, 4), "stride": (2, 2), "pad": (1, 1), "num_group": 3}),
             ("UpSampling", {"scale": 2, "sample_type": "bilinear", "num_args": 2}),
         ):
             net = Net()
             net.node(operator, "up", net.data, net.variable("w", weight), num_filter=3, **attributes)
-            self.assert_gives(net, x, wanted)
-        # Between two pixels' middles it is a straight line.
-        np.testing.assert_allclose(wanted[0, 0, 2, 3], x[0, 0, :2, 1:3].ravel() @ [0.1875, 0.0625, 0.5625, 0.1875], rtol=1e-5)
+            self.assert_output(net, x, expected)
+        # Linear interpolation between pixel centres.
+        np.testing.assert_allclose(expected[0, 0, 2, 3], x[0, 0, :2, 1:3].ravel() @ [0.1875, 0.0625, 0.5625, 0.1875], rtol=1e-5)
 
     def test_nearest_upsampling(self):
         x = noise(2, 3, 4, 5)
         for scale in (1, 2, 3, 7):
             net = Net()
             net.node("UpSampling", "up", net.data, scale=scale, sample_type="nearest", num_args=1, workspace=512)
-            self.assert_gives(net, x, x.repeat(scale, 2).repeat(scale, 3), 0)
+            self.assert_output(net, x, x.repeat(scale, 2).repeat(scale, 3), 0)
 
-    def test_batch_norm_takes_one_for_gamma_unless_told_otherwise_and_a_thousandth_for_eps(self):
+    def test_batch_norm_defaults_to_a_gamma_of_one_and_an_eps_of_a_thousandth(self):
         gamma, beta, mean, variance = noise(3), noise(3, seed=1), noise(3, seed=2), noise(3, seed=3) ** 2
         x = noise(2, 3, 4, 5, seed=4)
 
-        def wanted(gamma, eps):
+        def expected(gamma, eps):
             return (x - mean[:, None, None]) / np.sqrt(variance[:, None, None].astype(float) + eps) * gamma + beta[:, None, None]
 
         for attributes, scale, eps in (
@@ -260,21 +262,21 @@ class Operators(Case):
         ):
             net = Net()
             net.batch_norm("bn", net.data, gamma, beta, mean, variance, **attributes)
-            self.assert_gives(net, x, wanted(scale, eps))
+            self.assert_output(net, x, expected(scale, eps))
 
-    def test_a_gamma_that_two_layers_share_is_one_for_the_layer_that_fixes_it_only(self):
+    def test_fix_gamma_does_not_affect_another_layer_with_the_same_gamma(self):
         net, x = Net(), noise(1, 2, 3, 3)
         first = net.batch_norm("a", net.data, [2, 3], [0, 0], [0, 0], [1, 1], fix_gamma=False, eps=0)
         shared = net.nodes[first]["inputs"]
         net.node("BatchNorm", "b", first, *(index for index, _, _ in shared[1:]), eps=0)
-        self.assert_gives(net, x, x * np.array([2, 3])[:, None, None])
+        self.assert_output(net, x, x * np.array([2, 3])[:, None, None])
 
-    def test_gluons_names_of_moving_statistics(self):
+    def test_moving_statistics_with_gluon_names(self):
         net, x = Net(), noise(1, 2, 3, 3)
         net.batch_norm("bn", net.data, [1, 1], [0, 0], [1, 2], [4, 9], eps=0)
         for old, new in (("moving_mean", "running_mean"), ("moving_var", "running_var")):
             net.parameters[f"aux:bn_{new}"] = net.parameters.pop(f"aux:bn_{old}")
-        self.assert_gives(net, x, (x - np.array([1, 2])[:, None, None]) / np.array([2, 3])[:, None, None])
+        self.assert_output(net, x, (x - np.array([1, 2])[:, None, None]) / np.array([2, 3])[:, None, None])
         self.assertLessEqual({"bn_moving_mean", "bn_moving_var"}, {weight.name for weight in self.convert(net).graph.initializer})
 
     def test_activations(self):
@@ -282,7 +284,7 @@ class Operators(Case):
         wide = x.astype(np.float64)
         slopes = noise(3, seed=1)
         exponential = np.exp(np.minimum(wide, 0)) - 1
-        for operator, attributes, wanted in (
+        for operator, attributes, expected in (
             ("Activation", {"act_type": "relu"}, np.maximum(wide, 0)),
             ("Activation", {"act_type": "sigmoid"}, 1 / (1 + np.exp(-wide))),
             ("Activation", {"act_type": "tanh"}, np.tanh(wide)),
@@ -304,18 +306,18 @@ class Operators(Case):
                 net = Net()
                 inputs = [net.variable("gamma", slopes)] if attributes.get("act_type") == "prelu" else []
                 net.node(operator, "act", net.data, *inputs, **attributes)
-                self.assert_gives(net, x, wanted)
+                self.assert_output(net, x, expected)
 
-    def test_prelu_with_one_slope_and_after_a_layer_without_sides(self):
+    def test_prelu_with_one_slope_and_after_a_fully_connected_layer(self):
         net, x = Net(), noise(2, 3, 2, 2)
         first = net.node("LeakyReLU", "one", net.data, net.variable("slope", [0.5]), act_type="prelu")
         units, slopes = noise(4, 12, seed=1), noise(4, seed=2)
         fc = net.node("FullyConnected", "fc", first, net.variable("w", units), num_hidden=4, no_bias=True)
         net.node("LeakyReLU", "act", fc, net.variable("slopes", slopes), act_type="prelu")
         flat = np.where(x > 0, x, x / 2).reshape(2, -1) @ units.T.astype(np.float64)
-        self.assert_gives(net, x, np.where(flat > 0, flat, flat * slopes))
+        self.assert_output(net, x, np.where(flat > 0, flat, flat * slopes))
 
-    def test_pooling_of_both_conventions_at_every_size(self):
+    def test_pooling_with_both_conventions_and_many_sizes(self):
         for kernel, stride, pad in (
             ((2, 2), (2, 2), (0, 0)),
             ((3, 3), (2, 2), (0, 0)),
@@ -336,18 +338,18 @@ class Operators(Case):
                     ):
                         x = noise(1, 2, height, width)
                         (got,) = ran.run(None, {"data": x})
-                        wanted = pooled(x, kernel, stride, pad, convention == "full", kind, count_pad)
-                        self.assertEqual(got.shape, wanted.shape)
-                        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+                        expected = pool(x, kernel, stride, pad, convention == "full", kind, count_pad)
+                        self.assertEqual(got.shape, expected.shape)
+                        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
     def test_global_pooling_ignores_its_kernel(self):
         x = noise(2, 3, 5, 4)
-        for kind, wanted in (("max", x.max((2, 3), keepdims=True)), ("avg", x.mean((2, 3), keepdims=True))):
+        for kind, expected in (("max", x.max((2, 3), keepdims=True)), ("avg", x.mean((2, 3), keepdims=True))):
             net = Net()
             net.node("Pooling", "pool", net.data, kernel=(7, 7), global_pool=True, pool_type=kind)
-            self.assert_gives(net, x, wanted)
+            self.assert_output(net, x, expected)
 
-    def test_element_wise_operators_of_two(self):
+    def test_binary_operators(self):
         x, y = noise(2, 3, 4, 5), noise(1, 3, 1, 1, seed=1)
         names = {"add": (np.add, "elemwise_add", "_plus", "_Plus"), "sub": (np.subtract, "elemwise_sub", "_minus"),
                  "mul": (np.multiply, "elemwise_mul", "_mul"), "div": (np.divide, "elemwise_div", "_div")}  # fmt: skip
@@ -356,19 +358,19 @@ class Operators(Case):
                 net = Net()
                 net.node(operator, "two", net.data, net.node("relu", "r", net.data))
                 with np.errstate(divide="ignore"):
-                    self.assert_gives(net, x, compute(x, np.maximum(x, 0)))
+                    self.assert_output(net, x, compute(x, np.maximum(x, 0)))
             net = Net()
             net.node(f"broadcast_{name}", "two", net.data, net.variable("y", y))
-            self.assert_gives(net, x, compute(x, y))
+            self.assert_output(net, x, compute(x, y))
 
-    def test_sum_of_many(self):
+    def test_add_n(self):
         net, x = Net(), noise(1, 2, 3, 3)
         net.node("add_n", "sum", net.data, net.node("relu", "r", net.data), net.data, num_args=3)
-        self.assert_gives(net, x, 2 * x + np.maximum(x, 0))
+        self.assert_output(net, x, 2 * x + np.maximum(x, 0))
 
-    def test_operators_with_a_number(self):
+    def test_scalar_operators(self):
         x = noise(1, 2, 3, 3)
-        for name, wanted in (
+        for name, expected in (
             ("plus", x + 2.5),
             ("minus", x - 2.5),
             ("rminus", 2.5 - x),
@@ -380,14 +382,14 @@ class Operators(Case):
         ):
             net = Net()
             net.node(f"_{name}_scalar", "number", net.data, scalar="2.5")
-            self.assert_gives(net, x, wanted)
+            self.assert_output(net, x, expected)
 
     def test_concat(self):
         net, x = Net(), noise(2, 3, 4, 5)
         net.node("Concat", "both", net.data, net.node("relu", "r", net.data), num_args=2)
-        self.assert_gives(net, x, np.concatenate([x, np.maximum(x, 0)], 1), 0)
+        self.assert_output(net, x, np.concatenate([x, np.maximum(x, 0)], 1), 0)
 
-    def test_crop_to_the_size_of_another_follows_that_ones_size(self):
+    def test_crop_to_the_size_of_a_second_input(self):
         for attributes, at in (
             ({}, lambda rest: (0, 0)),
             ({"offset": (1, 2)}, lambda rest: (1, 2)),
@@ -404,15 +406,15 @@ class Operators(Case):
                 (got,) = ran.run(None, {"data": x})
                 np.testing.assert_array_equal(got, x[:, :, top : top + rows, left : left + columns])
 
-    def test_crop_to_a_size_of_its_own(self):
+    def test_crop_to_a_fixed_size(self):
         x = noise(2, 3, 7, 8)
-        for attributes, wanted in (({"offset": (2, 1)}, x[:, :, 2:6, 1:4]), ({"center_crop": True}, x[:, :, 1:5, 2:5])):
+        for attributes, expected in (({"offset": (2, 1)}, x[:, :, 2:6, 1:4]), ({"center_crop": True}, x[:, :, 1:5, 2:5])):
             net = Net()
             net.node("Crop", "crop", net.data, num_args=1, h_w=(4, 3), **attributes)
-            self.assert_gives(net, x, wanted, 0)
+            self.assert_output(net, x, expected, 0)
 
-    def test_the_heads_softmax_between_its_reshapes(self):
-        # Two anchors a cell: background of both, then face of both.
+    def test_softmax_of_a_head_between_reshapes(self):
+        # Two anchors per cell: background of both, then face of both.
         net = Net()
         score = net.node(
             "Convolution",
@@ -427,19 +429,19 @@ class Operators(Case):
         softmax = net.node("SoftmaxActivation", "softmax", split, mode="channel")
         net.node("Reshape", "prob", softmax, shape="(0, 4, -1, 0)")
         model = self.convert(net)
-        self.assertEqual(sides(model.graph.output[0]), ["batch", 4, "prob_height", "prob_width"])
+        self.assertEqual(dims(model.graph.output[0]), ["batch", 4, "prob_height", "prob_width"])
         ran = session(model)
         for shape in ((1, 3, 2, 3), (2, 3, 5, 7), (3, 3, 1, 4)):
             x = noise(*shape, seed=2)
-            scores = convolved(x, noise(4, 3, 1, 1), (1, 1), (0, 0)) + noise(4, seed=1)[:, None, None]
-            wanted = np.empty_like(scores)
+            scores = convolve(x, noise(4, 3, 1, 1), (1, 1), (0, 0)) + noise(4, seed=1)[:, None, None]
+            expected = np.empty_like(scores)
             for anchor in range(2):
-                wanted[:, anchor::2] = softmaxed(scores[:, anchor::2], 1)
-            np.testing.assert_allclose(ran.run(None, {"data": x})[0], wanted, rtol=1e-5)
+                expected[:, anchor::2] = softmax_of(scores[:, anchor::2], 1)
+            np.testing.assert_allclose(ran.run(None, {"data": x})[0], expected, rtol=1e-5)
 
     def test_reshape(self):
         x = noise(2, 6, 4, 5)
-        for shape, wanted in (
+        for shape, expected in (
             ((0, 2, -1), (2, 2, 60)),
             ((0, 0, -1), (2, 6, 20)),
             ((0, -2), (2, 6, 4, 5)),
@@ -449,11 +451,11 @@ class Operators(Case):
         ):
             net = Net()
             net.node("Reshape", "shape", net.data, shape=shape)
-            self.assert_gives(net, x, x.reshape(wanted), 0)
+            self.assert_output(net, x, x.reshape(expected), 0)
 
     def test_flatten_transpose_and_slices(self):
         x = noise(2, 6, 4, 5)
-        for operator, attributes, wanted in (
+        for operator, attributes, expected in (
             ("Flatten", {}, x.reshape(2, -1)),
             ("transpose", {"axes": (0, 2, 3, 1)}, x.transpose(0, 2, 3, 1)),
             ("transpose", {}, x.transpose()),
@@ -464,9 +466,9 @@ class Operators(Case):
             with self.subTest(operator, **attributes):
                 net = Net()
                 net.node(operator, "shape", net.data, **attributes)
-                self.assert_gives(net, x, np.ascontiguousarray(wanted), 0)
+                self.assert_output(net, x, np.ascontiguousarray(expected), 0)
 
-    def test_softmax_in_all_its_forms(self):
+    def test_softmax_operators(self):
         x = noise(2, 6, 4, 5)
         for operator, attributes, axis in (
             ("softmax", {}, -1),
@@ -481,28 +483,28 @@ class Operators(Case):
         ):
             with self.subTest(operator, **attributes):
                 net = Net()
-                # The label has no value, and needs none.
+                # The label has no value in inference.
                 inputs = [net.variable("label")] if operator == "SoftmaxOutput" else []
                 net.node(operator, "prob", net.data, *inputs, **attributes)
-                self.assert_gives(net, x, softmaxed(x, axis))
+                self.assert_output(net, x, softmax_of(x, axis))
 
     def test_softmax_of_a_classifier(self):
         for operator in ("SoftmaxOutput", "SoftmaxActivation"):
             net, x, units, bias = Net(), noise(2, 3, 4, 5), noise(7, 60, seed=1), noise(7, seed=2)
             fc = net.node("FullyConnected", "fc", net.data, net.variable("w", units), net.variable("b", bias), num_hidden=7)
             net.node(operator, "prob", fc, *([net.variable("prob_label")] if operator == "SoftmaxOutput" else []))
-            self.assert_gives(net, x, softmaxed(x.reshape(2, -1) @ units.T.astype(np.float64) + bias, 1))
+            self.assert_output(net, x, softmax_of(x.reshape(2, -1) @ units.T.astype(np.float64) + bias, 1))
 
-    def test_what_passes_its_data_on_is_no_operator_unless_it_is_an_output(self):
+    def test_identity_operators_are_removed_except_at_an_output(self):
         net, x = Net(), noise(1, 2, 3, 3)
         last = net.node("relu", "r", net.data)
         for operator, attributes in (("Dropout", {"p": 0.5}), ("_copy", {}), ("identity", {}), ("BlockGrad", {})):
             last = net.node(operator, f"{operator}0", last, **attributes)
-        self.assert_gives(net, x, np.maximum(x, 0), 0)
+        self.assert_output(net, x, np.maximum(x, 0), 0)
         self.assertEqual([node.op_type for node in self.convert(net).graph.node], ["Relu", "Identity"])
         self.assertEqual([output.name for output in self.convert(net).graph.output], ["BlockGrad0"])
 
-    def test_old_names_of_attributes_and_numbers_of_python_2(self):
+    def test_old_attribute_keys_and_python_2_integers(self):
         for key in ("param", "attr"):
             net, x, weight = Net(), noise(1, 2, 4, 4), noise(3, 2, 2, 2)
             net.node(
@@ -517,11 +519,11 @@ class Operators(Case):
                 no_bias=1,
             )
             net.nodes[-1][key] = net.nodes[-1].pop("attrs")
-            self.assert_gives(net, x, convolved(x, weight, (1, 1), (0, 0)))
+            self.assert_output(net, x, convolve(x, weight, (1, 1), (0, 0)))
 
 
-def sides(value):
-    return [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+def dims(value):
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 # ---------------------------------------------------------------- files and graph
@@ -532,18 +534,18 @@ class Files(Case):
         weight = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
         for version, kind in itertools.product((V1, V2, V3, OLDEST), ("float32", "float64", "float16")):
             self.files({}, packed_list([packed_array(weight.astype(kind), version)], ["arg:w"]))
-            read = mxnet_to_onnx.read_parameters(self.folder / "net-0000.params")
+            read = mxnet_to_onnx.read_parameters(self.directory / "net-0000.params")
             self.assertEqual(read["w"].dtype, kind)
             np.testing.assert_array_equal(read["w"], weight)
 
-    def test_halves_and_doubles_become_floats(self):
+    def test_float16_and_float64_become_float32(self):
         for kind in ("float64", "float16"):
             net, x, weight = Net(), noise(1, 2, 3, 3), noise(1, 2, 1, 1).astype(np.float16)
             net.node("Convolution", "conv", net.data, net.variable("w", weight), kernel=(1, 1), num_filter=1, no_bias=True)
             net.parameters["arg:w"] = weight.astype(kind)
-            self.assert_gives(net, x, convolved(x, weight, (1, 1), (0, 0)))
+            self.assert_output(net, x, convolve(x, weight, (1, 1), (0, 0)))
 
-    def test_an_array_that_was_never_made_is_a_missing_one(self):
+    def test_an_uninitialised_array_is_missing(self):
         for head in (
             struct.pack("<Iii", V2, 0, 0),
             struct.pack("<Ii", V1, 0),
@@ -551,9 +553,9 @@ class Files(Case):
             struct.pack("<I", 0),
         ):
             self.files({}, packed_list([head], ["arg:w"]))
-            self.assertEqual(mxnet_to_onnx.read_parameters(self.folder / "net-0000.params"), {})
+            self.assertEqual(mxnet_to_onnx.read_parameters(self.directory / "net-0000.params"), {})
 
-    def test_names_and_values_of_weights_stay_and_unused_ones_go(self):
+    def test_weights_keep_names_and_values_and_unused_ones_are_removed(self):
         net = Net()
         net.variable("unused", noise(5))
         net.node(
@@ -570,64 +572,64 @@ class Files(Case):
         self.assertEqual(weight.name, "conv_weight")
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(weight), noise(2, 3, 1, 1))
 
-    def test_the_head_of_the_file(self):
+    def test_the_header_of_the_file(self):
         net = Net()
         net.node("Convolution", "conv", net.data, net.variable("w", noise(2, 3, 1, 1)), kernel=(1, 1), num_filter=2, no_bias=True)
         model = self.convert(net)
         self.assertEqual((model.ir_version, model.producer_name), (8, "retinaface mxnet-to-onnx"))
         self.assertEqual([(opset.domain, opset.version) for opset in model.opset_import], [("", 13)])
-        self.assertEqual(sides(model.graph.input[0]), ["batch", 3, "height", "width"])
-        self.assertEqual(sides(model.graph.output[0]), ["batch", 2, "conv_height", "conv_width"])
+        self.assertEqual(dims(model.graph.input[0]), ["batch", 3, "height", "width"])
+        self.assertEqual(dims(model.graph.output[0]), ["batch", 2, "conv_height", "conv_width"])
 
-    def test_channels_are_found_behind_operators_that_keep_them(self):
+    def test_channels_are_inferred_through_operators_that_keep_them(self):
         net = Net()
         centred = net.node(
             "_mul_scalar", "scaled", net.node("_minus_scalar", "centred", net.data, scalar=127.5), scalar=0.0078125
         )
         net.batch_norm("bn", centred, [1] * 4, [0] * 4, [0] * 4, [1] * 4)
-        self.assertEqual(sides(self.convert(net).graph.input[0]), ["batch", 4, "height", "width"])
+        self.assertEqual(dims(self.convert(net).graph.input[0]), ["batch", 4, "height", "width"])
 
-    def test_several_heads_keep_the_symbols_order_and_names(self):
+    def test_several_outputs_keep_order_and_names_of_the_symbol(self):
         net, x = Net(), noise(1, 2, 3, 3)
         first, second = net.node("relu", "r", net.data), net.node("tanh", "t", net.data)
         net.heads = [second, first, second, net.data]
         model = self.convert(net)
         self.assertEqual([output.name for output in model.graph.output], ["t", "r", "t_2", "data_2"])
-        for got, wanted in zip(session(model).run(None, {"data": x}), (np.tanh(x), np.maximum(x, 0), np.tanh(x), x)):
-            np.testing.assert_allclose(got, wanted, rtol=1e-6)
+        for got, expected in zip(session(model).run(None, {"data": x}), (np.tanh(x), np.maximum(x, 0), np.tanh(x), x)):
+            np.testing.assert_allclose(got, expected, rtol=1e-6)
 
-    def test_nodes_of_one_name_and_nodes_called_as_a_weight_is(self):
-        # R50 has two that are called _plus0.
+    def test_duplicate_node_names_and_a_node_with_the_name_of_a_weight(self):
+        # The R50 model has two nodes named _plus0.
         net, x = Net(), noise(1, 1, 3, 3)
         last = net.node("Convolution", "w", net.data, net.variable("w", [[[[2]]]]), kernel=(1, 1), num_filter=1, no_bias=True)
         for _ in range(3):
             last = net.node("_plus_scalar", "same", last, scalar=1)
-        self.assert_gives(net, x, 2 * x + 3)
+        self.assert_output(net, x, 2 * x + 3)
 
-    def test_a_nets_training_heads_are_left_out_and_named(self):
+    def test_training_outputs_are_removed_and_listed(self):
         net, x = Net(), noise(2, 2, 3, 4)
         label, target = net.variable("label"), net.variable("bbox_target")
         score = net.node("Reshape", "score", net.data, shape=(0, 2, -1))
         prob = net.node("SoftmaxOutput", "prob", score, label, multi_output=True)
         difference = net.node("elemwise_sub", "difference", score, target)
         net.heads = [prob, net.node("BlockGrad", "label_out", label), net.node("MakeLoss", "loss", difference)]
-        words = io.StringIO()
-        with contextlib.redirect_stderr(words):
+        stderr = io.StringIO()
+        with contextlib.redirect_stderr(stderr):
             (got,) = self.run_net(net, x)
-        np.testing.assert_allclose(got, softmaxed(x.reshape(2, 2, -1), 1), rtol=1e-5)
-        self.assertIn("label_out, loss", words.getvalue())
-        self.assertEqual(words.getvalue().count("\n"), 1)
+        np.testing.assert_allclose(got, softmax_of(x.reshape(2, 2, -1), 1), rtol=1e-5)
+        self.assertIn("label_out, loss", stderr.getvalue())
+        self.assertEqual(stderr.getvalue().count("\n"), 1)
 
     def test_the_program_writes_the_file_and_nothing_else(self):
-        net, out = Net(), self.folder / "made.onnx"
+        net, out = Net(), self.directory / "converted.onnx"
         net.node("relu", "r", net.data)
         files = self.files(net.symbol(), net.packed())
         done = subprocess.run([sys.executable, SCRIPT, *files, out], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
-        self.assertEqual(sorted(self.folder.iterdir()), sorted([*files, out]))
+        self.assertEqual(sorted(self.directory.iterdir()), sorted([*files, out]))
         onnx.checker.check_model(str(out))
 
-    def test_without_its_packages_the_program_names_them(self):
+    def test_missing_packages_are_named(self):
         done = subprocess.run([sys.executable, "-I", "-S", SCRIPT, "a", "b", "c"], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1))
         self.assertIn("pip install numpy onnx", done.stderr)
@@ -637,7 +639,7 @@ class Files(Case):
 
 
 def small_net():
-    """A net with a bit of everything that a header counts."""
+    """A network with convolution, batch normalisation and all kinds of parameters."""
     net = Net()
     conv = net.node(
         "Convolution",
@@ -653,21 +655,21 @@ def small_net():
 
 
 class Errors(Case):
-    def test_parameters_cut_off_anywhere(self):
+    def test_truncated_parameters(self):
         net = small_net()
         for version in (V1, V2, V3, OLDEST):
             packed = net.packed(version)
             for length in range(len(packed)):
-                said = self.error(net.symbol(), packed[:length])
-                self.assertRegex(said, "truncated|neither arg", f"{length} bytes of version {version}")
+                error = self.error(net.symbol(), packed[:length])
+                self.assertRegex(error, "truncated", f"{length} bytes of version {version}")
 
-    def test_symbols_cut_off_anywhere(self):
+    def test_truncated_symbols(self):
         net = small_net()
         text = json.dumps(net.symbol())
         for length in range(len(text)):
             self.assertIn("not a symbol file", self.error(text[:length], net.packed()))
 
-    def test_headers_that_promise_more_than_the_file_has(self):
+    def test_headers_with_counts_beyond_the_end_of_the_file(self):
         huge, net = 2**60, small_net()
         array = packed_array(noise(2, 3))
         for packed in (
@@ -681,33 +683,33 @@ class Errors(Case):
         ):
             self.assertIn("truncated", self.error(net.symbol(), packed))
 
-    def test_arrays_that_cannot_be(self):
+    def test_invalid_arrays(self):
         net = small_net()
-        for array, words in (
+        for array, message in (
             (struct.pack("<Iii", V2, 0, 1000), "1000"),
             (struct.pack("<Iii", V2, 0, -5), "-5"),
             (struct.pack("<I", 0xDEADBEEF), "neither a known format"),
-            (struct.pack("<Iiiqiii", V2, 0, 1, 0, 1, 0, 0), "impossible shape"),
-            (struct.pack("<Iiiqiii", V2, 0, 1, -1, 1, 0, 0), "impossible shape"),
+            (struct.pack("<Iiiqiii", V2, 0, 1, 0, 1, 0, 0), "invalid shape"),
+            (struct.pack("<Iiiqiii", V2, 0, 1, -1, 1, 0, 0), "invalid shape"),
             (struct.pack("<Iiiqiii", V2, 0, 1, 1, 1, 0, 99), "type 99"),
             (struct.pack("<Iii", V2, 1, 1), "sparse"),
         ):
-            self.assertIn(words, self.error(net.symbol(), packed_list([array + bytes(16)], ["arg:w"])))
+            self.assertIn(message, self.error(net.symbol(), packed_list([array + bytes(16)], ["arg:w"])))
 
-    def test_parameter_files_that_are_damaged_or_none(self):
+    def test_damaged_parameter_files(self):
         net, array = small_net(), packed_array(noise(2, 3))
-        for packed, words in (
+        for packed, message in (
             (b"", "not a parameter file"),
             (b"PK\x03\x04" + bytes(100), "not a parameter file"),
-            (net.packed() + b"\0", "behind its end"),
+            (net.packed() + b"\0", "after its end"),
             (packed_list([array, array], ["arg:w"]), "2 arrays and 1 names"),
-            (packed_list([array, array], ["arg:w", "aux:w"]), "two arrays of one name"),
+            (packed_list([array, array], ["arg:w", "aux:w"]), "two arrays with the same name"),
             (packed_list([array], ["w"]), "arg: or aux:"),
-            (packed_list([array], ["arg:w"])[:-1] + b"\xff", "no text"),
+            (packed_list([array], ["arg:w"])[:-1] + b"\xff", "not valid UTF-8"),
         ):
-            self.assertIn(words, self.error(net.symbol(), packed))
+            self.assertIn(message, self.error(net.symbol(), packed))
 
-    def test_symbol_files_that_are_none(self):
+    def test_invalid_symbol_files(self):
         relu = {"op": "relu", "name": "r", "inputs": [[0, 0, 0]]}
         data = {"op": "null", "name": "data", "inputs": []}
         texts = ["", "no json", "[]", "{}", "null", "1", '"text"', "[" * 100000, '{"nodes": ' + "9" * 5000 + "}"]
@@ -730,18 +732,18 @@ class Errors(Case):
             with self.subTest(str(symbol)[:60]):
                 self.assertIn("not a symbol file", self.error(symbol, Net().packed()))
 
-    def test_an_operator_that_is_not_known_is_named_with_its_node(self):
+    def test_an_unsupported_operator_is_named_with_its_node(self):
         net = Net()
         net.node("_contrib_DeformableConvolution", "rf_dcn", net.data)
-        self.assert_error(net, "'rf_dcn'", "_contrib_DeformableConvolution", "not known")
+        self.assert_error(net, "'rf_dcn'", "_contrib_DeformableConvolution", "not supported")
 
-    def test_an_attribute_that_is_not_known_is_not_passed_over(self):
+    def test_an_unsupported_attribute_is_an_error(self):
         net = Net()
         net.node("relu", "r", net.data, reversed=True)
         self.assert_error(net, "'r'", "'reversed'")
 
-    def test_attributes_are_read_as_numbers_and_never_run(self):
-        marker = self.folder / "ran"
+    def test_attributes_are_never_evaluated_as_code(self):
+        marker = self.directory / "ran"
         for kernel in (
             f"__import__('os').mkdir({str(marker)!r})",
             "(3, 3) + (1,)",
@@ -762,8 +764,8 @@ class Errors(Case):
             self.assert_error(net, "'conv'", "kernel=")
         self.assertFalse(marker.exists())
 
-    def test_wrong_attributes(self):
-        for operator, attributes, words in (
+    def test_invalid_attributes(self):
+        for operator, attributes, message in (
             ("Activation", {}, "act_type is missing"),
             ("Activation", {"act_type": "swish"}, "'swish'"),
             ("LeakyReLU", {"act_type": "gelu"}, "'gelu'"),
@@ -774,8 +776,8 @@ class Errors(Case):
             ("Pooling", {"kernel": (2, 2), "pooling_convention": "same"}, "'same'"),
             ("Pooling", {"kernel": (2, 2), "stride": (0, 1)}, "stride="),
             ("Pooling", {"kernel": (2, 2), "pad": (1,)}, "pad="),
-            ("Pooling", {"kernel": (2, 2), "pad": (2, 2)}, "beside the picture"),
-            ("Pooling", {"kernel": (2, 2), "stride": (2, 2), "pad": (1, 1), "pooling_convention": "full"}, "beside the picture"),
+            ("Pooling", {"kernel": (2, 2), "pad": (2, 2)}, "outside the image"),
+            ("Pooling", {"kernel": (2, 2), "stride": (2, 2), "pad": (1, 1), "pooling_convention": "full"}, "outside the image"),
             (
                 "Pooling",
                 {"kernel": (3, 3), "pad": (1, 1), "pool_type": "avg", "pooling_convention": "full"},
@@ -804,10 +806,10 @@ class Errors(Case):
             with self.subTest(operator, **attributes):
                 net = Net()
                 net.node(operator, "it", net.data, **attributes)
-                self.assert_error(net, operator, "'it'", words)
+                self.assert_error(net, operator, "'it'", message)
 
-    def test_parameters_that_are_missing_or_of_another_net(self):
-        for operator, shapes, attributes, words in (
+    def test_parameters_that_are_missing_or_of_another_network(self):
+        for operator, shapes, attributes, message in (
             ("Convolution", (None,), {}, "'w0' is missing"),
             ("Convolution", ((2, 3, 3, 3),), {"num_filter": 4}, "4 x any x 3 x 3"),
             ("Convolution", ((2, 3, 1, 1),), {}, "(2, 3, 1, 1)"),
@@ -824,9 +826,9 @@ class Errors(Case):
                     net.variable(f"w{index}", None if shape is None else noise(*shape)) for index, shape in enumerate(shapes)
                 ]
                 net.node(operator, "it", net.data, *weights, **{"kernel": (3, 3), "num_filter": 2, "no_bias": True, **attributes})
-                self.assert_error(net, operator, "'it'", words)
+                self.assert_error(net, operator, "'it'", message)
 
-    def test_channels_that_do_not_fit(self):
+    def test_mismatched_channels(self):
         net = small_net()
         bn = len(net.nodes) - 1
         net.node("Convolution", "next", bn, net.variable("w2", noise(2, 5, 1, 1)), kernel=(1, 1), num_filter=2, no_bias=True)
@@ -838,7 +840,7 @@ class Errors(Case):
         net.node("elemwise_add", "sum", len(net.nodes) - 1, net.data)
         self.assert_error(net, "'sum'", "belong together")
 
-    def test_a_second_picture_is_a_missing_parameter(self):
+    def test_a_second_input_is_a_missing_parameter(self):
         net = Net()
         net.node("elemwise_add", "sum", net.data, net.variable("other"))
         self.assert_error(net, "'sum'", "'other' is missing")
@@ -858,7 +860,7 @@ class Errors(Case):
         net.parameters["arg:w"] = np.ones((1, 1, 1, 1), np.int32)
         self.assert_error(net, "'conv'", "int32")
 
-    def test_a_net_without_an_output_of_inference(self):
+    def test_a_network_without_an_inference_output(self):
         net = Net()
         net.heads = [net.node("MakeLoss", "loss", net.data)]
         self.assert_error(net, "no output")
@@ -866,27 +868,27 @@ class Errors(Case):
         net.parameters["arg:data"] = noise(1)
         self.assert_error(net, "no input")
 
-    def test_sizes_that_grow_without_end(self):
+    def test_dimensions_that_grow_without_limit(self):
         net = Net()
         last = net.batch_norm("bn", net.data, [1, 1], [0, 0], [0, 0], [1, 1])
         for index in range(200):
             last = net.node("Concat", f"c{index}", last, last, num_args=2)
         self.assert_error(net, "too large")
 
-    def test_files_and_folders_that_are_not_there(self):
+    def test_missing_files_and_directories(self):
         net = Net()
         net.node("relu", "r", net.data)
         files = self.files(net.symbol(), net.packed())
-        for arguments, words in (
-            ((self.folder / "none.json", files[1], self.folder / "out.onnx"), "none.json"),
-            ((files[0], self.folder, self.folder / "out.onnx"), "is not a file"),
-            ((files[0], "/dev/zero", self.folder / "out.onnx"), "/dev/zero"),
-            ((*files, self.folder / "none" / "out.onnx"), "make it first"),
-            ((*files, self.folder), str(self.folder)),
+        for arguments, message in (
+            ((self.directory / "none.json", files[1], self.directory / "out.onnx"), "none.json"),
+            ((files[0], self.directory, self.directory / "out.onnx"), "is not a file"),
+            ((files[0], "/dev/zero", self.directory / "out.onnx"), "/dev/zero"),
+            ((*files, self.directory / "none" / "out.onnx"), "create it first"),
+            ((*files, self.directory), str(self.directory)),
         ):
             done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=60)
             self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
-            self.assertIn(words, done.stderr)
+            self.assertIn(message, done.stderr)
 
     def test_damaged_bytes_are_an_error_or_a_file_and_never_a_traceback(self):
         net, chance = small_net(), random.Random(0)
@@ -896,46 +898,46 @@ class Errors(Case):
             target = damaged[turn % 2]
             for _ in range(chance.randint(1, 4)):
                 target[chance.randrange(len(target))] = chance.randrange(256)
-            files = self.folder / "a.json", self.folder / "a.params"
+            files = self.directory / "a.json", self.directory / "a.params"
             for file, content in zip(files, damaged):
                 file.write_bytes(content)
             with contextlib.suppress(mxnet_to_onnx.ConversionError):
                 mxnet_to_onnx.convert(*files)
 
 
-# ---------------------------------------------------------------- the published net
+# ---------------------------------------------------------------- the published network
 
 
 class Published(Case):
-    """mnet.25 against the conversion of it that others made."""
+    """Compares mnet.25 with another conversion of it."""
 
     @classmethod
     def setUpClass(cls):
         missing = [file for file in (SYMBOL, PARAMETERS, REFERENCE) if not file.exists()]
         if missing and os.environ.get("CI") == "true":
-            raise AssertionError(f"{missing[0]} is missing, which CI has")
+            raise AssertionError(f"{missing[0]} does not exist; CI requires it")
         if missing:
-            raise unittest.SkipTest(f"{missing[0]} is not there")
+            raise unittest.SkipTest(f"{missing[0]} does not exist")
         cls.model = mxnet_to_onnx.convert(SYMBOL, PARAMETERS)
-        cls.ours, cls.theirs = session(cls.model), session(str(REFERENCE))
+        cls.converted, cls.reference = session(cls.model), session(str(REFERENCE))
 
     def assert_agrees(self, data):
-        names = [output.name for output in self.theirs.get_outputs()]
-        for name, got, wanted in zip(names, self.ours.run(names, {"data": data}), self.theirs.run(names, {"data": data})):
-            self.assertEqual(got.shape, wanted.shape, name)
+        names = [output.name for output in self.reference.get_outputs()]
+        for name, got, expected in zip(names, self.converted.run(names, {"data": data}), self.reference.run(names, {"data": data})):
+            self.assertEqual(got.shape, expected.shape, name)
             self.assertTrue(np.isfinite(got).all(), name)
-            self.assertLessEqual(np.abs(got - wanted).max(), 1e-4, f"{name} at {data.shape}")
+            self.assertLessEqual(np.abs(got - expected).max(), 1e-4, f"{name} at {data.shape}")
 
-    def test_inputs_and_outputs_are_called_as_there_and_in_that_order(self):
-        for ask in ("get_inputs", "get_outputs"):
-            ours, theirs = getattr(self.ours, ask)(), getattr(self.theirs, ask)()
-            self.assertEqual([value.name for value in ours], [value.name for value in theirs])
-            self.assertEqual([value.shape[1] for value in ours], [value.shape[1] for value in theirs])
-            for value in ours:
-                self.assertEqual([type(side) for side in value.shape], [str, int, str, str])
+    def test_inputs_and_outputs_have_the_same_names_and_order(self):
+        for method in ("get_inputs", "get_outputs"):
+            converted, reference = getattr(self.converted, method)(), getattr(self.reference, method)()
+            self.assertEqual([value.name for value in converted], [value.name for value in reference])
+            self.assertEqual([value.shape[1] for value in converted], [value.shape[1] for value in reference])
+            for value in converted:
+                self.assertEqual([type(dim) for dim in value.shape], [str, int, str, str])
                 self.assertEqual(value.shape[0], "batch")
 
-    def test_noise_of_every_size_and_batch(self):
+    def test_noise_with_many_sizes_and_batches(self):
         for batch, height, width in (
             (1, 64, 64),
             (2, 50, 70),
@@ -950,21 +952,21 @@ class Published(Case):
     def test_photos(self):
         for photo in PHOTOS:
             if not photo.exists():
-                self.skipTest(f"{photo} is not there: make setup")
-            picture = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
-            small = cv2.resize(picture, (333, 251))
-            for batch in ([picture], [small, small[:, ::-1]]):
+                self.skipTest(f"{photo} does not exist: run make setup")
+            image = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
+            small = cv2.resize(image, (333, 251))
+            for batch in ([image], [small, small[:, ::-1]]):
                 self.assert_agrees(np.stack(batch).transpose(0, 3, 1, 2).astype(np.float32))
 
     def test_a_face_of_a_photo_is_found(self):
         if not PHOTOS[1].exists():
-            self.skipTest(f"{PHOTOS[1]} is not there: make setup")
-        picture = cv2.cvtColor(cv2.resize(cv2.imread(str(PHOTOS[1])), (640, 480)), cv2.COLOR_BGR2RGB)
-        names = [output.name for output in self.ours.get_outputs() if "cls_prob" in output.name]
-        scores = self.ours.run(names, {"data": picture.transpose(2, 0, 1)[None].astype(np.float32)})
+            self.skipTest(f"{PHOTOS[1]} does not exist: run make setup")
+        image = cv2.cvtColor(cv2.resize(cv2.imread(str(PHOTOS[1])), (640, 480)), cv2.COLOR_BGR2RGB)
+        names = [output.name for output in self.converted.get_outputs() if "cls_prob" in output.name]
+        scores = self.converted.run(names, {"data": image.transpose(2, 0, 1)[None].astype(np.float32)})
         self.assertGreater(max(score[:, 2:].max() for score in scores), 0.9)
 
-    def test_weights_are_those_of_the_file_under_the_symbols_names(self):
+    def test_weights_have_the_values_of_the_file_and_the_names_of_the_symbol(self):
         parameters = mxnet_to_onnx.read_parameters(PARAMETERS)
         variables = {node["name"] for node in json.loads(SYMBOL.read_text())["nodes"] if node["op"] == "null"} - {"data"}
         weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in self.model.graph.initializer}
@@ -974,17 +976,17 @@ class Published(Case):
             np.testing.assert_array_equal(weights[name], parameters[stored])
 
     def test_onnx_runtime_loads_it_without_a_warning(self):
-        out = self.folder / "mnet.25.onnx"
+        out = self.directory / "mnet.25.onnx"
         subprocess.run([sys.executable, SCRIPT, SYMBOL, PARAMETERS, out], check=True)
-        # What is said of the machine, at the import, is no warning of the model.
+        # Ignore messages at the import, which concern the machine.
         code = "import onnxruntime, sys; print(file=sys.stderr); onnxruntime.set_default_logger_severity(2); " \
                "onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"  # fmt: skip
         done = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr.partition("\n")[2].strip()), (0, ""), done.stderr)
 
-    def test_parameters_cut_off_anywhere_are_an_error(self):
+    def test_truncated_parameters_are_an_error(self):
         whole = PARAMETERS.read_bytes()
-        file = self.folder / "cut.params"
+        file = self.directory / "cut.params"
         for length in (*range(0, 300), *range(300, len(whole), len(whole) // 200), *range(len(whole) - 100, len(whole))):
             file.write_bytes(whole[:length])
             with self.assertRaises(mxnet_to_onnx.ConversionError):

@@ -1,53 +1,51 @@
 //! RetinaFace face detection and ArcFace alignment on raw video frames.
 //!
-//! This is the core library under the `retinaface` GStreamer plugin and the `retinaface` program. It
-//! knows pixels, models and faces; it knows nothing of GStreamer.
+//! This is the core library under the `retinaface` GStreamer plugin and the `retinaface` program.
+//! It depends on neither GStreamer nor a command line.
 //!
-//! One frame's way through:
+//! ```no_run
+//! use std::path::Path;
+//! use retinaface::{DetectionSettings, Detector, ImageInfo, ImageView, ModelOptions, PixelFormat, SharedModel};
 //!
-//! ```text
-//! ImageView -> letterbox, preprocess -> [3, H, W] -- queue --> Engine: [N, 3, H, W] -> ONNX Runtime
-//!   -> head outputs -- reply --> decode -> nms -> frame pixels -> Vec<Face> -> align -> crops
-//! on a GPU: planes -- queue --> Engine: one graph resizes, converts, runs the model, decodes, takes the best
+//! let model = SharedModel::open(Path::new("retinaface_mnet025.onnx"), &ModelOptions::default())?;
+//! let detector = Detector::new(&model);
+//! let pixels = vec![0u8; 640 * 480 * 3];
+//! let frame = ImageView::new(ImageInfo::new(PixelFormat::Rgb, 640, 480), &[&pixels], &[640 * 3])?;
+//! for face in detector.detect(&frame, &DetectionSettings::default())?.faces {
+//!     println!("{:.2} at {:?}", face.score, face.rect);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`detector::Detector`] goes the whole way; the modules it is made of can be used alone. Which numbers of a model mean what
-//! is said by a [`layout::Layout`]; [`families`] has those that are known. [`landmarks::Landmarker`] adds another model's
-//! points to faces.
+//! # Modules
+//! Each module depends only on those above it; a test checks this.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`geometry`] | points, boxes, faces, head pose, letterbox, IoU, non-maximum suppression |
+//! | [`image`] | pixel formats, stride-aware views, YUV coding, drawing |
+//! | [`model`] | what a model is: its input, its output layout, the known detector families |
+//! | [`record`] | the JSON-lines schema |
+//! | [`runtime`] | ONNX Runtime: locating and loading it, execution providers, the ONNX file format, CPU kernels |
+//! | [`inference`] | opening a model and running it: options, sessions, tensors, the batching engine |
+//! | [`detect`] | [`Detector`]: from an image to faces |
+//! | [`crops`] | alignment, and models that run on a crop of each face |
 
-pub mod align;
-pub mod contract;
-#[cfg(feature = "cuda-memory")]
-pub mod cuda;
-mod cv;
-pub mod decode;
-pub mod detector;
-pub mod device;
-pub mod draw;
-pub mod engine;
-pub mod face;
-pub mod families;
+pub mod crops;
+pub mod detect;
+pub mod geometry;
 pub mod image;
-mod kernels;
-pub mod landmarks;
-pub mod layout;
-pub mod letterbox;
-pub mod locate;
-mod lock;
-pub mod looks;
-pub mod merge;
+pub mod inference;
 pub mod model;
-pub mod nms;
-mod onnx;
-pub mod overrides;
-pub mod pose;
-pub mod preprocess;
-pub mod priors;
-pub mod provider;
 pub mod record;
 pub mod runtime;
-mod session;
-mod shared;
-mod simd;
-pub mod tensors;
-pub mod yuv;
+mod sync;
+
+pub use crops::align;
+pub use crops::{LandmarkSettings, Landmarker};
+pub use detect::{DetectError, Detection, DetectionSettings, Detector};
+pub use geometry::{Face, HeadPose, Landmarks, Point, Rect};
+pub use image::{ImageInfo, ImageView, PixelFormat, draw_faces};
+pub use inference::{ModelError, ModelOptions, SharedModel};
+pub use record::FrameRecord;
+pub use runtime::Provider;

@@ -1,25 +1,29 @@
-//! In the steady state a frame allocates next to nothing: its tensors, buffers and reply line are those of an earlier one.
+//! In the steady state a frame reuses the tensors, buffers and reply channels of earlier frames and
+//! allocates almost no memory.
 //!
-//! One test in a binary of its own: the allocator that counts is the whole process's.
+//! The test has a separate binary, because the counting allocator applies to the process.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use retinaface::detector::{Detector, Settings};
+use retinaface::detect::{DetectionSettings, Detector};
+use retinaface::geometry::InputSize;
 use retinaface::image::{ImageInfo, ImageView, PixelFormat};
-use retinaface::letterbox::InputSize;
 
 mod common;
 
+/// Number of allocations.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
+/// Sum of the allocated bytes.
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
-struct Counting;
+/// The system allocator, with counters.
+struct CountingAllocator;
 
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait; this one passes all calls on")]
-unsafe impl GlobalAlloc for Counting {
+#[expect(unsafe_code, reason = "`GlobalAlloc` is an unsafe trait; all calls are forwarded to the system allocator")]
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
         BYTES.fetch_add(layout.size(), Ordering::Relaxed);
@@ -32,31 +36,31 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
-fn a_frame_in_the_steady_state_allocates_no_buffer() {
+fn steady_state_frame_allocates_no_buffer() {
     const FRAMES: usize = 40;
     let model = common::open_default();
     let detector = Detector::new(&model);
     let planes = [vec![90; 1280 * 720], vec![128; 1280 * 360]];
     let info = ImageInfo::new(PixelFormat::Nv12, 1280, 720);
     let frame = ImageView::new(info, &[&planes[0], &planes[1]], &[1280, 1280]).unwrap();
-    let settings = Settings { input_size: InputSize::Longest(320), ..Settings::default() };
-    // Two under way at once, as in the element.
-    let pairs = |count: usize| {
+    let settings = DetectionSettings { input_size: InputSize::Longest(320), ..DetectionSettings::default() };
+    // Two frames in flight, as in the element.
+    let detect_pairs = |count: usize| {
         for _ in 0..count {
-            let underway = [(); 2].map(|()| detector.submit(&frame, &settings).unwrap());
-            underway.into_iter().for_each(|one| assert_eq!(one.wait().unwrap().faces, []));
+            let pending = [(); 2].map(|()| detector.submit(&frame, &settings).unwrap());
+            pending.into_iter().for_each(|detection| assert_eq!(detection.wait().unwrap().faces, []));
         }
     };
-    pairs(10);
+    detect_pairs(10);
     let before = (CALLS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
-    pairs(FRAMES / 2);
+    detect_pairs(FRAMES / 2);
     let calls = (CALLS.load(Ordering::Relaxed) - before.0) / FRAMES;
     let bytes = (BYTES.load(Ordering::Relaxed) - before.1) / FRAMES;
-    // The binding makes some small objects for each run's outputs.
-    // A tensor of this size has 737 280 bytes, a plane's resized copy 57 600.
-    eprintln!("{calls} allocations of {bytes} bytes a frame");
-    assert!(calls <= 16 && bytes <= 2048, "{calls} allocations of {bytes} bytes a frame");
+    // The `ort` crate allocates some small objects for the outputs of each run. In comparison, an
+    // input tensor has 737,280 bytes and a resized luma plane has 57,600 bytes.
+    eprintln!("{calls} allocations and {bytes} bytes per frame");
+    assert!(calls <= 16 && bytes <= 2048, "{calls} allocations and {bytes} bytes per frame");
 }

@@ -1,79 +1,67 @@
-//! Five points to a similarity transform, and one warp to an aligned crop.
+//! Face alignment: the similarity transform of five landmarks, and the warp to an aligned crop.
 //!
-//! The result equals InsightFace's `norm_crop` (`insightface/utils/face_align.py`), which is what
-//! ArcFace-family recognisers were trained on.
+//! The result equals InsightFace's `norm_crop` (`insightface/utils/face_align.py`), with which
+//! ArcFace recognition models are trained.
 
 use nalgebra::{Matrix2, Vector2};
 
-use crate::cv;
-use crate::face::{Landmarks, Point, Rect};
-use crate::image::{ImageView, ImageViewMut, PixelFormat, Plane};
-use crate::simd;
-use crate::yuv::RgbFromYuv;
+use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Landmarks, Point, Rect};
+use crate::image::{ImageError, ImageView, ImageViewMut, PixelFormat, Plane, RgbFromYuv, mat, simd};
 
-/// Side of a crop that recognisers of the ArcFace family take, in pixels.
-pub const ARCFACE_SIZE: usize = 112;
+/// Points are collinear if their standard deviation across the principal axis is below this
+/// fraction of the standard deviation along it.
+const COLLINEAR_RATIO: f64 = 1e-3;
 
-/// Where the five landmarks lie in a crop of 112 x 112 pixels.
-pub const ARCFACE_TEMPLATE: Landmarks = [
-    Point::new(38.2946, 51.6963),
-    Point::new(73.5318, 51.5014),
-    Point::new(56.0252, 71.7366),
-    Point::new(41.5493, 92.3655),
-    Point::new(70.7299, 92.2041),
-];
-
-/// Points whose spread across their main direction is below this part of the spread along it lie on a line.
-const COLLINEAR: f64 = 1e-3;
-
-/// Why a face has no aligned crop.
+/// Why a face cannot be aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AlignError {
     /// A coordinate is NaN or infinite.
-    #[error("a landmark is not a finite number")]
+    #[error("a coordinate of the face is not finite")]
     NotFinite,
-    /// All points are one point.
-    #[error("all landmarks are the same point")]
+    /// All landmarks are equal, or the box has no area.
+    #[error("all landmarks are the same point, or the box has no area")]
     SamePoint,
-    /// The points lie on a line.
-    #[error("the landmarks lie on a line")]
+    /// The landmarks are collinear.
+    #[error("the landmarks are collinear")]
     Collinear,
-    /// The numbers are so large or small that the transform is not finite or cannot be inverted.
-    #[error("the landmarks are too far apart or too close for a transform")]
+    /// The transform is not finite or has no inverse.
+    #[error("the coordinates of the face are too large or too small for a transform")]
     OutOfRange,
 }
 
-/// Rotation, uniform scale and shift: `target = matrix * (x, y, 1)`.
+/// A similarity transform: rotation, uniform scale and translation.
+///
+/// It maps `(x, y)` to `matrix * (x, y, 1)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Similarity {
     matrix: [[f64; 3]; 2],
 }
 
 impl Similarity {
-    /// The 2 x 3 matrix, row by row.
+    /// The 2 x 3 matrix, in row-major order.
     pub fn matrix(&self) -> [[f64; 3]; 2] {
         self.matrix
     }
 
-    /// The transform with that 2 x 3 matrix; the caller vouches that it is a similarity.
+    /// The transform with this 2 x 3 matrix. The matrix must be a similarity; this is not checked.
     pub fn from_matrix(matrix: [[f64; 3]; 2]) -> Self {
         Self { matrix }
     }
 
-    /// By how many radians it turns, clockwise.
-    pub fn turn(&self) -> f64 {
+    /// The rotation angle, clockwise, in radians.
+    pub fn rotation(&self) -> f64 {
         let [[a, ..], [c, ..]] = self.matrix;
         c.atan2(a)
     }
 
-    /// Where `source` lands.
+    /// Maps a point from source to target coordinates.
     pub fn apply(&self, source: Point) -> Point {
         let (x, y) = (f64::from(source.x), f64::from(source.y));
         let [x, y] = self.matrix.map(|[a, b, c]| (a * x + b * y + c) as f32);
         Point::new(x, y)
     }
 
-    /// The way back, or `None` if the matrix has no inverse.
+    /// The inverse transform; `None` if the matrix has no inverse.
     pub fn inverse(&self) -> Option<Self> {
         let [[a, b, tx], [c, d, ty]] = self.matrix;
         let inverse = Matrix2::new(a, b, c, d).try_inverse()?;
@@ -82,24 +70,24 @@ impl Similarity {
         matrix.iter().flatten().all(|value| value.is_finite()).then_some(Self { matrix })
     }
 
-    /// This transform of coordinates that are first scaled by `factor` and then shifted by `shift` on both axes.
+    /// This transform, preceded by a scale by `factor` and a shift by `shift` on both axes.
     fn after_scaling(&self, factor: f64, shift: f64) -> Self {
         Self { matrix: self.matrix.map(|[a, b, c]| [a * factor, b * factor, (a + b) * shift + c]) }
     }
 
-    /// This transform to coordinates in which pixels 2c and 2c + 1 are sample c.
+    /// This transform, followed by chroma subsampling: pixels 2c and 2c + 1 become sample c.
     fn before_halving(&self) -> Self {
         Self { matrix: self.matrix.map(|[a, b, c]| [a / 2.0, b / 2.0, (c - 0.5) / 2.0]) }
     }
 }
 
-/// The similarity that brings `source` closest to `target` in the sense of least squares.
+/// The similarity that maps `source` to `target` with the least squared error.
 ///
 /// Source: S. Umeyama, "Least-squares estimation of transformation parameters between two point
 /// patterns", IEEE PAMI 13(4), 1991, equations 38 to 43.
 ///
 /// # Errors
-/// If the source points do not determine a transform.
+/// If the source points are not finite, equal or collinear.
 pub fn umeyama(source: &Landmarks, target: &Landmarks) -> Result<Similarity, AlignError> {
     if !source.iter().chain(target).all(|point| point.is_finite()) {
         return Err(AlignError::NotFinite);
@@ -125,9 +113,9 @@ pub fn umeyama(source: &Landmarks, target: &Landmarks) -> Result<Similarity, Ali
     if variance <= (magnitude * f64::from(f32::EPSILON)).powi(2) {
         return Err(AlignError::SamePoint);
     }
-    // Eigenvalues of the scatter are squared spreads along and across the main direction.
-    let spread = scatter.symmetric_eigenvalues();
-    if spread.min().max(0.0).sqrt() < COLLINEAR * spread.max().sqrt() {
+    // The eigenvalues of the scatter matrix are the variances along and across the principal axis.
+    let variances = scatter.symmetric_eigenvalues();
+    if variances.min().max(0.0).sqrt() < COLLINEAR_RATIO * variances.max().sqrt() {
         return Err(AlignError::Collinear);
     }
     let svd = covariance.svd(true, true);
@@ -145,10 +133,11 @@ pub fn umeyama(source: &Landmarks, target: &Landmarks) -> Result<Similarity, Ali
     if finite && similarity.inverse().is_some() { Ok(similarity) } else { Err(AlignError::OutOfRange) }
 }
 
-/// Where the five landmarks lie in a crop of `size` x `size` pixels.
+/// The positions of the five landmarks in a crop of `size` x `size` pixels.
 ///
-/// As InsightFace does, sizes that are a multiple of 128 but not of 112 keep the template's scale of a
-/// 112 crop and centre it (a wider view); any other size scales it.
+/// Sizes that are a multiple of 128 but not of 112 centre the template of a 112 crop in a crop of
+/// 128 and scale that, as InsightFace does; such a crop shows more of the surroundings. All other
+/// sizes scale the template.
 pub fn template(size: usize) -> Landmarks {
     let (ratio, shift) = if !size.is_multiple_of(ARCFACE_SIZE) && size.is_multiple_of(128) {
         let ratio = size as f32 / 128.0;
@@ -162,32 +151,35 @@ pub fn template(size: usize) -> Landmarks {
 /// The transform from frame pixels to the pixels of an aligned crop of `size` x `size`.
 ///
 /// # Errors
-/// If the landmarks do not determine a transform.
+/// As [`umeyama`].
 pub fn crop_from_frame(landmarks: &Landmarks, size: usize) -> Result<Similarity, AlignError> {
     umeyama(landmarks, &template(size))
 }
 
-/// The transform from frame pixels to a crop of `size` x `size` of the square around a box, upright: for faces without
-/// landmarks. The square has the box's centre and its longer side.
+/// The transform from frame pixels to an upright crop of `size` x `size` pixels, for faces without
+/// landmarks. The crop shows the square with the centre and the longer side of the box.
 ///
 /// # Errors
-/// If the box has no area, or its numbers are not finite.
+/// If the box has no area or is not finite.
 pub fn crop_of_box(rect: Rect, size: usize) -> Result<Similarity, AlignError> {
     crop_around(rect, 1.0, 0.0, (size, size))
 }
 
-/// The transform from frame pixels to a crop of that width and height, whose shorter side shows `scale` times the longer
-/// side of a box, about the box's centre, turned by `turn` radians clockwise.
+/// The transform from frame pixels to a crop of the given width and height around the centre of a
+/// box.
+///
+/// The shorter side of the crop shows `scale` times the longer side of the box. The crop is rotated
+/// by `rotation`, clockwise, in radians.
 ///
 /// # Errors
-/// If the box has no area, or a number is not finite.
+/// If the box has no area, or an argument is not finite.
 pub fn crop_around(
     rect: Rect,
     scale: f64,
-    turn: f64,
+    rotation: f64,
     (width, height): (usize, usize),
 ) -> Result<Similarity, AlignError> {
-    if !rect.is_finite() || !scale.is_finite() || !turn.is_finite() {
+    if !rect.is_finite() || !scale.is_finite() || !rotation.is_finite() {
         return Err(AlignError::NotFinite);
     }
     let [x, y, w, h] = [rect.x, rect.y, rect.w, rect.h].map(f64::from);
@@ -196,32 +188,32 @@ pub fn crop_around(
         return Err(AlignError::SamePoint);
     }
     let factor = width.min(height) as f64 / side;
-    let (sin, cos) = (factor * turn.sin(), factor * turn.cos());
-    // A warp counts from the middle of pixels, a box from their edges.
-    let (middle_x, middle_y) = (x + w / 2.0 - 0.5, y + h / 2.0 - 0.5);
-    let shift = |along: usize, a: f64, b: f64| (along as f64 - 1.0) / 2.0 - a * middle_x - b * middle_y;
+    let (sin, cos) = (factor * rotation.sin(), factor * rotation.cos());
+    // The warp places coordinates at pixel centres, the box at pixel edges.
+    let (centre_x, centre_y) = (x + w / 2.0 - 0.5, y + h / 2.0 - 0.5);
+    let shift = |len: usize, a: f64, b: f64| (len as f64 - 1.0) / 2.0 - a * centre_x - b * centre_y;
     let matrix = [[cos, -sin, shift(width, cos, -sin)], [sin, cos, shift(height, sin, cos)]];
     let similarity = Similarity { matrix };
     if similarity.inverse().is_some() { Ok(similarity) } else { Err(AlignError::OutOfRange) }
 }
 
-/// Memory that one warp leaves for the next.
+/// Buffers that are reused between warps, so that a steady stream does not allocate memory.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub struct WarpBuffers {
     planes: [Vec<u8>; 3],
     chroma: [Vec<u8>; 2],
     rows: [Vec<u8>; 5],
 }
 
-/// Warps the frame into `crop`, an RGB or BGR picture: one bilinear warp from full resolution, black
-/// outside the frame.
+/// Warps the frame into `crop`, an RGB or BGR image, with bilinear interpolation from full
+/// resolution. Pixels outside the frame are black.
 ///
-/// Planar formats are warped plane by plane and converted afterwards, so only the crop's pixels are
-/// converted; colour samples are taken to lie between the pixels they belong to, and have half the
-/// crop's resolution.
+/// YUV frames are warped plane by plane and converted afterwards, so that only pixels of the crop
+/// are converted. Chroma samples are taken as centred between their luma samples, and have half the
+/// resolution of the crop.
 ///
 /// # Errors
-/// If OpenCV refuses; it takes pictures of up to 32,766 pixels a side.
+/// If OpenCV fails; it accepts images of up to 32,766 x 32,766 pixels.
 ///
 /// # Panics
 /// If `crop` is neither RGB nor BGR.
@@ -229,16 +221,16 @@ pub fn warp(
     frame: &ImageView<'_>,
     crop_from_frame: &Similarity,
     crop: &mut ImageViewMut<'_>,
-    scratch: &mut Scratch,
-) -> opencv::Result<()> {
+    scratch: &mut WarpBuffers,
+) -> Result<(), ImageError> {
     let format = frame.info().format;
     let target =
         crop.info().format.rgb_offsets().filter(|_| matches!(crop.info().format, PixelFormat::Rgb | PixelFormat::Bgr));
-    let target = target.expect("a crop is RGB or BGR");
+    let target = target.expect("the crop is RGB or BGR");
     let (width, height) = (crop.width(), crop.height());
     let luma = frame.plane(0);
     if matches!(format, PixelFormat::Rgb | PixelFormat::Bgr) {
-        cv::warp_affine(&luma, crop.plane_mut(0), &crop_from_frame.matrix, 0)?;
+        mat::warp_affine(&luma, crop.plane_mut(0), &crop_from_frame.matrix, 0)?;
         if format.rgb_offsets() != Some(target) {
             for_each_row(crop, |_, row| row.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2)));
         }
@@ -262,14 +254,17 @@ pub fn warp(
         });
         return Ok(());
     }
-    // Colour is warped to half the crop's size and enlarged. Its sample c covers pixels 2c and 2c + 1 of
-    // the frame, and of the crop, so its centre lies at 2c + 0.5 of each.
-    let half = crop_from_frame.after_scaling(2.0, 0.5).before_halving();
-    let side = (width.div_ceil(2), height.div_ceil(2));
+    // Chroma is warped to half the size of the crop and then enlarged. Chroma sample c covers
+    // pixels 2c and 2c + 1 of the frame and of the crop, so that its centre lies at 2c + 0.5.
+    let chroma_transform = crop_from_frame.after_scaling(2.0, 0.5).before_halving();
+    let chroma_size = (width.div_ceil(2), height.div_ceil(2));
     let [first_large, second_large] = &mut scratch.chroma;
-    let first = enlarged(&warped(&frame.plane(1), &half, side, 128, first_buffer)?, first_large)?;
+    let first = enlarged(&warped(&frame.plane(1), &chroma_transform, chroma_size, 128, first_buffer)?, first_large)?;
     let second = match format {
-        PixelFormat::I420 => Some(enlarged(&warped(&frame.plane(2), &half, side, 128, second_buffer)?, second_large)?),
+        PixelFormat::I420 => {
+            let warped = warped(&frame.plane(2), &chroma_transform, chroma_size, 128, second_buffer)?;
+            Some(enlarged(&warped, second_large)?)
+        }
         _ => None,
     };
     let rgb_from_yuv = coding.rgb_from_yuv();
@@ -286,28 +281,31 @@ pub fn warp(
     Ok(())
 }
 
-/// A plane warped into `buffer`, `border` outside of it.
+/// Warps a plane into `buffer`; pixels outside the plane have the value `border`.
 fn warped<'b>(
     plane: &Plane<'_>,
     target_from_source: &Similarity,
     (cols, rows): (usize, usize),
     border: u8,
     buffer: &'b mut Vec<u8>,
-) -> opencv::Result<Plane<'b>> {
-    let mut target = cv::scratch(buffer, cols, rows, plane.layout.channels);
-    cv::warp_affine(plane, &mut target, &target_from_source.matrix, border)?;
+) -> Result<Plane<'b>, ImageError> {
+    let mut target = mat::scratch(buffer, cols, rows, plane.layout.channels);
+    mat::warp_affine(plane, &mut target, &target_from_source.matrix, border)?;
     Ok(Plane { layout: target.layout, data: target.data })
 }
 
-/// A plane at twice its size.
-fn enlarged<'b>(plane: &Plane<'_>, buffer: &'b mut Vec<u8>) -> opencv::Result<Plane<'b>> {
+/// Resizes a plane to twice its size into `buffer`.
+fn enlarged<'b>(plane: &Plane<'_>, buffer: &'b mut Vec<u8>) -> Result<Plane<'b>, ImageError> {
     let layout = plane.layout;
-    let mut target = cv::scratch(buffer, 2 * layout.cols, 2 * layout.rows, layout.channels);
-    cv::resize(plane, &mut target)?;
+    let mut target = mat::scratch(buffer, 2 * layout.cols, 2 * layout.rows, layout.channels);
+    mat::resize(plane, &mut target)?;
     Ok(Plane { layout: target.layout, data: target.data })
 }
 
-/// A row of YUV samples, its colour interleaved or in two rows, to pixels. `rows` have the row's length.
+/// Converts a row of YUV samples to RGB or BGR pixels.
+///
+/// `first` contains interleaved Cb and Cr, or Cb only if `second` contains Cr. `rows` are buffers
+/// with the length of the row.
 #[inline(always)]
 fn convert(
     luma: &[u8],
@@ -319,7 +317,7 @@ fn convert(
     pixels: &mut [[u8; 3]],
 ) {
     let len = luma.len();
-    // Equal lengths known here let the compiler drop the bounds checks, without which this is vector code.
+    // Slices of one known length let the compiler remove the bounds checks and vectorise the loops.
     let [cb, cr, red, green, blue] = rows;
     let (cb, cr) = (&mut cb[..len], &mut cr[..len]);
     let (red, green, blue) = (&mut red[..len], &mut green[..len], &mut blue[..len]);
@@ -333,7 +331,8 @@ fn convert(
             cr[i] = pairs[i][1];
         }
     }
-    // Adding 2^23 rounds and leaves the whole number in the lowest bits; `as` would compile to a branch each.
+    // Adding 2^23 rounds to an integer in the lowest bits of the float; `as` would compile to
+    // branches.
     let byte = |value: f32| (value + 8_388_608.0).to_bits() as u8;
     for i in 0..len {
         let [r, g, b] = rgb_from_yuv.rgb(luma[i], cb[i], cr[i]);
@@ -348,7 +347,7 @@ fn convert(
     }
 }
 
-/// Calls `work` with each row's number and pixels.
+/// Calls `work` with the index and the bytes of each row.
 fn for_each_row(image: &mut ImageViewMut<'_>, mut work: impl FnMut(usize, &mut [u8])) {
     let plane = image.plane_mut(0);
     let (stride, bytes) = (plane.layout.stride, plane.layout.row_bytes());
@@ -379,21 +378,23 @@ mod tests {
             let target = source.map(|point| known.apply(point));
             let found = umeyama(&source, &target).unwrap();
             for (found, known) in found.matrix.iter().flatten().zip(known.matrix.iter().flatten()) {
-                // Points are f32: their rounding is relative to where they lie.
+                // The points are f32, so that their rounding error is relative to their magnitude.
                 prop_assert!((found - known).abs() <= 1e-4 * known.abs().max(1.0), "{found} is not {known}");
             }
         }
 
         #[test]
-        fn the_inverse_leads_back(scale in 0.05f64..20.0, angle in -PI..PI, x in -500.0f32..500.0, y in -500.0f32..500.0) {
-            let there = similarity(scale, angle, 31.0, -17.0);
+        fn the_inverse_reverses_the_transform(
+            scale in 0.05f64..20.0, angle in -PI..PI, x in -500.0f32..500.0, y in -500.0f32..500.0,
+        ) {
+            let transform = similarity(scale, angle, 31.0, -17.0);
             let point = Point::new(x, y);
-            let back = there.inverse().unwrap().apply(there.apply(point));
+            let back = transform.inverse().unwrap().apply(transform.apply(point));
             prop_assert!((back.x - x).abs() < 0.01 && (back.y - y).abs() < 0.01);
         }
 
         #[test]
-        fn no_five_points_make_it_panic(values in proptest::array::uniform10(proptest::num::f32::ANY)) {
+        fn arbitrary_points_do_not_panic(values in proptest::array::uniform10(proptest::num::f32::ANY)) {
             let points = std::array::from_fn(|i| Point::new(values[2 * i], values[2 * i + 1]));
             if let Ok(found) = crop_from_frame(&points, 112) {
                 prop_assert!(found.matrix.iter().flatten().all(|value| value.is_finite()));
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn degenerate_points_are_an_error_that_says_which() {
+    fn degenerate_points_are_errors() {
         let at = |x: f32, y: f32| Point::new(x, y);
         assert_eq!(crop_from_frame(&[at(500.0, 300.0); 5], 112), Err(AlignError::SamePoint));
         let line = std::array::from_fn(|i| at(100.0 + 10.0 * i as f32, 50.0 + 7.0 * i as f32));
@@ -418,29 +419,31 @@ mod tests {
     }
 
     #[test]
-    fn a_box_becomes_the_square_around_it() {
+    fn a_box_maps_to_the_square_around_it() {
         let transform = crop_of_box(Rect::new(10.0, 20.0, 50.0, 100.0), 100).unwrap();
-        // The square is -15..85 x 20..120: its first pixel's middle is the crop's.
+        // The square is -15..85 x 20..120; the centres of its first and of the crop's first pixel
+        // coincide.
         assert_eq!(transform.apply(Point::new(-15.0, 20.0)), Point::new(0.0, 0.0));
         assert_eq!(transform.apply(Point::new(84.0, 119.0)), Point::new(99.0, 99.0));
-        let turned =
+        let rotated =
             crop_around(Rect::new(10.0, 20.0, 50.0, 100.0), 2.0, std::f64::consts::FRAC_PI_2, (100, 100)).unwrap();
-        // Clockwise: what was above the middle is at its right; the view is twice as wide.
-        let above = turned.apply(Point::new(34.5, 19.5));
+        // The rotation is clockwise, so that a point above the centre moves to its right; the scale
+        // is 0.5.
+        let above = rotated.apply(Point::new(34.5, 19.5));
         assert!((above.x - 74.5).abs() < 1e-4 && (above.y - 49.5).abs() < 1e-4, "{above:?}");
-        assert!((turned.turn() - std::f64::consts::FRAC_PI_2).abs() < 1e-9);
+        assert!((rotated.rotation() - std::f64::consts::FRAC_PI_2).abs() < 1e-9);
         assert_eq!(crop_of_box(Rect::new(1.0, 2.0, 0.0, 0.0), 112), Err(AlignError::SamePoint));
         assert_eq!(crop_of_box(Rect::new(f32::NAN, 2.0, 3.0, 4.0), 112), Err(AlignError::NotFinite));
     }
 
     #[test]
-    fn templates_follow_insightface_for_112_224_and_128() {
+    fn templates_of_112_224_and_128_match_insightface() {
         assert_eq!(template(112), ARCFACE_TEMPLATE);
         assert_eq!(template(224)[0], Point::new(2.0 * 38.2946, 2.0 * 51.6963));
         assert_eq!(template(128)[0], Point::new(38.2946 + 8.0, 51.6963));
     }
 
-    /// A smooth colour picture: every format's crop of it can be compared.
+    /// A smooth colour image, which survives chroma subsampling.
     fn scene(width: usize, height: usize) -> Vec<[u8; 3]> {
         let wave = |v: f32| (127.5 + 100.0 * v.sin()) as u8;
         (0..width * height)
@@ -452,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_is_the_same_from_each_format_and_in_both_channel_orders() {
+    fn crops_of_all_formats_and_channel_orders_are_equal() {
         let (width, height) = (202, 151);
         let scene = scene(width, height);
         let landmarks = ARCFACE_TEMPLATE.map(|p| Point::new(p.x * 0.9 - 20.0, p.y * 0.9 + 20.0));
@@ -463,22 +466,23 @@ mod tests {
             let slices = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
             let frame = ImageView::new(info, &slices, &strides).unwrap();
             let mut crop = OwnedImage::new(ImageInfo::new(order, 112, 112), vec![7; 3 * 112 * 112]).unwrap();
-            warp(&frame, &transform, &mut crop.view_mut(), &mut Scratch::default()).unwrap();
+            warp(&frame, &transform, &mut crop.view_mut(), &mut WarpBuffers::default()).unwrap();
             crop.data().to_vec()
         };
         let reference = crop(PixelFormat::Rgb, PixelFormat::Rgb);
-        // The left of this crop lies outside of the frame: black there in each format.
+        // The left part of this crop lies outside the frame and is black in every format.
         assert_eq!(reference[112 * 56 * 3..][..3 * 20], [0; 3 * 20]);
         for format in PixelFormat::ALL.into_iter().filter(|format| *format != PixelFormat::Gray8) {
-            let most = if format.is_yuv420() { 12 } else { 0 };
+            let tolerance = if format.is_yuv420() { 12 } else { 0 };
             let rgb = crop(format, PixelFormat::Rgb);
             let bgr = crop(format, PixelFormat::Bgr);
-            for (i, (is, should)) in rgb.iter().zip(&reference).enumerate() {
-                let off = is.abs_diff(*should);
-                // At the frame's left edge, column 22, a bilinear mix of black is not linear in clipped YUV.
+            for (i, (actual, expected)) in rgb.iter().zip(&reference).enumerate() {
+                let difference = actual.abs_diff(*expected);
+                // At the left edge of the frame, column 22, interpolation with black is not linear
+                // in clipped YUV.
                 assert!(
-                    off <= most || (format.is_yuv420() && i % 336 < 3 * 25),
-                    "{format}: {is} is not {should} at byte {i}"
+                    difference <= tolerance || (format.is_yuv420() && i % 336 < 3 * 25),
+                    "{format}: {actual} is not {expected} at byte {i}"
                 );
             }
             for (rgb, bgr) in rgb.chunks(3).zip(bgr.chunks(3)) {

@@ -1,59 +1,56 @@
-//! One frame's whole way: view in, faces in frame pixels out.
+//! From a frame to faces in frame pixels.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::contract::Contract;
-use crate::decode;
-use crate::device::Frames;
-use crate::engine::{Client, EngineError, Request, Ticket};
-use crate::face::Face;
+use super::decode;
+use super::merge::{self, Candidate, Merge};
+use super::preprocess::{self, PreprocessBuffers};
+use super::views::{self, View, Views};
+use crate::geometry::{Face, InputSize, MAX_CANDIDATES};
 use crate::image::{ImageError, ImageInfo, ImageView};
-use crate::layout::Layout;
-use crate::letterbox::InputSize;
-use crate::lock::lock;
-use crate::looks::{self, Look, Looks};
-use crate::merge::{self, Candidate, Merge};
-use crate::nms::TOP_K;
-use crate::preprocess::{self, Scratch};
-use crate::shared::AUTO_BATCH;
-pub use crate::shared::SharedModel;
-use crate::tensors::{Feed, Found, Tensors};
+use crate::inference::{
+    AUTO_BATCH, Client, FrameSpec, InputSpec, ModelError, PendingReply, Request, RunOutput, SharedModel, Tensors,
+};
+use crate::model::{Layout, ModelSpec};
+#[cfg(feature = "cuda-memory")]
+use crate::runtime::{Provider, RuntimeError};
+use crate::sync::lock;
 
-/// Looks at one frame that are under way at once; a GPU's batch is full by then.
-const MOST_UNDERWAY: usize = AUTO_BATCH;
+/// Maximum number of views of one frame that are pending at once; they fill a GPU's batch.
+const MAX_PENDING_VIEWS: usize = AUTO_BATCH;
 
-/// What a detection can be told from call to call.
+/// Per-call detection settings.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// Faces scored above this stay, in 0.0..=1.0.
+pub struct DetectionSettings {
+    /// Faces with a higher score are kept, in 0.0..=1.0.
     pub score_threshold: f32,
-    /// Of two faces that overlap by more than this, the better stays, in 0.0..=1.0.
+    /// Of two faces whose intersection over union is higher, the better one is kept, in 0.0..=1.0.
     pub iou_threshold: f32,
-    /// How large the model's input is made.
+    /// Size of the model's input.
     pub input_size: InputSize,
-    /// Where and at which sizes a frame is looked at.
-    pub looks: Looks,
-    /// How what several looks found is brought together.
+    /// Test-time augmentation: scales, flip, tiles, regions of interest.
+    pub views: Views,
+    /// How overlapping faces of several views are merged.
     pub merge: Merge,
-    /// At most so many faces, the best ones; 0 for all.
+    /// Maximum number of faces, best scores first; 0 for no limit.
     pub max_faces: usize,
-    /// Faces whose shorter side is below this many frame pixels are left out.
+    /// Minimum length of a face's shorter side, in frame pixels.
     pub min_face_size: f32,
-    /// At most so many frames share a run; 0 for as many as are worth it, and as memory allows.
+    /// Maximum number of frames in a run; 0 for a number that suits the provider and the memory.
     pub max_batch: usize,
-    /// How long a frame may wait for others to share its run.
+    /// Maximum time to wait for other frames to share the run.
     pub batch_timeout: Duration,
 }
 
-impl Default for Settings {
+impl Default for DetectionSettings {
     fn default() -> Self {
         Self {
             score_threshold: 0.5,
             iou_threshold: 0.4,
             input_size: InputSize::Longest(640),
-            looks: Looks::default(),
+            views: Views::default(),
             merge: Merge::default(),
             max_faces: 0,
             min_face_size: 0.0,
@@ -63,115 +60,126 @@ impl Default for Settings {
     }
 }
 
-/// How long the stages of one detection took.
+/// Duration of each stage of a detection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// Frame to tensor.
+    /// From the frame to the tensor.
     pub preprocess: Duration,
     /// In the engine's queue.
     pub wait: Duration,
     /// The model's run.
     pub inference: Duration,
-    /// Outputs to faces.
+    /// From the outputs to faces.
     pub decode: Duration,
 }
 
 impl Timing {
-    /// All stages.
+    /// The sum of all stages.
     pub fn total(&self) -> Duration {
         self.preprocess + self.wait + self.inference + self.decode
     }
 }
 
-/// What was found in a frame.
+/// The result of a detection.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Detection {
     /// Faces in frame pixels, best score first.
     pub faces: Vec<Face>,
-    /// Candidates dropped because the model gave numbers that are not finite.
+    /// Number of candidates that were dropped because a value was NaN or infinite.
     pub non_finite: usize,
-    /// How long it took.
+    /// Duration of each stage.
     pub timing: Timing,
-    /// How many frames shared the run, this one included.
+    /// Number of frames in the run, this one included.
     pub batch: usize,
 }
 
-/// Why a frame has no detection.
+/// Why a detection fails.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
-    /// The frame cannot be turned into a tensor.
-    #[error("preprocessing failed: {0}")]
-    Preprocess(#[from] opencv::Error),
-    /// A part of the frame cannot be looked at.
+    /// The frame cannot be preprocessed.
+    #[error("the frame cannot be preprocessed: {0}")]
+    Image(#[from] ImageError),
+    /// The model does not run.
     #[error(transparent)]
-    Part(#[from] ImageError),
-    /// The model did not run.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The model's tensors cannot be made or read.
-    #[error("the model's tensors cannot be used: {0}")]
-    Tensors(String),
+    Model(#[from] ModelError),
+    /// The frame is in CUDA memory, but the model does not run on a GPU.
+    #[cfg(feature = "cuda-memory")]
+    #[error(
+        "frames in CUDA memory need execution-provider=cuda or tensorrt, but the model runs on {provider}; put \
+         `cudadownload` before the element"
+    )]
+    DeviceFrame {
+        /// The model's provider.
+        provider: Provider,
+    },
+    /// The frame is in CUDA memory, but the settings need parts or mirror images of it.
+    #[cfg(feature = "cuda-memory")]
+    #[error("roi, tiles and flip need frames in system memory; put `cudadownload` before the element")]
+    DeviceViews,
+    /// The frame cannot be copied within the GPU's memory.
+    #[cfg(feature = "cuda-memory")]
+    #[error("the frame cannot be copied on the GPU: {0}")]
+    DeviceCopy(RuntimeError),
 }
 
-/// Memory that one frame leaves for the next.
+/// Memory of one view, reused by later frames.
 #[derive(Debug)]
-struct Buffers {
+struct ViewBuffers {
     tensors: Tensors,
-    scratch: Scratch,
+    scratch: PreprocessBuffers,
 }
 
-/// Memory that waits for a frame.
+/// Memory that no view uses.
 #[derive(Debug, Default)]
 struct Pool {
-    /// How the frames of now are fed.
-    feeds: Vec<Feed>,
-    free: Vec<Buffers>,
+    /// The input specs of the current frames.
+    input_specs: Vec<InputSpec>,
+    free: Vec<ViewBuffers>,
 }
 
 impl Pool {
-    /// What was left by frames that were fed otherwise goes.
-    fn keep(&mut self, feeds: impl Iterator<Item = Feed> + Clone) {
-        if self.feeds.iter().copied().ne(feeds.clone()) {
-            self.feeds.clear();
-            self.feeds.extend(feeds);
-            let Self { feeds, free } = self;
-            free.retain(|buffers| feeds.contains(&buffers.tensors.feed()));
+    /// Keeps only memory for these input specs.
+    fn keep(&mut self, input_specs: impl Iterator<Item = InputSpec> + Clone) {
+        if self.input_specs.iter().copied().ne(input_specs.clone()) {
+            self.input_specs.clear();
+            self.input_specs.extend(input_specs);
+            let Self { input_specs, free } = self;
+            free.retain(|buffers| input_specs.contains(&buffers.tensors.input_spec()));
         }
     }
 
-    fn take(&mut self, feed: Feed) -> Option<Buffers> {
-        let at = self.free.iter().rposition(|buffers| buffers.tensors.feed() == feed)?;
-        Some(self.free.swap_remove(at))
+    fn take(&mut self, input_spec: InputSpec) -> Option<ViewBuffers> {
+        let position = self.free.iter().rposition(|buffers| buffers.tensors.input_spec() == input_spec)?;
+        Some(self.free.swap_remove(position))
     }
 
-    fn give_back(&mut self, buffers: Buffers) {
-        if self.feeds.contains(&buffers.tensors.feed()) {
+    fn put_back(&mut self, buffers: ViewBuffers) {
+        if self.input_specs.contains(&buffers.tensors.input_spec()) {
             self.free.push(buffers);
         }
     }
 }
 
-/// The looks at frames of one size, and what they were planned for.
+/// The views of frames of one size, and the settings that they follow from.
 #[derive(Debug)]
 struct Plan {
     frame: (usize, usize),
     size: InputSize,
-    looks: Looks,
-    plan: Arc<[Look]>,
+    settings: Views,
+    views: Arc<[View]>,
 }
 
 /// Detects faces with a shared model. Several threads may use one detector at once.
 ///
 /// ```no_run
 /// use std::path::Path;
-/// use retinaface::detector::{Detector, Settings, SharedModel};
-/// use retinaface::image::{ImageInfo, ImageView, PixelFormat};
+/// use retinaface::{DetectionSettings, Detector, ImageInfo, ImageView, ModelOptions, PixelFormat, SharedModel};
 ///
-/// let model = SharedModel::open(Path::new("retinaface_mnet025.onnx"), &Default::default())?;
+/// let model = SharedModel::open(Path::new("retinaface_mnet025.onnx"), &ModelOptions::default())?;
 /// let detector = Detector::new(&model);
 /// let pixels = vec![0u8; 640 * 480 * 3];
 /// let frame = ImageView::new(ImageInfo::new(PixelFormat::Rgb, 640, 480), &[&pixels], &[640 * 3])?;
-/// for face in detector.detect(&frame, &Settings::default())?.faces {
+/// for face in detector.detect(&frame, &DetectionSettings::default())?.faces {
 ///     println!("{:.2} at {:?}", face.score, face.rect);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -179,38 +187,33 @@ struct Plan {
 #[derive(Debug)]
 pub struct Detector {
     client: Client<Tensors>,
-    common: Arc<Common>,
+    shared: Arc<Shared>,
     number: usize,
 }
 
-/// What a detector's frames under way need.
+/// What a detector's pending frames need.
 #[derive(Debug)]
-struct Common {
+struct Shared {
     model: Arc<SharedModel>,
     buffers: Mutex<Pool>,
     plan: Mutex<Option<Plan>>,
 }
 
 impl Detector {
-    /// A detector that shares `model` with others.
+    /// A detector that shares `model` with other callers.
     pub fn new(model: &Arc<SharedModel>) -> Self {
-        let number = {
-            let mut numbers = lock(&model.numbers);
-            let free = (0..).find(|number| !numbers.contains(number)).expect("a set of detectors is finite");
-            numbers.insert(free);
-            free
-        };
-        let common = Common { model: Arc::clone(model), buffers: Mutex::default(), plan: Mutex::default() };
-        Self { client: model.client(), common: Arc::new(common), number }
+        let number = model.take_number();
+        let shared = Shared { model: Arc::clone(model), buffers: Mutex::default(), plan: Mutex::default() };
+        Self { client: model.client(), shared: Arc::new(shared), number }
     }
 
     /// The model in use.
     pub fn model(&self) -> &Arc<SharedModel> {
-        &self.common.model
+        &self.shared.model
     }
 
-    /// The least number, from 0, that no other living detector of this model has: streams that look at every Nth frame
-    /// can take turns by it.
+    /// The smallest number, from 0, that no other detector of this model has. Streams with an
+    /// inference interval use it to infer on different frames.
     pub fn number(&self) -> usize {
         self.number
     }
@@ -218,139 +221,140 @@ impl Detector {
     /// Detects the faces of one frame; waits for the model.
     ///
     /// # Errors
-    /// If the frame cannot be resized or the model does not run.
-    pub fn detect(&self, frame: &ImageView<'_>, settings: &Settings) -> Result<Detection, DetectError> {
+    /// If the frame cannot be preprocessed or the model does not run.
+    pub fn detect(&self, frame: &ImageView<'_>, settings: &DetectionSettings) -> Result<Detection, DetectError> {
         self.submit(frame, settings)?.wait()
     }
 
-    /// Makes a frame ready and hands it to the model without waiting for it; waits only while the model's queue is full.
-    /// The frame is no longer needed afterwards.
+    /// Preprocesses a frame and submits it to the model without waiting for the result; blocks only
+    /// while the model's queue is full. The frame is not needed afterwards.
     ///
     /// # Errors
-    /// If the frame cannot be resized or the model does not run any more.
-    pub fn submit(&self, frame: &ImageView<'_>, settings: &Settings) -> Result<Underway, DetectError> {
-        let model = &self.common.model;
+    /// If the frame cannot be preprocessed or the engine has stopped.
+    pub fn submit(&self, frame: &ImageView<'_>, settings: &DetectionSettings) -> Result<PendingDetection, DetectError> {
+        let model = &self.shared.model;
         let start = Instant::now();
-        self.common.layout()?;
-        let mut underway = Underway::new(&self.common, (frame.width(), frame.height()), settings, start);
-        let feed = |look: &Look| {
-            let Look { region, letterbox, .. } = look;
+        self.shared.layout()?;
+        let mut pending = PendingDetection::new(&self.shared, (frame.width(), frame.height()), settings, start);
+        let input_spec = |view: &View| {
+            let View { region, letterbox, .. } = view;
             let (width, height) = letterbox.input();
             let info = ImageInfo { width: region.width, height: region.height, ..frame.info() };
-            if model.on_device { Feed::Planes(Frames::new(&info, *letterbox)) } else { Feed::Floats { width, height } }
+            if model.preprocesses_on_device() {
+                InputSpec::Planes(FrameSpec::new(&info, *letterbox))
+            } else {
+                InputSpec::Floats { width, height }
+            }
         };
-        lock(&self.common.buffers).keep(underway.plan.iter().map(feed));
-        for index in 0..underway.plan.len() {
-            let look = underway.plan[index];
-            let part = frame.crop(look.region)?;
-            let feed = feed(&look);
-            underway.make_room()?;
-            let mut buffers = self.common.buffers(feed)?;
-            fill(&mut buffers, feed, &part, &look, model.contract())?;
-            let (width, height) = look.letterbox.input();
+        lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec));
+        for index in 0..pending.views.len() {
+            let view = pending.views[index];
+            let image = frame.crop(view.region)?;
+            let input_spec = input_spec(&view);
+            pending.limit_pending()?;
+            let mut buffers = self.shared.buffers(input_spec)?;
+            fill(&mut buffers, input_spec, &image, &view, model.spec())?;
+            let (width, height) = view.letterbox.input();
             let max_batch = match settings.max_batch {
                 0 => model.auto_batch(width, height),
-                wanted => wanted,
+                requested => requested,
             };
-            underway.preprocess = start.elapsed().saturating_sub(underway.handing_in);
-            self.hand_in(&mut underway, buffers, look, max_batch)?;
+            pending.preprocess = start.elapsed().saturating_sub(pending.submitting);
+            self.submit_view(&mut pending, buffers, view, max_batch)?;
         }
-        Ok(underway)
+        Ok(pending)
     }
 
-    /// As [`Self::submit`], for a frame in a GPU's memory, of which the frame's maker vouches until this returns. It can
-    /// be looked at at several sizes, but neither in parts nor in a mirror.
+    /// As [`Self::submit`], for a frame in a GPU's memory, which must stay valid until this
+    /// returns. Such frames can have several scales, but no tiles, regions or mirror images.
     ///
     /// # Errors
-    /// If the model does not run on a GPU, the frame cannot be copied, or the model does not run any more.
+    /// If the model does not run on a GPU, the frame cannot be copied, or the engine has stopped.
     #[cfg(feature = "cuda-memory")]
-    pub fn submit_resident(
+    pub fn submit_device_frame(
         &self,
-        frame: &crate::cuda::DeviceFrame<'_>,
-        settings: &Settings,
-    ) -> Result<Underway, DetectError> {
+        frame: &crate::runtime::DeviceFrame<'_>,
+        settings: &DetectionSettings,
+    ) -> Result<PendingDetection, DetectError> {
         let start = Instant::now();
-        if !self.common.model.running.is_gpu() {
-            let provider = self.common.model.running.provider;
-            return Err(DetectError::Tensors(format!(
-                "frames in CUDA memory need execution-provider=cuda or tensorrt, and this is {provider}; put \
-                 `cudadownload` before the element to use it"
-            )));
+        let backend = self.shared.model.backend();
+        if !backend.is_gpu() {
+            return Err(DetectError::DeviceFrame { provider: backend.provider });
         }
         let info = frame.info();
-        let mut underway = Underway::new(&self.common, (info.width, info.height), settings, start);
+        let mut pending = PendingDetection::new(&self.shared, (info.width, info.height), settings, start);
         let is_whole =
-            |look: &Look| (look.region.width, look.region.height) == (info.width, info.height) && !look.flipped;
-        if !underway.plan.iter().all(is_whole) {
-            return Err(DetectError::Tensors(
-                "roi, tiles and flip need frames in system memory; put `cudadownload` before the element".to_owned(),
-            ));
+            |view: &View| (view.region.width, view.region.height) == (info.width, info.height) && !view.flipped;
+        if !pending.views.iter().all(is_whole) {
+            return Err(DetectError::DeviceViews);
         }
-        let feed = |look: &Look| Feed::Resident(Frames::new(&info, look.letterbox));
-        lock(&self.common.buffers).keep(underway.plan.iter().map(feed));
-        for index in 0..underway.plan.len() {
-            let look = underway.plan[index];
-            underway.make_room()?;
-            let mut buffers = self.common.buffers(feed(&look))?;
+        let input_spec = |view: &View| InputSpec::DevicePlanes(FrameSpec::new(&info, view.letterbox));
+        lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec));
+        for index in 0..pending.views.len() {
+            let view = pending.views[index];
+            pending.limit_pending()?;
+            let mut buffers = self.shared.buffers(input_spec(&view))?;
             for plane in 0..info.format.planes() {
-                let address = buffers.tensors.address(plane).map_err(DetectError::Tensors)?;
-                frame.copy_plane(plane, address).map_err(DetectError::Tensors)?;
+                let address = buffers.tensors.address(plane)?;
+                frame.copy_plane(plane, address).map_err(DetectError::DeviceCopy)?;
             }
-            underway.preprocess = start.elapsed().saturating_sub(underway.handing_in);
-            // Each has its own place on the device: none is gathered into a batch.
-            self.hand_in(&mut underway, buffers, look, 1)?;
+            pending.preprocess = start.elapsed().saturating_sub(pending.submitting);
+            // Each item has its own address on the device, so none is copied into a batch.
+            self.submit_view(&mut pending, buffers, view, 1)?;
         }
-        Ok(underway)
+        Ok(pending)
     }
 
-    fn hand_in(
+    fn submit_view(
         &self,
-        underway: &mut Underway,
-        Buffers { tensors, scratch }: Buffers,
-        look: Look,
+        pending: &mut PendingDetection,
+        ViewBuffers { tensors, scratch }: ViewBuffers,
+        view: View,
         max_batch: usize,
     ) -> Result<(), DetectError> {
         let before = Instant::now();
-        let ticket = self.client.submit(Request {
-            picture: tensors,
-            max_batch: self.common.model.batch(max_batch),
-            batch_timeout: underway.settings.batch_timeout,
-        })?;
-        underway.handing_in += before.elapsed();
-        underway.tickets.push_back(Submitted { ticket, scratch, since: before, look });
+        let request = Request {
+            item: tensors,
+            max_batch: self.shared.model.batch(max_batch),
+            batch_timeout: pending.settings.batch_timeout,
+        };
+        let reply = self.client.submit(request).map_err(ModelError::from)?;
+        pending.submitting += before.elapsed();
+        pending.replies.push_back(SubmittedView { reply, scratch, since: before, view });
         Ok(())
     }
 
-    /// Tells the model's engine that no frame will come for a while, so that others need not wait for one.
-    pub fn rest(&self) {
-        self.client.rest();
+    /// Declares that no frame follows for a while, so that other callers' batches do not wait for
+    /// one.
+    pub fn set_idle(&self) {
+        self.client.set_idle();
     }
 }
 
-/// Fills a look's tensors from its part of the frame.
+/// Fills a view's tensors from its part of the frame.
 fn fill(
-    Buffers { tensors, scratch }: &mut Buffers,
-    feed: Feed,
-    part: &ImageView<'_>,
-    look: &Look,
-    contract: &Contract,
+    ViewBuffers { tensors, scratch }: &mut ViewBuffers,
+    input_spec: InputSpec,
+    image: &ImageView<'_>,
+    view: &View,
+    spec: &ModelSpec,
 ) -> Result<(), DetectError> {
-    if let Feed::Planes(frames) = feed {
-        for index in 0..frames.planes() {
-            let plane = part.plane(index);
-            let pixels = tensors.plane(index).map_err(DetectError::Tensors)?;
+    if let InputSpec::Planes(frame) = input_spec {
+        for index in 0..frame.planes() {
+            let plane = image.plane(index);
+            let pixels = tensors.plane(index)?;
             plane.copy_to(pixels);
-            if look.flipped {
+            if view.flipped {
                 let channels = plane.layout.channels;
                 pixels.chunks_exact_mut(plane.layout.row_bytes()).for_each(|row| preprocess::mirror(row, channels));
             }
         }
         return Ok(());
     }
-    let floats = tensors.floats().map_err(DetectError::Tensors)?;
-    preprocess::fill_input(part, &look.letterbox, &contract.normalization, floats, scratch)?;
-    if look.flipped {
-        let ((width, _), (cols, _)) = (look.letterbox.input(), look.letterbox.content());
+    let floats = tensors.floats()?;
+    preprocess::fill_input(image, &view.letterbox, &spec.normalization, floats, scratch)?;
+    if view.flipped {
+        let ((width, _), (cols, _)) = (view.letterbox.input(), view.letterbox.content());
         floats.chunks_exact_mut(width).for_each(|row| row[..cols].reverse());
     }
     Ok(())
@@ -358,56 +362,58 @@ fn fill(
 
 impl Drop for Detector {
     fn drop(&mut self) {
-        lock(&self.common.model.numbers).remove(&self.number);
+        self.shared.model.release_number(self.number);
     }
 }
 
-/// One look that was handed in.
+/// A view that was submitted to the model.
 #[derive(Debug)]
-struct Submitted {
-    ticket: Ticket<Tensors>,
-    scratch: Scratch,
+struct SubmittedView {
+    reply: PendingReply<Tensors>,
+    scratch: PreprocessBuffers,
     since: Instant,
-    look: Look,
+    view: View,
 }
 
-/// A frame that the model has, or has had, without its faces being asked for yet. Dropping it gives them up.
+/// A detection that was submitted and whose result has not been read yet. Dropping it discards the
+/// result.
 #[derive(Debug)]
-pub struct Underway {
-    /// Looks whose answers have not been read yet, the oldest first.
-    tickets: VecDeque<Submitted>,
-    common: Arc<Common>,
-    plan: Arc<[Look]>,
+pub struct PendingDetection {
+    /// Views whose replies have not been read yet, the oldest first.
+    replies: VecDeque<SubmittedView>,
+    shared: Arc<Shared>,
+    views: Arc<[View]>,
     /// Width and height.
     frame: (usize, usize),
-    settings: Settings,
+    settings: DetectionSettings,
     start: Instant,
     preprocess: Duration,
-    /// How long handing in took, which waits while the queue is full, and reading answers to make room.
-    handing_in: Duration,
-    /// What the looks so far found.
+    /// Time spent in submissions, which block while the queue is full, and in reading replies to
+    /// limit their number.
+    submitting: Duration,
+    /// Candidates of the views that were read.
     found: Vec<Candidate>,
     non_finite: usize,
     batch: usize,
     decode: Duration,
-    /// The first look's, in the queue.
+    /// The first view's time in the queue.
     wait: Option<Duration>,
-    /// When the last look's run ended.
+    /// End of the last view's run.
     end: Instant,
 }
 
-impl Underway {
-    fn new(common: &Arc<Common>, frame: (usize, usize), settings: &Settings, start: Instant) -> Self {
-        let plan = common.plan(frame, settings);
+impl PendingDetection {
+    fn new(shared: &Arc<Shared>, frame: (usize, usize), settings: &DetectionSettings, start: Instant) -> Self {
+        let views = shared.views(frame, settings);
         Self {
-            tickets: VecDeque::with_capacity(plan.len().min(MOST_UNDERWAY)),
-            common: Arc::clone(common),
-            plan,
+            replies: VecDeque::with_capacity(views.len().min(MAX_PENDING_VIEWS)),
+            shared: Arc::clone(shared),
+            views,
             frame,
             settings: settings.clone(),
             start,
             preprocess: Duration::ZERO,
-            handing_in: Duration::ZERO,
+            submitting: Duration::ZERO,
             found: Vec::new(),
             non_finite: 0,
             batch: 0,
@@ -417,45 +423,46 @@ impl Underway {
         }
     }
 
-    /// Whether [`Self::wait`] would not have to wait.
+    /// Whether [`Self::wait`] would return at once.
     pub fn is_ready(&self) -> bool {
-        self.tickets.iter().all(|submitted| submitted.ticket.is_ready())
+        self.replies.iter().all(|submitted| submitted.reply.is_ready())
     }
 
-    /// Reads the oldest answer if as many looks are under way as may be: a frame in many tiles needs no more memory.
-    fn make_room(&mut self) -> Result<(), DetectError> {
+    /// Reads the oldest reply if the maximum number of views is pending, so that many tiles need no
+    /// more memory.
+    fn limit_pending(&mut self) -> Result<(), DetectError> {
         let before = Instant::now();
-        if self.tickets.len() >= MOST_UNDERWAY
-            && let Some(oldest) = self.tickets.pop_front()
+        if self.replies.len() >= MAX_PENDING_VIEWS
+            && let Some(oldest) = self.replies.pop_front()
         {
             self.read(oldest)?;
-            self.handing_in += before.elapsed();
+            self.submitting += before.elapsed();
         }
         Ok(())
     }
 
-    /// Waits for one look, and decodes what it found.
-    fn read(&mut self, Submitted { ticket, scratch, since, look }: Submitted) -> Result<(), DetectError> {
-        let layout = self.common.layout()?;
-        let reply = ticket.wait()?;
+    /// Waits for one view and decodes its output.
+    fn read(&mut self, SubmittedView { reply, scratch, since, view }: SubmittedView) -> Result<(), DetectError> {
+        let layout = self.shared.layout()?;
+        let reply = reply.wait().map_err(ModelError::from)?;
         let before = Instant::now();
-        let decoded = match reply.picture.found().map_err(DetectError::Tensors)? {
-            Found::Heads(heads) => {
-                decode::decode(layout, look.letterbox.input(), heads.values(), self.settings.score_threshold)
+        let decoded = match reply.item.output()? {
+            RunOutput::Heads(heads) => {
+                decode::decode(layout, view.letterbox.input(), heads.values(), self.settings.score_threshold)
             }
-            Found::Candidates(candidates) => {
+            RunOutput::Candidates(candidates) => {
                 decode::from_candidates(candidates, layout.landmarks, self.settings.score_threshold)
             }
         };
-        lock(&self.common.buffers).give_back(Buffers { tensors: reply.picture, scratch });
+        lock(&self.shared.buffers).put_back(ViewBuffers { tensors: reply.item, scratch });
         self.non_finite += decoded.non_finite;
-        // As many as enter suppression: a threshold of 0 takes every anchor of every look.
+        // Non-maximum suppression has this limit. At a threshold of 0 every anchor is a candidate.
         let mut candidates = decoded.candidates;
-        if candidates.len() > TOP_K {
+        if candidates.len() > MAX_CANDIDATES {
             candidates.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
-            candidates.truncate(TOP_K);
+            candidates.truncate(MAX_CANDIDATES);
         }
-        self.found.extend(candidates.iter().filter_map(|face| look.in_frame(face)));
+        self.found.extend(candidates.iter().filter_map(|face| view.map_to_frame(face)));
         self.batch = self.batch.max(reply.batch);
         self.wait.get_or_insert(reply.wait);
         self.end = self.end.max(since + reply.wait + reply.run);
@@ -463,12 +470,12 @@ impl Underway {
         Ok(())
     }
 
-    /// Waits for the model, and decodes what it found.
+    /// Waits for the model and decodes its outputs.
     ///
     /// # Errors
     /// If the model does not run.
     pub fn wait(mut self) -> Result<Detection, DetectError> {
-        while let Some(oldest) = self.tickets.pop_front() {
+        while let Some(oldest) = self.replies.pop_front() {
             self.read(oldest)?;
         }
         let Self { frame, settings, start, preprocess, found, non_finite, batch, mut decode, wait, end, .. } = self;
@@ -476,50 +483,50 @@ impl Underway {
         let (faces, overflowed) = select(found, frame, &settings);
         decode += before.elapsed();
         let wait = wait.unwrap_or_default();
-        // From the first look's start to the last one's end, less what else happened meanwhile.
+        // From the start of the first view to the end of the last one, without the other stages.
         let inference = (end - start).saturating_sub(preprocess + wait);
         let timing = Timing { preprocess, wait, inference, decode };
         Ok(Detection { faces, non_finite: non_finite + overflowed, timing, batch })
     }
 }
 
-impl Common {
-    /// How the model's faces are decoded.
+impl Shared {
+    /// The layout of the model's outputs.
     fn layout(&self) -> Result<&Layout, DetectError> {
-        let layout = self.model.contract().layout();
-        layout.ok_or_else(|| DetectError::Tensors("the model finds points of faces, not faces".to_owned()))
+        let layout = self.model.spec().layout();
+        Ok(layout.ok_or(ModelError::Task { found: "landmarks on faces", wanted: "face detection" })?)
     }
 
-    /// The looks at a frame of that size.
-    fn plan(&self, frame: (usize, usize), settings: &Settings) -> Arc<[Look]> {
-        let Settings { input_size: size, looks, .. } = settings;
-        let mut known = lock(&self.plan);
-        match &*known {
-            Some(known) if known.frame == frame && known.size == *size && known.looks == *looks => {
-                Arc::clone(&known.plan)
+    /// The views of a frame of that size.
+    fn views(&self, frame: (usize, usize), settings: &DetectionSettings) -> Arc<[View]> {
+        let DetectionSettings { input_size: size, views: wanted, .. } = settings;
+        let mut plan = lock(&self.plan);
+        match &*plan {
+            Some(known) if known.frame == frame && known.size == *size && known.settings == *wanted => {
+                Arc::clone(&known.views)
             }
             _ => {
-                let plan = looks::plan(frame, self.model.contract(), *size, looks).into();
-                *known = Some(Plan { frame, size: *size, looks: looks.clone(), plan: Arc::clone(&plan) });
-                plan
+                let views: Arc<[View]> = views::plan(frame, self.model.spec(), *size, wanted).into();
+                *plan = Some(Plan { frame, size: *size, settings: wanted.clone(), views: Arc::clone(&views) });
+                views
             }
         }
     }
 
-    /// Memory for a frame that is fed so: an earlier one's, or new.
-    fn buffers(&self, feed: Feed) -> Result<Buffers, DetectError> {
-        // A lock of its own for a push or a pop; never held while anything runs.
-        if let Some(free) = lock(&self.buffers).take(feed) {
+    /// Memory for a view: that of an earlier frame, or new memory.
+    fn buffers(&self, input_spec: InputSpec) -> Result<ViewBuffers, DetectError> {
+        if let Some(free) = lock(&self.buffers).take(input_spec) {
             return Ok(free);
         }
-        let tensors = self.model.tensors(feed).map_err(DetectError::Tensors)?;
-        Ok(Buffers { tensors, scratch: Scratch::default() })
+        let tensors = self.model.tensors(input_spec)?;
+        Ok(ViewBuffers { tensors, scratch: PreprocessBuffers::default() })
     }
 }
 
-/// From what the looks found, in frame pixels, to the faces wanted, and how many have no finite place there. What lies
-/// wholly outside the frame, in the padding, is no face.
-fn select(found: Vec<Candidate>, (width, height): (usize, usize), settings: &Settings) -> (Vec<Face>, usize) {
+/// Merges the candidates of all views, in frame pixels, and applies the limits of the settings.
+/// Returns the number of candidates without a finite position, too. A face wholly outside the frame
+/// lies in the padding and is dropped.
+fn select(found: Vec<Candidate>, (width, height): (usize, usize), settings: &DetectionSettings) -> (Vec<Face>, usize) {
     let count = found.len();
     let finite = found.into_iter().filter(|candidate| candidate.face.is_finite()).collect::<Vec<_>>();
     let overflowed = count - finite.len();
@@ -535,33 +542,38 @@ fn select(found: Vec<Candidate>, (width, height): (usize, usize), settings: &Set
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::face::Rect;
+    use crate::geometry::Rect;
 
     fn face(score: f32, x: f32, side: f32) -> Face {
         Face { score, rect: Rect::new(x, 0.0, side, side), ..Face::default() }
     }
 
     #[test]
-    fn the_smallest_size_counts_in_frame_pixels_and_before_the_largest_number() {
-        let found = [face(0.9, 0.0, 20.0), face(0.8, 200.0, 60.0), face(0.7, 400.0, 80.0)].map(Candidate::whole);
-        let settings = Settings { min_face_size: 25.0, max_faces: 1, ..Settings::default() };
+    fn minimum_size_applies_before_maximum_number() {
+        let found =
+            [face(0.9, 0.0, 20.0), face(0.8, 200.0, 60.0), face(0.7, 400.0, 80.0)].map(Candidate::of_whole_frame);
+        let settings = DetectionSettings { min_face_size: 25.0, max_faces: 1, ..DetectionSettings::default() };
         let (faces, _) = select(found.to_vec(), (1280, 720), &settings);
         assert_eq!(faces, [face(0.8, 200.0, 60.0)]);
-        let (all, _) = select(found.to_vec(), (1280, 720), &Settings::default());
+        let (all, _) = select(found.to_vec(), (1280, 720), &DetectionSettings::default());
         assert_eq!(all.len(), 3);
     }
 
     #[test]
-    fn a_face_in_the_padding_is_none() {
-        // 1280 x 720 fills 640 x 360 of the input's 640 x 384.
-        let at = |y: f32| Candidate::whole(Face { rect: Rect::new(200.0, y, 40.0, 40.0), ..face(0.9, 0.0, 0.0) });
-        assert_eq!(select(vec![at(722.0)], (1280, 720), &Settings::default()), (vec![], 0));
-        assert_eq!(select(vec![at(718.0)], (1280, 720), &Settings::default()).0.len(), 1);
+    fn a_face_in_the_padding_is_dropped() {
+        // A frame of 1280 x 720 fills 640 x 360 of the input's 640 x 384.
+        let at =
+            |y: f32| Candidate::of_whole_frame(Face { rect: Rect::new(200.0, y, 40.0, 40.0), ..face(0.9, 0.0, 0.0) });
+        assert_eq!(select(vec![at(722.0)], (1280, 720), &DetectionSettings::default()), (vec![], 0));
+        assert_eq!(select(vec![at(718.0)], (1280, 720), &DetectionSettings::default()).0.len(), 1);
     }
 
     #[test]
-    fn a_face_that_overflows_on_its_way_to_the_frame_is_dropped_and_counted() {
+    fn a_face_whose_position_overflows_is_dropped_and_counted() {
         let far = face(0.9, f32::INFINITY, 20.0);
-        assert_eq!(select(vec![Candidate::whole(far)], (7680, 4320), &Settings::default()), (vec![], 1));
+        assert_eq!(
+            select(vec![Candidate::of_whole_frame(far)], (7680, 4320), &DetectionSettings::default()),
+            (vec![], 1)
+        );
     }
 }

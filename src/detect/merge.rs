@@ -1,61 +1,66 @@
-//! What several looks at a frame found, brought together.
+//! Merging of the candidates from all views of a frame.
 //!
-//! Source of box voting: `bbox_vote` in deepinsight/insightface, `detection/retinaface/retinaface.py`, which comes from
-//! S. Gidaris and N. Komodakis, "Object detection via a multi-region and semantic segmentation-aware CNN model", ICCV 2015.
+//! Source of box voting: S. Gidaris and N. Komodakis, "Object detection via a multi-region and
+//! semantic segmentation-aware CNN model", ICCV 2015; `bbox_vote` in deepinsight/insightface,
+//! `detection/retinaface/retinaface.py`.
 
-use crate::face::{Face, Point, Rect, iou};
-use crate::nms::{TOP_K, nms};
+use crate::geometry::{Face, MAX_CANDIDATES, Point, Rect, iou, nms};
 
-/// A cut face of which more than this part is covered by another is that one.
-const CUT_COVERED: f32 = 0.5;
-/// What is covered by more than this part by a face of so many times its area, which its look does not see whole, is a
-/// part of that face.
-const PART_COVERED: f32 = 0.6;
-const PART_AREA: f32 = 2.0;
+/// A truncated face is a duplicate of another face if the two cover each other by more than this
+/// fraction of the smaller box.
+const TRUNCATED_COVERAGE: f32 = 0.5;
+/// A candidate is a part of a larger face if that face covers more than this fraction of it.
+const PART_COVERAGE: f32 = 0.6;
+/// The larger face must have more than this multiple of the area of the candidate.
+const PART_AREA_RATIO: f32 = 2.0;
 
-/// How faces that several looks found are brought together.
+/// How overlapping faces of several views are merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Merge {
-    /// Of those that overlap, the best stays.
+    /// Non-maximum suppression: the face with the best score is kept.
     #[default]
     Nms,
-    /// Those that overlap become one: the mean of their boxes and landmarks, weighted by their scores.
+    /// Box voting: overlapping faces are replaced by the mean of their boxes and landmarks,
+    /// weighted by their scores.
     Vote,
 }
 
-/// What a look found, in frame pixels.
+/// A candidate from one view.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Candidate {
+    /// The face, in frame pixels.
     pub(crate) face: Face,
-    /// Whether the look cut it off at the edge of a tile or region.
-    pub(crate) cut: bool,
-    /// The longer side of faces that the look sees whole.
-    pub(crate) whole: f32,
+    /// Whether an inner edge of the view truncates the face.
+    pub(crate) truncated: bool,
+    /// Maximum size (longer side) of the faces that the view can contain completely, in frame
+    /// pixels; infinite for views of the whole region at a coarse scale.
+    pub(crate) max_whole_face: f32,
 }
 
 impl Candidate {
-    /// One of a look that saw all of the frame.
+    /// A candidate from a view of the whole frame.
     #[cfg(test)]
-    pub(crate) fn whole(face: Face) -> Self {
-        Self { face, cut: false, whole: f32::INFINITY }
+    pub(crate) fn of_whole_frame(face: Face) -> Self {
+        Self { face, truncated: false, max_whole_face: f32::INFINITY }
     }
 }
 
-/// Brings together what the looks at a frame found; best score first.
-pub(crate) fn merge(mut found: Vec<Candidate>, merge: Merge, iou_threshold: f32) -> Vec<Face> {
-    drop_parts(&mut found, iou_threshold);
-    let (cut, whole): (Vec<_>, Vec<_>) = found.into_iter().partition(|candidate| candidate.cut);
-    let alone = |found: Vec<Candidate>| found.into_iter().map(|candidate| candidate.face).collect::<Vec<_>>();
+/// Merges the candidates from all views of a frame. The result is sorted by score, best first.
+pub(crate) fn merge(mut candidates: Vec<Candidate>, merge: Merge, iou_threshold: f32) -> Vec<Face> {
+    drop_parts(&mut candidates, iou_threshold);
+    let (truncated, complete): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| candidate.truncated);
+    let faces = |candidates: Vec<Candidate>| candidates.into_iter().map(|candidate| candidate.face).collect::<Vec<_>>();
     let mut kept = match merge {
-        Merge::Nms => nms(alone(whole), iou_threshold),
-        Merge::Vote => vote(alone(whole), iou_threshold),
+        Merge::Nms => nms(faces(complete), iou_threshold),
+        Merge::Vote => vote(faces(complete), iou_threshold),
     };
-    if cut.is_empty() {
+    if truncated.is_empty() {
         return kept;
     }
-    // A face that is whole in another look was found there. What is left is larger than what tiles share.
-    for face in nms(alone(cut), iou_threshold) {
-        if kept.iter().all(|other| covered_part(face.rect, other.rect) <= CUT_COVERED) {
+    // Other views contain most truncated faces completely. The remaining ones exceed the overlap of
+    // tiles.
+    for face in nms(faces(truncated), iou_threshold) {
+        if kept.iter().all(|other| coverage(face.rect, other.rect) <= TRUNCATED_COVERAGE) {
             kept.push(face);
         }
     }
@@ -63,40 +68,45 @@ pub(crate) fn merge(mut found: Vec<Candidate>, merge: Merge, iou_threshold: f32)
     kept
 }
 
-/// Drops what is a part of a larger face: an eye and a cheek that fill a tile look like a face of their own.
-fn drop_parts(found: &mut Vec<Candidate>, iou_threshold: f32) {
-    let is_coarse = |candidate: &Candidate| candidate.whole == f32::INFINITY;
-    if found.iter().all(is_coarse) {
+/// Drops candidates that are parts of a larger face. In a tile, a detector can mistake an eye and a
+/// cheek for a face.
+fn drop_parts(candidates: &mut Vec<Candidate>, iou_threshold: f32) {
+    let is_coarse = |candidate: &Candidate| candidate.max_whole_face == f32::INFINITY;
+    if candidates.iter().all(is_coarse) {
         return;
     }
-    let coarse = found.iter().filter(|candidate| is_coarse(candidate)).map(|candidate| candidate.face.clone());
+    let coarse = candidates.iter().filter(|candidate| is_coarse(candidate)).map(|candidate| candidate.face.clone());
     let large = nms(coarse.collect(), iou_threshold);
-    found.retain(|candidate| {
+    candidates.retain(|candidate| {
         let rect = candidate.face.rect;
         let is_within = |large: &Face| {
-            // A better one only: at a low threshold there are boxes of that size everywhere, and of no face.
+            // Only faces with a better score count: at a low threshold, large false positives are
+            // frequent.
             large.score >= candidate.face.score
-                && large.rect.w.max(large.rect.h) > candidate.whole
-                && large.rect.area() > PART_AREA * rect.area()
-                && covered_part(rect, large.rect) > PART_COVERED
+                && large.rect.w.max(large.rect.h) > candidate.max_whole_face
+                && large.rect.area() > PART_AREA_RATIO * rect.area()
+                && coverage(rect, large.rect) > PART_COVERAGE
         };
         is_coarse(candidate) || !large.iter().any(is_within)
     });
 }
 
-/// How much of the smaller of two boxes the other covers, in 0.0..=1.0.
-fn covered_part(a: Rect, b: Rect) -> f32 {
+/// The intersection of two boxes as a fraction of the smaller one, in 0.0..=1.0.
+fn coverage(a: Rect, b: Rect) -> f32 {
     let w = (a.right().min(b.right()) - a.x.max(b.x)).max(0.0);
     let h = (a.bottom().min(b.bottom()) - a.y.max(b.y)).max(0.0);
     let smaller = a.area().min(b.area());
     if smaller > 0.0 { w * h / smaller } else { 0.0 }
 }
 
-/// Makes one face of each that is best where it is and those that overlap it: boxes and landmarks are means weighted by
-/// the scores, the score is the best one's. The reference forgets faces that nothing else overlaps; they are kept here.
+/// Box voting: merges each face that has the best score at its position with the faces that overlap
+/// it.
+///
+/// Boxes and landmarks are means, weighted by score; the score is the best one. The reference drops
+/// faces without overlapping faces; here they are kept.
 fn vote(mut faces: Vec<Face>, iou_threshold: f32) -> Vec<Face> {
     faces.sort_by(|a, b| b.score.total_cmp(&a.score));
-    faces.truncate(TOP_K);
+    faces.truncate(MAX_CANDIDATES);
     let mut kept = Vec::new();
     while let Some(best) = faces.first() {
         let rect = best.rect;
@@ -110,7 +120,7 @@ fn vote(mut faces: Vec<Face>, iou_threshold: f32) -> Vec<Face> {
     kept
 }
 
-/// The weighted mean of faces, of which the first is the best; at least one.
+/// The mean of at least one face, weighted by score. Other fields are those of the first face.
 fn mean(group: Vec<Face>) -> Face {
     let weights = group.iter().map(|face| f64::from(face.score.max(f32::MIN_POSITIVE)));
     let total = weights.clone().sum::<f64>();
@@ -139,30 +149,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn face(score: f32, x: f32, y: f32, side: f32) -> Face {
+    fn face(score: f32, x: f32, y: f32, size: f32) -> Face {
         let landmarks = std::array::from_fn(|index| Point::new(x + index as f32, y + 2.0 * index as f32));
-        Face { score, rect: Rect::new(x, y, side, side), landmarks: Some(landmarks), ..Face::default() }
+        Face { score, rect: Rect::new(x, y, size, size), landmarks: Some(landmarks), ..Face::default() }
     }
 
     #[test]
-    fn parts_of_a_face_that_a_tile_cannot_show_are_none() {
-        let large = Candidate::whole(face(0.97, 0.0, 0.0, 1000.0));
-        let of_tile = |x: f32, side: f32| Candidate { face: face(0.95, x, 300.0, side), cut: false, whole: 256.0 };
-        // A part of it, one beside it, and one in front of it that a tile shows as well as the whole.
+    fn parts_of_a_face_that_exceeds_a_tile_are_dropped() {
+        let large = Candidate::of_whole_frame(face(0.97, 0.0, 0.0, 1000.0));
+        let of_tile =
+            |x: f32, size: f32| Candidate { face: face(0.95, x, 300.0, size), truncated: false, max_whole_face: 256.0 };
+        // One candidate is a part of the large face, the other lies beside it.
         let found = vec![large.clone(), of_tile(300.0, 200.0), of_tile(2000.0, 200.0)];
         assert_eq!(merge(found, Merge::Nms, 0.4), [face(0.97, 0.0, 0.0, 1000.0), face(0.95, 2000.0, 300.0, 200.0)]);
-        // At a low threshold there are boxes of any size that are no face.
-        let poor = Candidate::whole(face(0.1, 0.0, 0.0, 1000.0));
+        // A large box with a low score does not suppress anything.
+        let poor = Candidate::of_whole_frame(face(0.1, 0.0, 0.0, 1000.0));
         assert_eq!(merge(vec![poor, of_tile(300.0, 200.0)], Merge::Nms, 0.4).len(), 2);
-        let small = Candidate::whole(face(0.9, 0.0, 300.0, 200.0));
+        let small = Candidate::of_whole_frame(face(0.9, 0.0, 300.0, 200.0));
         let found = vec![small, of_tile(20.0, 30.0)];
-        assert_eq!(merge(found, Merge::Nms, 0.4).len(), 2, "a face of that size has no parts that tiles mistake");
+        assert_eq!(merge(found, Merge::Nms, 0.4).len(), 2, "a tile contains a face of this size completely");
     }
 
     #[test]
-    fn votes_weigh_by_score_and_keep_the_best() {
+    fn votes_are_weighted_by_score() {
         let all = [face(0.9, 10.0, 10.0, 20.0), face(0.3, 14.0, 10.0, 20.0), face(0.8, 90.0, 0.0, 20.0)];
-        let merged = merge(all.map(Candidate::whole).to_vec(), Merge::Vote, 0.4);
+        let merged = merge(all.map(Candidate::of_whole_frame).to_vec(), Merge::Vote, 0.4);
         let [voted, alone] = merged.as_slice() else { panic!("{merged:?}") };
         assert_eq!((voted.score, alone.clone()), (0.9, face(0.8, 90.0, 0.0, 20.0)));
         assert!((voted.rect.x - 11.0).abs() < 1e-5 && (voted.rect.w - 20.0).abs() < 1e-5, "{voted:?}");
@@ -171,8 +182,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn voting_leaves_as_many_faces_as_are_apart(xs in proptest::collection::vec(0.0f32..900.0, 0..30)) {
-            let faces = xs.iter().enumerate().map(|(i, x)| Candidate::whole(face(0.5 + i as f32 / 100.0, *x, 0.0, 30.0))).collect::<Vec<_>>();
+        fn voting_never_adds_faces_and_sorts_by_score(xs in proptest::collection::vec(0.0f32..900.0, 0..30)) {
+            let candidate = |(i, x): (usize, &f32)| {
+                Candidate::of_whole_frame(face(0.5 + i as f32 / 100.0, *x, 0.0, 30.0))
+            };
+            let faces = xs.iter().enumerate().map(candidate).collect::<Vec<_>>();
             let voted = merge(faces.clone(), Merge::Vote, 0.4);
             prop_assert!(voted.len() <= faces.len() && voted.is_empty() == faces.is_empty());
             prop_assert!(voted.windows(2).all(|pair| pair[0].score >= pair[1].score));

@@ -1,75 +1,43 @@
-//! Frame pixels to the model's input tensor: resize the planes, then one pass to planar floats.
+//! Preprocessing: from the pixels of a frame to the input tensor of the model.
 //!
-//! The camera's own format goes straight in. Only the small, resized picture is ever converted.
+//! The planes are resized in the pixel format of the frame. Only the resized image is then
+//! converted to planar floats.
 
-use crate::cv;
-use crate::image::{ImageView, Plane};
-use crate::letterbox::Letterbox;
-use crate::simd;
-use crate::yuv::RgbFromYuv;
+use crate::geometry::Letterbox;
+use crate::image::{ImageError, ImageView, Plane, RgbFromYuv, mat, simd};
+use crate::model::{ChannelOrder, Normalization, Padding};
 
-/// Channel order of a model's input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChannelOrder {
-    /// Red first.
-    Rgb,
-    /// Blue first.
-    Bgr,
-}
-
-/// What surrounds a frame of another shape than the model's input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Padding {
-    /// The mean colour, 0.0 in the input.
-    Mean,
-    /// Black.
-    Black,
-}
-
-/// What a model wants done to its pixels: `input = (pixel - mean) * scale`, pixel in 0..=255.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Normalization {
-    /// The order of the input's three channels.
-    pub order: ChannelOrder,
-    /// One mean a channel, in the input's order.
-    pub mean: [f32; 3],
-    /// One factor for all channels.
-    pub scale: f32,
-    /// What surrounds the frame.
-    pub padding: Padding,
-}
-
-/// Memory that one call leaves for the next, so that a steady stream allocates nothing.
+/// Buffers that are reused between calls, so that a steady stream does not allocate memory.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub struct PreprocessBuffers {
     planes: [Vec<u8>; 3],
     chroma_rows: [Vec<u8>; 2],
 }
 
-/// Fills `input`, a tensor `[3, height, width]` of the letterbox's input size, from `view`.
+/// Fills `input`, a tensor of shape `[3, height, width]` with the input size of the letterbox.
 ///
-/// Planes are resized first, bilinearly, the colour planes of 4:2:0 formats to half the size of the luma
-/// plane; there each colour sample then counts for 2 x 2 pixels.
+/// The planes are resized with bilinear interpolation, the chroma planes of 4:2:0 formats to half
+/// the size of the luma plane. Each chroma sample then applies to 2 x 2 pixels.
 ///
 /// # Errors
-/// If OpenCV refuses, which for a checked view means that it is out of memory.
+/// If OpenCV fails, for example because memory is exhausted.
 ///
 /// # Panics
-/// If `input` has another length, or the letterbox was made for another frame size.
+/// If the length of `input` or the size of `view` does not match the letterbox.
 pub fn fill_input(
     view: &ImageView<'_>,
     letterbox: &Letterbox,
     normalization: &Normalization,
     input: &mut [f32],
-    scratch: &mut Scratch,
-) -> opencv::Result<()> {
+    scratch: &mut PreprocessBuffers,
+) -> Result<(), ImageError> {
     let (width, height) = letterbox.input();
     assert_eq!(input.len(), 3 * width * height, "the tensor is [3, {height}, {width}]");
-    assert_eq!((view.width(), view.height()), letterbox.frame(), "the letterbox is of another frame");
+    assert_eq!((view.width(), view.height()), letterbox.frame(), "the letterbox has the size of the frame");
     let (cols, rows) = letterbox.content();
     let native = letterbox.content() == letterbox.frame();
 
-    let Scratch { planes: buffers, chroma_rows } = scratch;
+    let PreprocessBuffers { planes: buffers, chroma_rows } = scratch;
     let mut planes = [None; 3];
     for (index, (slot, buffer)) in planes.iter_mut().zip(buffers).enumerate().take(view.info().format.planes()) {
         let source = view.plane(index);
@@ -77,9 +45,9 @@ pub fn fill_input(
             source
         } else {
             let (cols, rows) = view.info().format.plane_size(index, cols, rows);
-            let mut small = cv::scratch(buffer, cols, rows, source.layout.channels);
-            cv::resize(&source, &mut small)?;
-            Plane { layout: small.layout, data: small.data }
+            let mut resized = mat::scratch(buffer, cols, rows, source.layout.channels);
+            mat::resize(&source, &mut resized)?;
+            Plane { layout: resized.layout, data: resized.data }
         });
     }
     let rgb_planes = planar(input, normalization.order);
@@ -104,13 +72,13 @@ pub fn fill_input(
     Ok(())
 }
 
-/// Turns a row of pixels of `channels` bytes left to right.
+/// Mirrors a row of pixels of `channels` bytes each.
 pub(crate) fn mirror(row: &mut [u8], channels: usize) {
     row.reverse();
     row.chunks_exact_mut(channels).for_each(<[u8]>::reverse);
 }
 
-/// `value * scale + offset` for red, green, blue.
+/// Scale and offset of `value * scale + offset` for red, green and blue.
 fn affine(normalization: &Normalization) -> [(f32, f32); 3] {
     let [first, second, third] = normalization.mean.map(|mean| (normalization.scale, -mean * normalization.scale));
     match normalization.order {
@@ -119,7 +87,7 @@ fn affine(normalization: &Normalization) -> [(f32, f32); 3] {
     }
 }
 
-/// The red, green and blue plane of the tensor.
+/// The planes of the tensor for red, green and blue.
 fn planar(input: &mut [f32], order: ChannelOrder) -> [&mut [f32]; 3] {
     let plane = input.len() / 3;
     let (first, rest) = input.split_at_mut(plane);
@@ -130,35 +98,35 @@ fn planar(input: &mut [f32], order: ChannelOrder) -> [&mut [f32]; 3] {
     }
 }
 
-/// The colour planes that go with a luma plane, at half its size.
+/// The chroma planes, at half the size of the luma plane.
 struct Chroma<'a> {
-    /// Interleaved Cb, Cr, or Cb alone.
+    /// Interleaved Cb and Cr, or Cb only.
     first: Plane<'a>,
-    /// Cr, where it has a plane of its own.
+    /// Cr, if it has a separate plane.
     second: Option<Plane<'a>>,
 }
 
 impl Chroma<'_> {
-    /// Cb and Cr for each pixel of a luma row that shares colour row `row` with another.
+    /// Expands chroma row `row` to one Cb and one Cr value per pixel.
     #[inline(always)]
     fn expand(&self, row: usize, cb: &mut [u8], cr: &mut [u8]) {
         if let Some(second) = self.second {
-            twice(self.first.row(row), cb, |sample| *sample);
-            twice(second.row(row), cr, |sample| *sample);
+            duplicate(self.first.row(row), cb, |sample| *sample);
+            duplicate(second.row(row), cr, |sample| *sample);
         } else {
             let pairs = self.first.row(row).as_chunks::<2>().0;
-            twice(pairs, cb, |pair| pair[0]);
-            twice(pairs, cr, |pair| pair[1]);
+            duplicate(pairs, cb, |pair| pair[0]);
+            duplicate(pairs, cr, |pair| pair[1]);
         }
     }
 }
 
-/// Writes each sample two times; the last one time where the row is of odd length.
+/// Writes each sample twice; the last sample once if the length of the row is odd.
 #[inline(always)]
-fn twice<S>(samples: &[S], row: &mut [u8], value: impl Fn(&S) -> u8) {
+fn duplicate<S>(samples: &[S], row: &mut [u8], value: impl Fn(&S) -> u8) {
     let (pairs, last) = row.as_chunks_mut::<2>();
     for (pair, sample) in pairs.iter_mut().zip(samples) {
-        // As one number of 16 bits, of which vector units take many at once.
+        // A 16-bit multiplication vectorises better than two byte stores.
         *pair = (u16::from(value(sample)) * 0x0101).to_ne_bytes();
     }
     if let ([last], Some(sample)) = (last, samples.get(pairs.len())) {
@@ -166,13 +134,16 @@ fn twice<S>(samples: &[S], row: &mut [u8], value: impl Fn(&S) -> u8) {
     }
 }
 
+/// The tensor to fill, and the conversion of pixels to its values.
 struct Output<'a> {
     rgb_planes: [&'a mut [f32]; 3],
+    /// Size of the resized frame in the tensor.
     cols: usize,
     rows: usize,
+    /// Width of the tensor.
     width: usize,
     affine: [(f32, f32); 3],
-    /// Red, green and blue of what surrounds the frame.
+    /// Values of the padding for red, green and blue.
     padding: [f32; 3],
 }
 
@@ -185,7 +156,7 @@ impl Output<'_> {
                 let content = if row < rows { cols } else { 0 };
                 if content > 0 {
                     let (pixels, line) = (plane.row(row), &mut line[..content]);
-                    // What differs is a constant within each loop, which then compiles to vector code.
+                    // Constant channel counts and offsets let the compiler vectorise each loop.
                     match plane.layout.channels {
                         1 => samples(pixels.as_chunks::<1>().0, |[sample]| *sample, affine, line),
                         3 => match offset {
@@ -206,9 +177,9 @@ impl Output<'_> {
     }
 
     #[inline(always)]
-    fn write_yuv(self, luma: Plane<'_>, chroma: Chroma<'_>, rgb_from_yuv: RgbFromYuv, rows_of: &mut [Vec<u8>; 2]) {
+    fn write_yuv(self, luma: Plane<'_>, chroma: Chroma<'_>, rgb_from_yuv: RgbFromYuv, chroma_rows: &mut [Vec<u8>; 2]) {
         let Self { rgb_planes: [red, green, blue], cols, rows, width, affine, padding } = self;
-        let [cb, cr] = rows_of;
+        let [cb, cr] = chroma_rows;
         cb.resize(cols, 0);
         cr.resize(cols, 0);
         for row in 0..red.len() / width {
@@ -217,8 +188,8 @@ impl Output<'_> {
             let content = if row < rows { cols } else { 0 };
             let mut paddings = padding.into_iter();
             let [red, green, blue] = lines.map(|line| {
-                let (content, around) = line.split_at_mut(content);
-                around.fill(paddings.next().unwrap_or_default());
+                let (content, rest) = line.split_at_mut(content);
+                rest.fill(paddings.next().unwrap_or_default());
                 content
             });
             if content == 0 {
@@ -232,12 +203,12 @@ impl Output<'_> {
     }
 }
 
-/// A row of samples to red, green and blue floats. All slices have the same length.
+/// Converts a row of YUV samples to red, green and blue values. All slices have the same length.
 #[inline(always)]
 fn yuv_row(y: &[u8], cb: &[u8], cr: &[u8], coding: RgbFromYuv, affine: [(f32, f32); 3], rgb: [&mut [f32]; 3]) {
     let [red, green, blue] = rgb;
     let len = y.len();
-    // Equal lengths known here let the compiler drop the bounds checks, without which this is vector code.
+    // Slices of one known length let the compiler remove the bounds checks and vectorise the loop.
     let (cb, cr) = (&cb[..len], &cr[..len]);
     let (red, green, blue) = (&mut red[..len], &mut green[..len], &mut blue[..len]);
     for i in 0..len {
@@ -248,7 +219,7 @@ fn yuv_row(y: &[u8], cb: &[u8], cr: &[u8], coding: RgbFromYuv, affine: [(f32, f3
     }
 }
 
-/// One sample of each pixel as a float.
+/// Converts one sample of each pixel to a float.
 #[inline(always)]
 fn samples<P>(pixels: &[P], sample: impl Fn(&P) -> u8, (scale, offset): (f32, f32), line: &mut [f32]) {
     for (value, pixel) in line.iter_mut().zip(pixels) {
@@ -259,13 +230,12 @@ fn samples<P>(pixels: &[P], sample: impl Fn(&P) -> u8, (scale, offset): (f32, f3
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{ImageInfo, PixelFormat};
-    use crate::letterbox::InputSize;
-    use crate::yuv::{YuvCoding, YuvMatrix};
+    use crate::geometry::InputSize;
+    use crate::image::{ImageInfo, PixelFormat, YuvCoding, YuvMatrix};
 
-    const BIUBUG6: Normalization = crate::families::RETINAFACE.normalization;
+    const BIUBUG6: Normalization = crate::model::families::RETINAFACE.normalization;
 
-    /// A picture of one colour, with 0xEE in all padding.
+    /// An image of one colour, with padding of 0xEE.
     fn flat(format: PixelFormat, width: usize, height: usize, rgb: [u8; 3]) -> (ImageInfo, Vec<Vec<u8>>, Vec<usize>) {
         let info = ImageInfo::new(format, width, height);
         let [y, cb, cr] = YuvCoding::default().yuv_from_rgb(rgb);
@@ -308,12 +278,12 @@ mod tests {
         let letterbox = Letterbox::new(size.0, size.1, input);
         let (width, height) = letterbox.input();
         let mut tensor = vec![f32::NAN; 3 * width * height];
-        fill_input(&view, &letterbox, normalization, &mut tensor, &mut Scratch::default()).unwrap();
+        fill_input(&view, &letterbox, normalization, &mut tensor, &mut PreprocessBuffers::default()).unwrap();
         (letterbox, tensor)
     }
 
     #[test]
-    fn each_format_gives_bgr_minus_the_mean_and_zero_padding() {
+    fn all_formats_become_bgr_minus_the_mean_with_zero_padding() {
         for format in PixelFormat::ALL {
             for (size, input) in [
                 ((35, 17), InputSize::Longest(64)),
@@ -345,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn black_padding_is_black_in_the_models_own_numbers() {
+    fn black_padding_is_normalized() {
         let normalization = Normalization { padding: Padding::Black, scale: 0.5, ..BIUBUG6 };
         for format in [PixelFormat::Bgr, PixelFormat::Nv12] {
             let (_, tensor) = fill_as(&normalization, format, (16, 16), [90; 3], InputSize::Fixed(64, 32));
@@ -356,8 +326,8 @@ mod tests {
     }
 
     #[test]
-    fn bt709_and_bt601_differ_as_their_weights_do() {
-        // Pure red of BT.709 read as BT.601 is off by 22 levels.
+    fn the_yuv_matrix_of_the_frame_is_used() {
+        // Pure red in BT.709, decoded as BT.601, differs by 22.
         let coding = YuvCoding { matrix: YuvMatrix::Bt709, full_range: false };
         let [y, cb, cr] = coding.yuv_from_rgb([255, 0, 0]);
         let memory = [vec![y; 32 * 32], [cb, cr].repeat(16 * 16)];
@@ -366,7 +336,7 @@ mod tests {
             let info = ImageInfo { coding, ..ImageInfo::new(PixelFormat::Nv12, 32, 32) };
             let view = ImageView::new(info, &[&memory[0], &memory[1]], &[32, 32]).unwrap();
             let mut tensor = vec![0.0; 3 * 32 * 32];
-            fill_input(&view, &letterbox, &BIUBUG6, &mut tensor, &mut Scratch::default()).unwrap();
+            fill_input(&view, &letterbox, &BIUBUG6, &mut tensor, &mut PreprocessBuffers::default()).unwrap();
             tensor[2 * 32 * 32] + 123.0
         };
         assert!((red(coding) - 255.0).abs() < 3.0);

@@ -1,77 +1,116 @@
-//! Where and at which sizes a frame is looked at: image pyramid, mirror image, tiles, regions of interest.
+//! Views of a frame (test-time augmentation): image pyramid, horizontal flip, tiles and regions of
+//! interest.
 //!
-//! Each look is a picture of its own for the model. What the looks find is brought together by [`crate::merge`].
+//! Each view is a separate input of the model. [`super::merge`] merges the candidates of all views.
 //!
-//! Source of the pyramid and mirror image: `detect(img, threshold, scales, do_flip)` in deepinsight/insightface,
-//! `detection/retinaface/retinaface.py`.
+//! Source of pyramid and flip: `detect(img, threshold, scales, do_flip)` in
+//! deepinsight/insightface, `detection/retinaface/retinaface.py`.
 
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::contract::Contract;
-use crate::face::{Face, Point, Rect};
+use super::merge::Candidate;
+use crate::geometry::{Face, InputSize, Letterbox, Point, Rect};
 use crate::image::Region;
-use crate::letterbox::{InputSize, Letterbox};
-use crate::merge::Candidate;
-use crate::overrides::number;
+use crate::model::ModelSpec;
 
-/// Side of a tile where nothing else says one.
-const TILE: usize = 640;
-/// Part of a tile's sides that it shares with the next one: a face of that size is whole in one of them.
+/// Width and height of tiles if neither the model nor the settings determine the input size.
+const DEFAULT_TILE_SIZE: usize = 640;
+/// Overlap of adjacent tiles as a fraction of their size. A face up to this size is complete in one
+/// of them.
 const TILE_OVERLAP: f32 = 0.2;
-/// Most tiles of a side, scales and regions that are taken.
-const MOST: usize = 64;
-/// Largest and smallest scale.
-const SCALES: std::ops::RangeInclusive<f32> = 0.01..=16.0;
-/// From this longer side of the input on, [`Scales::Auto`] looks again,
-const AUTO_FROM: usize = 512;
-/// at this one. There faces count that are larger than the anchors are made for, and at the large size only those that are
-/// not: a part of a large face that looks like one has as good a score as the whole (the reference's evaluation,
-/// `test_widerface.py`, keeps each scale's faces by size, too).
-const AUTO_SIDE: f32 = 256.0;
-const AUTO_LARGEST: f32 = 512.0;
-/// Both sizes count for faces around the limit, down to this part of it.
-const AUTO_SHARED: f32 = 0.5;
-/// Faces whose longer side is below this part of a tile's shorter one are seen whole in some tile or as a cut one in
-/// others; of larger ones tiles may show nothing but parts.
-const TILE_WHOLE: f32 = 0.4;
-/// Any side of a face.
-const ANY: (f32, f32) = (0.0, f32::INFINITY);
-/// A box that ends closer to the inner edge of a tile than this part of its side is cut there.
-const CUT_MARGIN: f32 = 0.05;
+/// Maximum number of scales, of regions, and of tiles per axis.
+const MAX_PARTS: usize = 64;
+/// Valid scales.
+const SCALE_RANGE: std::ops::RangeInclusive<f32> = 0.01..=16.0;
+/// Minimum longer side of the input from which [`Scales::Auto`] adds a small scale.
+const AUTO_MIN_INPUT: usize = 512;
+/// Longer side of the input at the small scale of [`Scales::Auto`].
+const AUTO_SMALL_INPUT: f32 = 256.0;
+/// Maximum size (longer side) of faces at the large scale of [`Scales::Auto`], in input pixels;
+/// larger faces exceed the anchors and are taken from the small scale.
+///
+/// The limit is necessary because a part of a large face can have as good a score as the whole
+/// face. The evaluation of the reference, `test_widerface.py`, filters the faces of each scale by
+/// size, too.
+const AUTO_MAX_FACE: f32 = 512.0;
+/// Faces between this fraction of the limit and the limit are taken from both scales.
+const AUTO_OVERLAP: f32 = 0.5;
+/// Maximum size of faces that tiles contain completely or truncated, as a fraction of the shorter
+/// side of a tile. Of a larger face, tiles can show parts only.
+const TILE_MAX_FACE: f32 = 0.4;
+/// All face sizes.
+const ANY_SIZE: (f32, f32) = (0.0, f32::INFINITY);
+/// A box is truncated if its distance to an inner edge is below this fraction of its size.
+const TRUNCATION_MARGIN: f32 = 0.05;
 
-/// Sizes at which a frame is looked at, as factors of what the input size makes of it.
+/// The scales of a frame, relative to the input size.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scales {
-    /// Once, and where that input is large a second time at a small size, for faces that fill it.
+    /// The input size and, if that is large, a second, small scale for faces that fill the frame.
     Auto,
-    /// At each of these.
+    /// Each of these factors.
     Each(Arc<[f32]>),
 }
 
-/// How a frame is cut up, beside being looked at as a whole.
+/// The tiles of a frame, in addition to the whole frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiles {
-    /// Not at all.
+    /// No tiles.
     #[default]
     None,
-    /// Into as many tiles of the input size as cover it at full resolution.
+    /// As many tiles of the input size as cover the frame at full resolution.
     Auto,
-    /// Into so many columns and rows, each as large as the input size says.
+    /// This number of columns and rows, each tile scaled to the input size.
     Grid(usize, usize),
 }
 
-/// Where and at which sizes a frame is looked at.
+/// The views of a frame.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Looks {
-    /// At which sizes.
+pub struct Views {
+    /// Scales of the whole frame or of each region.
     pub scales: Scales,
-    /// Whether also in a mirror.
+    /// Whether each view is also run on the horizontally flipped image.
     pub flip: bool,
-    /// Whether also in parts.
+    /// Tiles of the frame or of each region.
     pub tiles: Tiles,
-    /// Only within these, in frame pixels; none: the whole frame.
+    /// Regions of interest, in frame pixels; empty for the whole frame.
     pub rois: Arc<[Rect]>,
+}
+
+/// Why scales, tiles or regions cannot be parsed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ViewsError {
+    /// A part of the text is not a finite number.
+    #[error("`{text}` is not a number")]
+    NotANumber {
+        /// The part of the text.
+        text: String,
+    },
+    /// A scale is out of range.
+    #[error("{text} is not within {} to {}, the range of scales", SCALE_RANGE.start(), SCALE_RANGE.end())]
+    Scale {
+        /// The scale.
+        text: String,
+    },
+    /// The text does not describe tiles.
+    #[error("`{text}` is neither `none`, `auto` nor columns and rows up to {MAX_PARTS}, as in 3x2")]
+    Tiles {
+        /// The text.
+        text: String,
+    },
+    /// A part of the text does not describe a region.
+    #[error("`{text}` is not x,y,width,height with a width and height above 0")]
+    Roi {
+        /// The part of the text.
+        text: String,
+    },
+    /// There are too many scales or regions.
+    #[error("more than {MAX_PARTS} {what}")]
+    TooMany {
+        /// `scales` or `regions`.
+        what: &'static str,
+    },
 }
 
 impl Default for Scales {
@@ -80,86 +119,101 @@ impl Default for Scales {
     }
 }
 
-impl Default for Looks {
+impl Default for Views {
     fn default() -> Self {
         Self { scales: Scales::default(), flip: false, tiles: Tiles::None, rois: [].into() }
     }
 }
 
 impl FromStr for Scales {
-    type Err = String;
+    type Err = ViewsError;
 
-    /// Reads `auto`, or factors as `1.0,0.2`.
-    fn from_str(text: &str) -> Result<Self, String> {
+    /// Parses `auto`, or factors such as `1.0,0.2`.
+    fn from_str(text: &str) -> Result<Self, ViewsError> {
         if text.trim() == "auto" {
             return Ok(Self::Auto);
         }
         let factor = |text: &str| {
             let factor = number(text)?;
-            if SCALES.contains(&factor) { Ok(factor) } else { Err(format!("{factor} is not within 0.01 to 16")) }
+            let error = || ViewsError::Scale { text: text.trim().to_owned() };
+            SCALE_RANGE.contains(&factor).then_some(factor).ok_or_else(error)
         };
         let factors = text.split(',').map(factor).collect::<Result<Vec<_>, _>>()?;
-        if factors.len() > MOST { Err(format!("more than {MOST} scales")) } else { Ok(Self::Each(factors.into())) }
+        if factors.len() > MAX_PARTS {
+            Err(ViewsError::TooMany { what: "scales" })
+        } else {
+            Ok(Self::Each(factors.into()))
+        }
     }
 }
 
 impl FromStr for Tiles {
-    type Err = String;
+    type Err = ViewsError;
 
-    /// Reads `none`, `auto`, or columns and rows as `3x2`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let side = |text: &str| text.trim().parse::<usize>().ok().filter(|count| (1..=MOST).contains(count));
+    /// Parses `none`, `auto`, or columns and rows such as `3x2`.
+    fn from_str(text: &str) -> Result<Self, ViewsError> {
+        let count = |text: &str| text.trim().parse::<usize>().ok().filter(|count| (1..=MAX_PARTS).contains(count));
         match text.trim() {
             "" | "none" => Ok(Self::None),
             "auto" => Ok(Self::Auto),
             grid => {
                 let (cols, rows) = grid.split_once('x').unwrap_or((grid, ""));
-                let (cols, rows) = side(cols).zip(side(rows)).ok_or_else(|| {
-                    format!("`{grid}` is neither `none`, `auto` nor columns and rows up to {MOST}, as in 3x2")
-                })?;
+                let error = || ViewsError::Tiles { text: grid.to_owned() };
+                let (cols, rows) = count(cols).zip(count(rows)).ok_or_else(error)?;
                 Ok(Self::Grid(cols, rows))
             }
         }
     }
 }
 
-/// Reads regions as `x,y,width,height`, `;` between several.
+/// A finite number.
+fn number(text: &str) -> Result<f32, ViewsError> {
+    let text = text.trim();
+    let number = text.parse::<f32>().ok().filter(|number| number.is_finite());
+    number.ok_or_else(|| ViewsError::NotANumber { text: text.to_owned() })
+}
+
+/// Parses regions of interest: `x,y,width,height` in frame pixels, with `;` between several
+/// regions.
 ///
 /// # Errors
-/// If a region has other than four numbers, or no area.
-pub fn rois(text: &str) -> Result<Arc<[Rect]>, String> {
+/// If a region does not consist of four numbers or has no area, or if there are more than 64
+/// regions.
+pub fn parse_rois(text: &str) -> Result<Arc<[Rect]>, ViewsError> {
     let roi = |text: &str| match text.split(',').map(number).collect::<Result<Vec<_>, _>>()?[..] {
         [x, y, w, h] if w > 0.0 && h > 0.0 => Ok(Rect::new(x, y, w, h)),
-        _ => Err(format!("`{}` is not x,y,width,height with a width and height above 0", text.trim())),
+        _ => Err(ViewsError::Roi { text: text.trim().to_owned() }),
     };
     let parts = text.split(';').filter(|part| !part.trim().is_empty());
     let rois = parts.map(roi).collect::<Result<Vec<_>, _>>()?;
-    if rois.len() > MOST { Err(format!("more than {MOST} regions")) } else { Ok(rois.into()) }
+    if rois.len() > MAX_PARTS { Err(ViewsError::TooMany { what: "regions" }) } else { Ok(rois.into()) }
 }
 
-/// One look at a frame.
+/// One view of a frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Look {
-    /// The part of the frame.
+pub(crate) struct View {
+    /// The region of the frame.
     pub(crate) region: Region,
-    /// Where it lies in the model's input.
+    /// The mapping between the region and the model's input.
     pub(crate) letterbox: Letterbox,
-    /// Whether it is seen in a mirror.
+    /// Whether the input is flipped horizontally.
     pub(crate) flipped: bool,
-    /// The longer side in input pixels of faces that count, from and to.
-    sides: (f32, f32),
-    /// The longer side in input pixels of faces that are seen whole, whatever lies where. What is found within a larger
-    /// one is a part of it.
-    whole: f32,
-    /// Which of its edges (left, top, right, bottom) have more of the frame behind them, seen by another look.
-    inner: [bool; 4],
+    /// Minimum and maximum size (longer side) of faces from this view, in input pixels.
+    face_sizes: (f32, f32),
+    /// Maximum size of faces that the view can contain completely, in input pixels. A candidate
+    /// within a larger face is a part of that face.
+    max_whole_face: f32,
+    /// Whether the left, top, right and bottom edge lies inside another view, so that faces at the
+    /// edge can be truncated.
+    inner_edges: [bool; 4],
 }
 
-impl Look {
-    /// A face in this look's input, in frame pixels; none if it is not for this look.
-    pub(crate) fn in_frame(&self, face: &Face) -> Option<Candidate> {
-        let side = face.rect.w.max(face.rect.h);
-        if side < self.sides.0 || side > self.sides.1 {
+impl View {
+    /// Maps a face from input pixels to frame pixels. Returns `None` if the face has the wrong size
+    /// for this view or lies in the padding.
+    pub(crate) fn map_to_frame(&self, face: &Face) -> Option<Candidate> {
+        let size = face.rect.w.max(face.rect.h);
+        if size < self.face_sizes.0 || size > self.face_sizes.1 {
             return None;
         }
         let width = self.region.width as f32;
@@ -168,120 +222,123 @@ impl Look {
         if self.flipped {
             face.rect.x = width - face.rect.right();
             let mirrored = |point: Point| Point::new(width - point.x, point.y);
-            // What was at the left is at the right.
+            // Flipping exchanges left and right landmarks.
             face.landmarks = face.landmarks.map(|[a, b, nose, c, d]| [b, a, nose, d, c].map(mirrored));
         }
         let rect = face.rect;
-        // What lies in the padding alone.
+        // A face outside the region lies in the padding.
         rect.clipped(width, self.region.height as f32)?;
-        let (margin_x, margin_y) = (CUT_MARGIN * rect.w, CUT_MARGIN * rect.h);
-        let ends = [
+        let (margin_x, margin_y) = (TRUNCATION_MARGIN * rect.w, TRUNCATION_MARGIN * rect.h);
+        let at_edges = [
             rect.x < margin_x,
             rect.y < margin_y,
             rect.right() > width - margin_x,
             rect.bottom() > self.region.height as f32 - margin_y,
         ];
-        let cut = ends.iter().zip(self.inner).any(|(ends, inner)| *ends && inner);
-        let whole = self.whole * width / self.letterbox.content().0 as f32;
-        Some(Candidate { face: face.mapped(|point| Point::new(point.x + left, point.y + top)), cut, whole })
+        let truncated = at_edges.iter().zip(self.inner_edges).any(|(at_edge, inner)| *at_edge && inner);
+        let max_whole_face = self.max_whole_face * width / self.letterbox.content().0 as f32;
+        let face = face.mapped(|point| Point::new(point.x + left, point.y + top));
+        Some(Candidate { face, truncated, max_whole_face })
     }
 }
 
-/// All looks at a frame of `width` x `height`; none where no region lies in it.
-pub(crate) fn plan((width, height): (usize, usize), contract: &Contract, size: InputSize, looks: &Looks) -> Vec<Look> {
-    let regions = match &looks.rois[..] {
+/// The views of a frame of `width` x `height`; empty if no region intersects the frame.
+pub(crate) fn plan((width, height): (usize, usize), spec: &ModelSpec, size: InputSize, views: &Views) -> Vec<View> {
+    let regions = match &views.rois[..] {
         [] => vec![Region { x: 0, y: 0, width, height }],
-        rois => rois.iter().filter_map(|roi| covered(*roi, width, height)).collect(),
+        rois => rois.iter().filter_map(|roi| pixel_region(*roi, width, height)).collect(),
     };
     let mut plan = Vec::new();
     for &region in &regions {
-        let letterbox = |scale| contract.letterbox(region.width, region.height, size, scale);
-        let inner = shared_edges(region, &regions);
-        for Scale { factor, sides, whole } in scales(&looks.scales, letterbox(1.0)) {
-            plan.push(Look { region, letterbox: letterbox(factor), flipped: false, sides, whole, inner });
+        let letterbox = |scale| spec.letterbox(region.width, region.height, size, scale);
+        let inner_edges = inner_edges(region, &regions);
+        for Scale { factor, face_sizes, max_whole_face } in scales(&views.scales, letterbox(1.0)) {
+            let letterbox = letterbox(factor);
+            plan.push(View { region, letterbox, flipped: false, face_sizes, max_whole_face, inner_edges });
         }
-        for (tile, edges) in tiles(region, contract, size, looks.tiles) {
-            let size = if looks.tiles == Tiles::Auto { InputSize::Native } else { size };
-            let letterbox = contract.letterbox(tile.width, tile.height, size, 1.0);
+        for (tile, tile_edges) in tiles(region, spec, size, views.tiles) {
+            let size = if views.tiles == Tiles::Auto { InputSize::Native } else { size };
+            let letterbox = spec.letterbox(tile.width, tile.height, size, 1.0);
             let (cols, rows) = letterbox.content();
-            let inner = std::array::from_fn(|edge| edges[edge] || inner[edge]);
-            let whole = TILE_WHOLE * cols.min(rows) as f32;
-            plan.push(Look { region: tile, letterbox, flipped: false, sides: ANY, whole, inner });
+            let inner_edges = std::array::from_fn(|edge| tile_edges[edge] || inner_edges[edge]);
+            let max_whole_face = TILE_MAX_FACE * cols.min(rows) as f32;
+            let (region, flipped, face_sizes) = (tile, false, ANY_SIZE);
+            plan.push(View { region, letterbox, flipped, face_sizes, max_whole_face, inner_edges });
         }
     }
-    if looks.flip {
-        plan = plan.into_iter().flat_map(|look| [look, Look { flipped: true, ..look }]).collect();
+    if views.flip {
+        plan = plan.into_iter().flat_map(|view| [view, View { flipped: true, ..view }]).collect();
     }
     plan
 }
 
-/// Which edges of a region (left, top, right, bottom) lie within another one.
-fn shared_edges(region: Region, regions: &[Region]) -> [bool; 4] {
+/// Whether the left, top, right and bottom edge of a region lies inside another region.
+fn inner_edges(region: Region, regions: &[Region]) -> [bool; 4] {
     let end = |region: &Region| (region.x + region.width, region.y + region.height);
     let (right, bottom) = end(&region);
-    let meet = |other: &&Region| {
+    let intersects = |other: &&Region| {
         let (other_right, other_bottom) = end(other);
         other.x < right && region.x < other_right && other.y < bottom && region.y < other_bottom
     };
-    let mut shared = [false; 4];
-    for other in regions.iter().filter(|other| **other != region).filter(meet) {
+    let mut inner = [false; 4];
+    for other in regions.iter().filter(|other| **other != region).filter(intersects) {
         let (other_right, other_bottom) = end(other);
-        let within = [other.x < region.x, other.y < region.y, other_right > right, other_bottom > bottom];
-        shared.iter_mut().zip(within).for_each(|(shared, within)| *shared |= within);
+        let extends = [other.x < region.x, other.y < region.y, other_right > right, other_bottom > bottom];
+        inner.iter_mut().zip(extends).for_each(|(inner, extends)| *inner |= extends);
     }
-    shared
+    inner
 }
 
-/// A size at which a region is looked at.
+/// A scale of a region; the limits are those of [`View`].
 struct Scale {
     factor: f32,
-    /// As in [`Look`].
-    sides: (f32, f32),
-    whole: f32,
+    face_sizes: (f32, f32),
+    max_whole_face: f32,
 }
 
-/// All sizes, where the region lies so in the input at the first.
+/// The scales of a region with this letterbox at scale 1.
 fn scales(scales: &Scales, letterbox: Letterbox) -> Vec<Scale> {
-    let all = |factor| Scale { factor, sides: ANY, whole: f32::INFINITY };
+    let unlimited = |factor| Scale { factor, face_sizes: ANY_SIZE, max_whole_face: f32::INFINITY };
     let (cols, rows) = letterbox.content();
     let longest = cols.max(rows);
     match scales {
-        Scales::Each(factors) => factors.iter().copied().map(all).collect(),
-        Scales::Auto if longest < AUTO_FROM => vec![all(1.0)],
+        Scales::Each(factors) => factors.iter().copied().map(unlimited).collect(),
+        Scales::Auto if longest < AUTO_MIN_INPUT => vec![unlimited(1.0)],
         Scales::Auto => {
-            let factor = AUTO_SIDE / longest as f32;
-            let small = (AUTO_SHARED * AUTO_LARGEST * factor, f32::INFINITY);
+            let factor = AUTO_SMALL_INPUT / longest as f32;
+            let large_faces = (AUTO_OVERLAP * AUTO_MAX_FACE * factor, f32::INFINITY);
             vec![
-                Scale { factor: 1.0, sides: (0.0, AUTO_LARGEST), whole: AUTO_LARGEST },
-                Scale { factor, sides: small, whole: f32::INFINITY },
+                Scale { factor: 1.0, face_sizes: (0.0, AUTO_MAX_FACE), max_whole_face: AUTO_MAX_FACE },
+                Scale { factor, face_sizes: large_faces, max_whole_face: f32::INFINITY },
             ]
         }
     }
 }
 
-/// The pixels of a frame that a region covers, beginning at even ones, where colour samples do.
-fn covered(roi: Rect, width: usize, height: usize) -> Option<Region> {
+/// The pixels of a frame that a region of interest covers. The region starts at even pixels, where
+/// chroma samples start; `None` if it lies outside the frame.
+fn pixel_region(roi: Rect, width: usize, height: usize) -> Option<Region> {
     let part = roi.clipped(width as f32, height as f32)?;
     let (x, y) = (part.x as usize & !1, part.y as usize & !1);
     let (right, bottom) = ((part.right().ceil() as usize).min(width), (part.bottom().ceil() as usize).min(height));
     (x < right && y < bottom).then(|| Region { x, y, width: right - x, height: bottom - y })
 }
 
-/// Tiles of a region, all of one size, with the edges that they have within it.
-fn tiles(region: Region, contract: &Contract, size: InputSize, tiles: Tiles) -> Vec<(Region, [bool; 4])> {
+/// The tiles of a region, all of one size, each with its inner edges.
+fn tiles(region: Region, spec: &ModelSpec, size: InputSize, tiles: Tiles) -> Vec<(Region, [bool; 4])> {
     let (spans_x, spans_y) = match tiles {
         Tiles::None => return Vec::new(),
         Tiles::Auto => {
-            let (width, height) = match (contract.fixed_size, size) {
-                (Some(sides), _) => sides,
+            let (width, height) = match (spec.fixed_size, size) {
+                (Some(size), _) => size,
                 (None, InputSize::Fixed(width, height)) => (width, height),
                 (None, InputSize::Longest(side)) => (side, side),
-                (None, InputSize::Native) => (TILE, TILE),
+                (None, InputSize::Native) => (DEFAULT_TILE_SIZE, DEFAULT_TILE_SIZE),
             };
-            (spans_of(region.width, width), spans_of(region.height, height))
+            (covering_spans(region.width, width), covering_spans(region.height, height))
         }
         Tiles::Grid(cols, rows) => {
-            let spans = |len, count| spread(len, side_of(len, count), count);
+            let spans = |len, count| spread(len, span_len(len, count), count);
             (spans(region.width, cols), spans(region.height, rows))
         }
     };
@@ -291,77 +348,77 @@ fn tiles(region: Region, contract: &Contract, size: InputSize, tiles: Tiles) -> 
     let mut all = Vec::new();
     for &(y, height) in &spans_y {
         for &(x, width) in &spans_x {
-            let inner = [x > 0, y > 0, x + width < region.width, y + height < region.height];
-            all.push((Region { x: region.x + x, y: region.y + y, width, height }, inner));
+            let inner_edges = [x > 0, y > 0, x + width < region.width, y + height < region.height];
+            all.push((Region { x: region.x + x, y: region.y + y, width, height }, inner_edges));
         }
     }
     all
 }
 
-/// As many spans of `side` as cover `len` with their overlap.
-fn spans_of(len: usize, side: usize) -> Vec<(usize, usize)> {
-    let side = side.clamp(1, len);
-    let overlap = (side as f32 * TILE_OVERLAP) as usize;
-    let count = len.saturating_sub(overlap).div_ceil((side - overlap).max(1)).max(1);
-    if count > MOST { spread(len, side_of(len, MOST), MOST) } else { spread(len, side, count) }
+/// Overlapping spans (start, length) of length `span` that cover `len`.
+fn covering_spans(len: usize, span: usize) -> Vec<(usize, usize)> {
+    let span = span.clamp(1, len);
+    let overlap = (span as f32 * TILE_OVERLAP) as usize;
+    let count = len.saturating_sub(overlap).div_ceil((span - overlap).max(1)).max(1);
+    if count > MAX_PARTS { spread(len, span_len(len, MAX_PARTS), MAX_PARTS) } else { spread(len, span, count) }
 }
 
-/// The side of `count` spans that cover `len` with their overlap.
-fn side_of(len: usize, count: usize) -> usize {
+/// The length of `count` overlapping spans that cover `len`.
+fn span_len(len: usize, count: usize) -> usize {
     let parts = count as f32 - (count - 1) as f32 * TILE_OVERLAP;
     ((len as f32 / parts).ceil() as usize).clamp(1, len)
 }
 
-/// `count` spans of `side`, or one more, the first at the beginning of `len` and the last at its end. All begin at even
-/// pixels, where colour samples do.
-fn spread(len: usize, side: usize, count: usize) -> Vec<(usize, usize)> {
-    let side = if (len - side).is_multiple_of(2) { side } else { side + 1 };
-    let room = len - side;
-    let at = |index: usize| if count > 1 { (room * index / (count - 1)) & !1 } else { 0 };
-    let mut spans = (0..count).map(|index| (at(index), side)).collect::<Vec<_>>();
+/// `count` spans, evenly distributed from the start to the end of `len`. Their length is `span` or
+/// one more, so that all spans start at even pixels, where chroma samples start. Equal spans are
+/// removed.
+fn spread(len: usize, span: usize, count: usize) -> Vec<(usize, usize)> {
+    let span = if (len - span).is_multiple_of(2) { span } else { span + 1 };
+    let last = len - span;
+    let start = |index: usize| if count > 1 { (last * index / (count - 1)) & !1 } else { 0 };
+    let mut spans = (0..count).map(|index| (start(index), span)).collect::<Vec<_>>();
     spans.dedup();
     spans
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::merge::{Merge, merge};
     use super::*;
-    use crate::contract::Input;
-    use crate::families::{self, Recognised};
-    use crate::merge::{Merge, merge};
+    use crate::model::{FamilyMatch, Input, families};
     use proptest::prelude::*;
 
-    fn contract(fixed_size: Option<(usize, usize)>) -> Contract {
+    fn spec(fixed_size: Option<(usize, usize)>) -> ModelSpec {
         let input = Input { name: "input".to_owned(), channels: 3, fixed_size, dynamic_batch: true };
         let family = &families::RETINAFACE;
-        let recognised = Recognised { family, layout: family.layout(), outputs: vec![] };
-        Contract::of_faces(input, &[], recognised, false, family.normalization)
+        let recognised = FamilyMatch { family, layout: family.layout(), outputs: vec![] };
+        ModelSpec::for_detector(input, &[], recognised, false, family.normalization)
     }
 
-    fn planned(frame: (usize, usize), size: InputSize, looks: &Looks) -> Vec<Look> {
-        plan(frame, &contract(None), size, looks)
+    fn planned(frame: (usize, usize), size: InputSize, views: &Views) -> Vec<View> {
+        plan(frame, &spec(None), size, views)
     }
 
-    fn face(score: f32, x: f32, y: f32, side: f32) -> Face {
+    fn face(score: f32, x: f32, y: f32, size: f32) -> Face {
         let landmarks = std::array::from_fn(|index| Point::new(x + index as f32, y + 2.0 * index as f32));
-        Face { score, rect: Rect::new(x, y, side, side), landmarks: Some(landmarks), ..Face::default() }
+        Face { score, rect: Rect::new(x, y, size, size), landmarks: Some(landmarks), ..Face::default() }
     }
 
     #[test]
-    fn a_frame_is_looked_at_once_unless_more_is_said() {
-        let plan = planned((1920, 1080), InputSize::Longest(640), &Looks::default());
-        let [look] = plan.as_slice() else { panic!("{plan:?}") };
-        assert_eq!(look.letterbox, Letterbox::new(1920, 1080, InputSize::Longest(640)));
-        assert_eq!(look.region, Region { x: 0, y: 0, width: 1920, height: 1080 });
-        let same = look.in_frame(&face(0.9, 320.0, 0.0, 10.0)).unwrap();
-        assert_eq!((same.face.rect, same.cut), (Rect::new(960.0, 0.0, 30.0, 30.0), false));
+    fn the_default_is_one_view_of_the_whole_frame() {
+        let plan = planned((1920, 1080), InputSize::Longest(640), &Views::default());
+        let [view] = plan.as_slice() else { panic!("{plan:?}") };
+        assert_eq!(view.letterbox, Letterbox::new(1920, 1080, InputSize::Longest(640)));
+        assert_eq!(view.region, Region { x: 0, y: 0, width: 1920, height: 1080 });
+        let mapped = view.map_to_frame(&face(0.9, 320.0, 0.0, 10.0)).unwrap();
+        assert_eq!((mapped.face.rect, mapped.truncated), (Rect::new(960.0, 0.0, 30.0, 30.0), false));
     }
 
     #[test]
-    fn each_scale_is_a_look_and_auto_adds_a_small_one_to_a_large_input() {
+    fn auto_adds_small_scale_to_large_input() {
         let inputs = |scales: &str, size| {
-            let looks = Looks { scales: scales.parse().unwrap(), ..Looks::default() };
-            planned((1920, 1080), size, &looks).iter().map(|look| look.letterbox.content()).collect::<Vec<_>>()
+            let views = Views { scales: scales.parse().unwrap(), ..Views::default() };
+            planned((1920, 1080), size, &views).iter().map(|view| view.letterbox.content()).collect::<Vec<_>>()
         };
         assert_eq!(inputs("1.0,0.2", InputSize::Longest(640)), [(640, 360), (128, 72)]);
         assert_eq!(inputs("auto", InputSize::Longest(640)), [(640, 360), (256, 144)]);
@@ -370,39 +427,42 @@ mod tests {
     }
 
     #[test]
-    fn with_auto_the_small_size_is_for_the_faces_that_the_large_one_is_not_for() {
-        let looks = Looks { scales: Scales::Auto, ..Looks::default() };
-        let plan = planned((1920, 1080), InputSize::Native, &looks);
-        let counts = |side: f32| {
+    fn the_small_scale_of_auto_is_used_for_large_faces() {
+        let views = Views { scales: Scales::Auto, ..Views::default() };
+        let plan = planned((1920, 1080), InputSize::Native, &views);
+        let is_used = |size: f32| {
             let factor = 256.0 / 1920.0;
-            [plan[0].in_frame(&face(0.9, 0.0, 0.0, side)), plan[1].in_frame(&face(0.9, 0.0, 0.0, side * factor))]
-                .map(|found| found.is_some())
+            [
+                plan[0].map_to_frame(&face(0.9, 0.0, 0.0, size)),
+                plan[1].map_to_frame(&face(0.9, 0.0, 0.0, size * factor)),
+            ]
+            .map(|found| found.is_some())
         };
-        assert_eq!([20.0, 400.0, 900.0].map(counts), [[true, false], [true, true], [false, true]]);
+        assert_eq!([20.0, 400.0, 900.0].map(is_used), [[true, false], [true, true], [false, true]]);
     }
 
     #[test]
-    fn a_mirror_image_comes_back_with_left_and_right_as_they_are() {
-        let looks = Looks { flip: true, ..Looks::default() };
-        let plan = planned((640, 480), InputSize::Native, &looks);
-        let [plain, mirror] = plan.as_slice() else { panic!("{plan:?}") };
+    fn landmarks_of_the_flipped_view_keep_left_and_right() {
+        let views = Views { flip: true, ..Views::default() };
+        let plan = planned((640, 480), InputSize::Native, &views);
+        let [plain, flipped] = plan.as_slice() else { panic!("{plan:?}") };
         let found = face(0.9, 100.0, 50.0, 40.0);
         let [left, right, nose, mouth_left, mouth_right] = found.landmarks.unwrap();
-        // The same face, seen in the mirror.
-        let turned = |point: Point| Point::new(640.0 - point.x, point.y);
-        let seen = Face {
+        // The same face in the flipped view.
+        let flip = |point: Point| Point::new(640.0 - point.x, point.y);
+        let in_flipped = Face {
             rect: Rect::new(640.0 - 140.0, 50.0, 40.0, 40.0),
-            landmarks: Some([right, left, nose, mouth_right, mouth_left].map(turned)),
+            landmarks: Some([right, left, nose, mouth_right, mouth_left].map(flip)),
             ..found.clone()
         };
-        assert_eq!(plain.in_frame(&found), mirror.in_frame(&seen));
+        assert_eq!(plain.map_to_frame(&found), flipped.map_to_frame(&in_flipped));
     }
 
     #[test]
-    fn auto_tiles_cover_4k_at_full_resolution_in_one_shape() {
-        let looks = Looks { tiles: Tiles::Auto, ..Looks::default() };
-        let plan = planned((3840, 2160), InputSize::Longest(640), &looks);
-        assert_eq!(plan[0].letterbox.content(), (640, 360), "the whole frame first");
+    fn auto_tiles_cover_a_4k_frame_at_full_resolution() {
+        let views = Views { tiles: Tiles::Auto, ..Views::default() };
+        let plan = planned((3840, 2160), InputSize::Longest(640), &views);
+        assert_eq!(plan[0].letterbox.content(), (640, 360), "the first view is the whole frame");
         let tiles = &plan[1..];
         assert_eq!(tiles.len(), 8 * 4);
         assert!(
@@ -410,69 +470,69 @@ mod tests {
         );
         let last = tiles.last().unwrap();
         assert_eq!((last.region.x + 640, last.region.y + 640), (3840, 2160));
-        assert_eq!((tiles[0].inner, last.inner), ([false, false, true, true], [true, true, false, false]));
-        // A small frame is one tile, which is the whole frame.
-        assert_eq!(planned((640, 360), InputSize::Longest(640), &looks).len(), 1);
+        assert_eq!((tiles[0].inner_edges, last.inner_edges), ([false, false, true, true], [true, true, false, false]));
+        // A small frame fits into one tile, which would equal the view of the whole frame.
+        assert_eq!(planned((640, 360), InputSize::Longest(640), &views).len(), 1);
     }
 
     #[test]
-    fn a_grid_is_as_said_and_of_the_input_size() {
-        let looks = Looks { tiles: "3x2".parse().unwrap(), ..Looks::default() };
-        let plan = planned((1920, 1080), InputSize::Longest(640), &looks);
+    fn a_grid_has_the_given_number_of_tiles_of_the_input_size() {
+        let views = Views { tiles: "3x2".parse().unwrap(), ..Views::default() };
+        let plan = planned((1920, 1080), InputSize::Longest(640), &views);
         assert_eq!(plan.len(), 1 + 6);
         assert!(plan[1..].iter().all(|tile| tile.letterbox.content().0 == 640));
-        let fixed = super::plan((1920, 1080), &contract(Some((320, 320))), InputSize::Longest(640), &looks);
-        assert!(fixed.iter().all(|look| look.letterbox.input() == (320, 320)));
+        let fixed = super::plan((1920, 1080), &spec(Some((320, 320))), InputSize::Longest(640), &views);
+        assert!(fixed.iter().all(|view| view.letterbox.input() == (320, 320)));
     }
 
     #[test]
-    fn regions_are_clipped_and_those_outside_are_not_looked_at() {
-        let looks = Looks {
-            rois: rois("-50,-50,150,150; 1900,1000,500,500;5000,0,10,10; 11.5,13,20,20").unwrap(),
-            ..Looks::default()
+    fn regions_are_clipped_and_regions_outside_are_ignored() {
+        let views = Views {
+            rois: parse_rois("-50,-50,150,150; 1900,1000,500,500;5000,0,10,10; 11.5,13,20,20").unwrap(),
+            ..Views::default()
         };
-        let plan = planned((1920, 1080), InputSize::Longest(640), &looks);
-        let regions = plan.iter().map(|look| look.region).collect::<Vec<_>>();
+        let plan = planned((1920, 1080), InputSize::Longest(640), &views);
+        let regions = plan.iter().map(|view| view.region).collect::<Vec<_>>();
         let region = |x, y, width, height| Region { x, y, width, height };
         assert_eq!(regions, [region(0, 0, 100, 100), region(1900, 1000, 20, 80), region(10, 12, 22, 21)]);
-        let found = plan[1].in_frame(&face(0.9, 0.0, 0.0, 64.0)).unwrap().face;
+        let found = plan[1].map_to_frame(&face(0.9, 0.0, 0.0, 64.0)).unwrap().face;
         assert_eq!((found.rect.x, found.rect.y), (1900.0, 1000.0));
         let in_padding = Face { rect: Rect::new(300.0, 0.0, 20.0, 20.0), ..Face::default() };
-        assert_eq!(plan[1].in_frame(&in_padding), None, "it lies beside the region, if within the frame");
-        let outside = Looks { rois: rois("5000,0,10,10").unwrap(), ..Looks::default() };
+        assert_eq!(plan[1].map_to_frame(&in_padding), None, "the face lies outside the region");
+        let outside = Views { rois: parse_rois("5000,0,10,10").unwrap(), ..Views::default() };
         assert_eq!(planned((1920, 1080), InputSize::Native, &outside), []);
     }
 
     #[test]
-    fn a_face_on_a_seam_is_found_once_and_whole() {
-        let looks = Looks { tiles: Tiles::Grid(2, 1), ..Looks::default() };
-        let plan = planned((1000, 200), InputSize::Native, &looks);
+    fn a_face_between_tiles_is_reported_once_and_complete() {
+        let views = Views { tiles: Tiles::Grid(2, 1), ..Views::default() };
+        let plan = planned((1000, 200), InputSize::Native, &views);
         let [_, left, right] = plan.as_slice() else { panic!("{plan:?}") };
-        // 556 px wide each: 0..556 and 444..1000. The face at 500..570 is cut off in the left one.
-        let half = left.in_frame(&face(0.95, 500.0, 50.0, 60.0)).unwrap();
-        let whole = right.in_frame(&face(0.90, 56.0, 50.0, 70.0)).unwrap();
-        assert!(half.cut && !whole.cut, "{half:?} {whole:?}");
-        let merged = merge(vec![half.clone(), whole.clone()], Merge::Nms, 0.4);
-        assert_eq!(merged, [whole.face]);
-        // One that no look saw whole is kept.
+        // The tiles are 0..556 and 444..1000. The left one truncates the face at 500..570.
+        let half = left.map_to_frame(&face(0.95, 500.0, 50.0, 60.0)).unwrap();
+        let complete = right.map_to_frame(&face(0.90, 56.0, 50.0, 70.0)).unwrap();
+        assert!(half.truncated && !complete.truncated, "{half:?} {complete:?}");
+        let merged = merge(vec![half.clone(), complete.clone()], Merge::Nms, 0.4);
+        assert_eq!(merged, [complete.face]);
+        // A face that is truncated in all views is kept.
         assert_eq!(merge(vec![half.clone()], Merge::Nms, 0.4), [half.face]);
     }
 
     #[test]
-    fn regions_that_overlap_share_their_faces() {
-        let looks = Looks { rois: rois("0,0,400,400;300,0,400,400").unwrap(), ..Looks::default() };
-        let plan = planned((1920, 1080), InputSize::Native, &looks);
+    fn a_face_in_overlapping_regions_is_reported_once() {
+        let views = Views { rois: parse_rois("0,0,400,400;300,0,400,400").unwrap(), ..Views::default() };
+        let plan = planned((1920, 1080), InputSize::Native, &views);
         assert_eq!(
-            plan.iter().map(|look| look.inner).collect::<Vec<_>>(),
+            plan.iter().map(|view| view.inner_edges).collect::<Vec<_>>(),
             [[false, false, true, false], [true, false, false, false]]
         );
-        let half = plan[0].in_frame(&face(0.95, 350.0, 50.0, 52.0)).unwrap();
-        let whole = plan[1].in_frame(&face(0.9, 50.0, 50.0, 80.0)).unwrap();
-        assert_eq!(merge(vec![half, whole.clone()], Merge::Nms, 0.4), [whole.face]);
+        let half = plan[0].map_to_frame(&face(0.95, 350.0, 50.0, 52.0)).unwrap();
+        let complete = plan[1].map_to_frame(&face(0.9, 50.0, 50.0, 80.0)).unwrap();
+        assert_eq!(merge(vec![half, complete.clone()], Merge::Nms, 0.4), [complete.face]);
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn invalid_settings_are_errors_with_the_reason() {
         for (error, part) in [
             ("".parse::<Scales>().unwrap_err(), "`` is not a number"),
             ("1,x".parse::<Scales>().unwrap_err(), "`x` is not a number"),
@@ -480,29 +540,34 @@ mod tests {
             (["1"; 99].join(",").parse::<Scales>().unwrap_err(), "more than 64"),
             ("3".parse::<Tiles>().unwrap_err(), "as in 3x2"),
             ("0x2".parse::<Tiles>().unwrap_err(), "as in 3x2"),
-            (rois("1,2,3").unwrap_err(), "x,y,width,height"),
-            (rois("1,2,3,0").unwrap_err(), "above 0"),
-            (rois("1,2,3,nan").unwrap_err(), "`nan` is not a number"),
+            (parse_rois("1,2,3").unwrap_err(), "x,y,width,height"),
+            (parse_rois("1,2,3,0").unwrap_err(), "above 0"),
+            (parse_rois("1,2,3,nan").unwrap_err(), "`nan` is not a number"),
         ] {
-            assert!(error.contains(part), "{error}");
+            assert!(error.to_string().contains(part), "{error}");
         }
-        assert_eq!(rois(" ; ").unwrap().len(), 0);
+        assert_eq!(parse_rois(" ; ").unwrap().len(), 0);
     }
 
     proptest! {
         #[test]
-        fn tiles_cover_the_region_and_share_enough_for_a_face(width in 1usize..5000, height in 1usize..3000, side in 64usize..1000) {
+        fn tiles_cover_the_region_and_overlap_by_a_face(
+            width in 1usize..5000, height in 1usize..3000, side in 64usize..1000,
+        ) {
             let region = Region { x: 0, y: 0, width, height };
-            let tiles = tiles(region, &contract(None), InputSize::Longest(side), Tiles::Auto);
+            let tiles = tiles(region, &spec(None), InputSize::Longest(side), Tiles::Auto);
             for (tile, _) in &tiles {
                 prop_assert!(tile.x + tile.width <= width && tile.y + tile.height <= height);
             }
-            // A face of half of what tiles share, anywhere, is whole in one.
+            // A face of half the size of the overlap is complete in one of the tiles at any
+            // position.
             let face = side / 10;
             for (x, y) in [(0, 0), (width / 2, height / 2), (width / 3, height / 5), (width - 1, height - 1)] {
                 let (x, y) = (x.min(width.saturating_sub(face)), y.min(height.saturating_sub(face)));
                 let holds = |tile: &Region| {
-                    let fits = |from: usize, len: usize, at: usize, whole: usize| from <= at && (at + face).min(whole) <= from + len;
+                    let fits = |start: usize, len: usize, at: usize, total: usize| {
+                        start <= at && (at + face).min(total) <= start + len
+                    };
                     fits(tile.x, tile.width, x, width) && fits(tile.y, tile.height, y, height)
                 };
                 prop_assert!(tiles.is_empty() || tiles.iter().any(|(tile, _)| holds(tile)));

@@ -1,11 +1,9 @@
-//! Points, boxes and faces: the words everything else speaks.
+//! Points, rectangles and faces.
 //!
-//! All coordinates are floats in pixels. Which pixels (frame, input or crop) is said by the name of
-//! the variable that holds them. `x` grows to the right and `y` downwards.
+//! All coordinates are floats in pixels: `x` grows to the right, `y` grows downwards. The name of a
+//! variable states its coordinate space: frame, input or crop.
 
-use crate::pose::{self, HeadPose};
-
-/// A position in pixels.
+/// A position, in pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Point {
     /// Distance from the left edge, in pixels.
@@ -20,31 +18,45 @@ impl Point {
         Self { x, y }
     }
 
-    /// Whether both coordinates are finite numbers.
+    /// Whether both coordinates are finite.
     pub fn is_finite(self) -> bool {
         self.x.is_finite() && self.y.is_finite()
     }
 }
 
-/// Five facial landmarks in ArcFace order, each named from the image's left:
-/// eye, eye, nose tip, mouth corner, mouth corner.
+/// Five facial landmarks in ArcFace order: left eye, right eye, nose tip, left mouth corner, right
+/// mouth corner. Left and right are those of the image.
 pub type Landmarks = [Point; 5];
 
-/// An axis-aligned rectangle in pixels. It may reach outside the image it belongs to.
+/// Width and height of the input of ArcFace recognition models, in pixels.
+pub const ARCFACE_SIZE: usize = 112;
+
+/// The ArcFace template: positions of the five landmarks in a crop of 112 x 112 pixels.
+///
+/// Source: `arcface_dst` in insightface, `insightface/utils/face_align.py`.
+pub const ARCFACE_TEMPLATE: Landmarks = [
+    Point::new(38.2946, 51.6963),
+    Point::new(73.5318, 51.5014),
+    Point::new(56.0252, 71.7366),
+    Point::new(41.5493, 92.3655),
+    Point::new(70.7299, 92.2041),
+];
+
+/// An axis-aligned rectangle, in pixels. It can extend beyond the image.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rect {
     /// Left edge.
     pub x: f32,
     /// Top edge.
     pub y: f32,
-    /// Width; a box decoded by this crate is never negative.
+    /// Width; never negative in a box decoded by this crate.
     pub w: f32,
-    /// Height; a box decoded by this crate is never negative.
+    /// Height; never negative in a box decoded by this crate.
     pub h: f32,
 }
 
 impl Rect {
-    /// A rectangle from its left top corner and its size.
+    /// A rectangle from its top left corner and its size.
     pub const fn new(x: f32, y: f32, w: f32, h: f32) -> Self {
         Self { x, y, w, h }
     }
@@ -59,12 +71,12 @@ impl Rect {
         self.y + self.h
     }
 
-    /// The area in square pixels; 0 for an empty or inverted rectangle.
+    /// The area in square pixels; 0 if the width or height is not positive.
     pub fn area(self) -> f32 {
         self.w.max(0.0) * self.h.max(0.0)
     }
 
-    /// The part of this rectangle inside an image of `width` x `height` pixels, or `None` if there is none.
+    /// The intersection with an image of `width` x `height` pixels; `None` if it has no area.
     pub fn clipped(self, width: f32, height: f32) -> Option<Self> {
         let x = self.x.max(0.0);
         let y = self.y.max(0.0);
@@ -73,15 +85,15 @@ impl Rect {
         (w > 0.0 && h > 0.0).then_some(Self { x, y, w, h })
     }
 
-    /// Whether every number in it is finite.
+    /// Whether position and size are finite.
     pub fn is_finite(self) -> bool {
         self.x.is_finite() && self.y.is_finite() && self.w.is_finite() && self.h.is_finite()
     }
 }
 
-/// Intersection over union of two boxes, in 0.0..=1.0; 0 where either has no area.
+/// Intersection over union of two boxes, in 0.0..=1.0; 0 if either box has no area.
 pub fn iou(a: Rect, b: Rect) -> f32 {
-    // Clamped on each axis: boxes apart on both would otherwise have a positive "overlap".
+    // Each axis is clamped: two negative extents would otherwise multiply to a positive overlap.
     let w = (a.right().min(b.right()) - a.x.max(b.x)).max(0.0);
     let h = (a.bottom().min(b.bottom()) - a.y.max(b.y)).max(0.0);
     let intersection = w * h;
@@ -92,33 +104,29 @@ pub fn iou(a: Rect, b: Rect) -> f32 {
 /// One detected face.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Face {
-    /// The detector's confidence, in 0.0..=1.0.
+    /// Confidence of the detector, in 0.0..=1.0.
     pub score: f32,
-    /// The bounding box; it may reach outside the frame.
+    /// Bounding box; it can extend beyond the frame.
     pub rect: Rect,
-    /// The five landmarks, or `None` from a source that has none.
+    /// The five landmarks; `None` if the detector has no landmark outputs.
     pub landmarks: Option<Landmarks>,
-    /// What a landmark model found beside the five, in its own order; empty where none looked.
+    /// Points of a landmark model, in the order of its output; empty without a landmark model.
     pub points: Vec<Point>,
-    /// A number that stays with one person from frame to frame, where something assigns it.
+    /// Track id, constant for one person across frames; `None` without a tracker.
     pub track_id: Option<u64>,
 }
 
 impl Face {
-    /// Whether its score, box and landmarks are finite numbers.
+    /// Whether the score, the box, the landmarks and the points are finite.
     pub fn is_finite(&self) -> bool {
         let mut points = self.landmarks.iter().flatten().chain(&self.points);
         self.score.is_finite() && self.rect.is_finite() && points.all(|point| point.is_finite())
     }
 
-    /// Which way the head is turned, by the five landmarks, where it has them.
-    pub fn pose(&self) -> Option<HeadPose> {
-        pose::head_pose(self.landmarks.as_ref()?)
-    }
-
-    /// The same face after `transform` moved each of its points.
+    /// This face with `transform` applied to the box, the landmarks and the points.
     ///
-    /// `transform` must be an axis-aligned scaling and shift; a rectangle has no rotation to keep.
+    /// `transform` must consist of an axis-aligned scale and a shift, because a [`Rect`] cannot
+    /// represent a rotation.
     pub fn mapped(&self, transform: impl Fn(Point) -> Point) -> Self {
         let from = transform(Point::new(self.rect.x, self.rect.y));
         let to = transform(Point::new(self.rect.right(), self.rect.bottom()));
@@ -136,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boxes_apart_on_both_axes_do_not_overlap() {
+    fn boxes_that_are_disjoint_on_both_axes_do_not_overlap() {
         let a = Rect::new(0.0, 0.0, 10.0, 10.0);
         let b = Rect::new(30.0, 30.0, 10.0, 10.0);
         assert_eq!(iou(a, b), 0.0);
@@ -151,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_without_area_have_no_overlap_and_no_nan() {
+    fn boxes_without_area_have_an_iou_of_zero() {
         let empty = Rect::default();
         let inverted = Rect::new(5.0, 5.0, -3.0, -3.0);
         assert_eq!(iou(empty, empty), 0.0);
@@ -159,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_that_leaves_the_frame_is_clipped_to_it() {
+    fn a_box_that_extends_beyond_the_frame_is_clipped() {
         let rect = Rect::new(-5.0, 90.0, 20.0, 20.0);
         assert_eq!(rect.clipped(100.0, 100.0), Some(Rect::new(0.0, 90.0, 15.0, 10.0)));
         assert_eq!(Rect::new(200.0, 0.0, 5.0, 5.0).clipped(100.0, 100.0), None);

@@ -1,36 +1,36 @@
-//! The geometry between a frame and the model's input.
+//! The letterbox: how a frame maps to the model's input.
 //!
-//! A frame is scaled to fit and put into the left top corner of the input; what is left over at the
-//! right and at the bottom is padding. Both directions use the same two scale factors, so a point
-//! comes back to where it was.
+//! The frame is scaled and placed in the top left corner of the input. The rest of the input, on
+//! the right and at the bottom, is padding. Both directions use the same scale factors, so that a
+//! point maps back to its position.
 
-use crate::face::Point;
+use super::face::Point;
 
-/// Both sides of an input are a multiple of the coarsest stride of the detector family.
-pub const INPUT_MULTIPLE: usize = 32;
+/// Width and height of an input are multiples of this: the largest stride of the known detectors.
+pub(crate) const INPUT_MULTIPLE: usize = 32;
 
-/// Longest side that a frame is resized to.
-const LONGEST: usize = 16_384;
+/// Maximum width and height of a scaled frame, in pixels.
+const MAX_SIDE: usize = 16_384;
 
-/// How large the model's input is made for a frame.
+/// The size of the model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InputSize {
-    /// The frame's own size, unpadded.
+    /// The size of the frame, without padding.
     Native,
-    /// The longer side in pixels; the other in proportion.
+    /// The longer side in pixels; the other side follows from the aspect ratio of the frame.
     Longest(usize),
-    /// A model that takes one size only: width and height.
+    /// Width and height of a model with a fixed input size.
     Fixed(usize, usize),
 }
 
 impl From<u32> for InputSize {
-    /// 0 is the frame's own size, anything else the longer side in pixels.
+    /// 0 is the size of the frame; any other value is the longer side in pixels.
     fn from(size: u32) -> Self {
         if size == 0 { Self::Native } else { Self::Longest(size as usize) }
     }
 }
 
-/// Where a frame lies in the model's input. All sizes are (width, height) in pixels.
+/// The mapping between a frame and the model's input. All sizes are (width, height) in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Letterbox {
     frame: (usize, usize),
@@ -44,22 +44,24 @@ impl Letterbox {
         Self::scaled(width, height, size, 1.0, 1)
     }
 
-    /// The letterbox of a frame that is made `scale` times as large as `size` says, in an input whose sides are multiples
-    /// of `multiple`. A fixed input holds no more than fits.
-    pub fn scaled(width: usize, height: usize, size: InputSize, scale: f32, multiple: usize) -> Self {
+    /// The letterbox of a frame of `width` x `height`, scaled to `size` and then by `scale`.
+    ///
+    /// Width and height of the input are multiples of `size_multiple`. In an input of fixed size
+    /// the scale is at most 1. A `scale` that is not finite counts as 1.
+    pub fn scaled(width: usize, height: usize, size: InputSize, scale: f32, size_multiple: usize) -> Self {
         let (width, height) = (width.max(1), height.max(1));
         let frame = (width, height);
         let longest = width.max(height);
         let resized = |factor: f64| {
-            let side = |len: usize| ((len as f64 * factor).round() as usize).clamp(1, LONGEST);
+            let side = |len: usize| ((len as f64 * factor).round() as usize).clamp(1, MAX_SIDE);
             (side(width), side(height))
         };
         let scale = if scale.is_finite() { f64::from(scale.max(0.0)) } else { 1.0 };
         match size {
             InputSize::Native => {
                 let content = if scale == 1.0 { frame } else { resized(scale) };
-                let up = |len: usize| len.next_multiple_of(multiple.max(1));
-                Self { frame, content, input: (up(content.0), up(content.1)) }
+                let round_up = |len: usize| len.next_multiple_of(size_multiple.max(1));
+                Self { frame, content, input: (round_up(content.0), round_up(content.1)) }
             }
             InputSize::Fixed(w, h) => {
                 let (w, h) = (w.max(1), h.max(1));
@@ -67,25 +69,25 @@ impl Letterbox {
                 let (cols, rows) = resized(fit * scale.min(1.0));
                 Self { frame, content: (cols.min(w), rows.min(h)), input: (w, h) }
             }
-            InputSize::Longest(wanted) => {
-                let content = resized(wanted.max(1) as f64 / longest as f64 * scale);
-                let up = |len: usize| len.next_multiple_of(INPUT_MULTIPLE.max(multiple));
-                Self { frame, content, input: (up(content.0), up(content.1)) }
+            InputSize::Longest(side) => {
+                let content = resized(side.max(1) as f64 / longest as f64 * scale);
+                let round_up = |len: usize| len.next_multiple_of(INPUT_MULTIPLE.max(size_multiple));
+                Self { frame, content, input: (round_up(content.0), round_up(content.1)) }
             }
         }
     }
 
-    /// The frame's size.
+    /// Size of the frame.
     pub fn frame(&self) -> (usize, usize) {
         self.frame
     }
 
-    /// The scaled frame's size within the input.
+    /// Size of the scaled frame within the input.
     pub fn content(&self) -> (usize, usize) {
         self.content
     }
 
-    /// The model's input size.
+    /// Size of the model's input.
     pub fn input(&self) -> (usize, usize) {
         self.input
     }
@@ -94,13 +96,13 @@ impl Letterbox {
         (self.content.0 as f32 / self.frame.0 as f32, self.content.1 as f32 / self.frame.1 as f32)
     }
 
-    /// From frame pixels to input pixels.
+    /// Maps a point from frame pixels to input pixels.
     pub fn input_from_frame(&self, frame: Point) -> Point {
         let (x, y) = self.scale();
         Point::new(frame.x * x, frame.y * y)
     }
 
-    /// From input pixels back to frame pixels.
+    /// Maps a point from input pixels to frame pixels.
     pub fn frame_from_input(&self, input: Point) -> Point {
         let (x, y) = self.scale();
         Point::new(input.x / x, input.y / y)
@@ -120,28 +122,28 @@ mod tests {
     }
 
     #[test]
-    fn a_portrait_frame_is_padded_at_the_right() {
+    fn a_portrait_frame_is_padded_on_the_right() {
         let letterbox = Letterbox::new(1080, 1920, InputSize::Longest(640));
         assert_eq!(letterbox.content(), (360, 640));
         assert_eq!(letterbox.input(), (384, 640));
     }
 
     #[test]
-    fn size_0_is_the_frame_itself() {
+    fn size_0_is_the_size_of_the_frame() {
         let letterbox = Letterbox::new(333, 17, InputSize::from(0));
         assert_eq!((letterbox.content(), letterbox.input()), ((333, 17), (333, 17)));
     }
 
     #[test]
-    fn a_fixed_input_holds_frames_of_any_shape() {
+    fn a_fixed_input_fits_any_aspect_ratio() {
         let letterbox = Letterbox::new(1000, 3000, InputSize::Fixed(640, 640));
         assert_eq!((letterbox.content(), letterbox.input()), ((213, 640), (640, 640)));
     }
 
     #[test]
-    fn a_scale_makes_the_content_larger_or_smaller_but_never_larger_than_a_fixed_input() {
-        let scaled = |size, scale, multiple| {
-            let letterbox = Letterbox::scaled(1920, 1080, size, scale, multiple);
+    fn the_scale_resizes_the_content_up_to_a_fixed_input() {
+        let scaled = |size, scale, size_multiple| {
+            let letterbox = Letterbox::scaled(1920, 1080, size, scale, size_multiple);
             (letterbox.content(), letterbox.input())
         };
         assert_eq!(scaled(InputSize::Longest(640), 0.25, 1), ((160, 90), (160, 96)));
@@ -156,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_point_comes_back_within_half_a_pixel(
+        fn a_point_maps_back_within_half_a_pixel(
             width in 1usize..9000, height in 1usize..9000, longest in 0u32..2048,
             x in 0.0f32..1.0, y in 0.0f32..1.0,
         ) {
@@ -170,7 +172,7 @@ mod tests {
         }
 
         #[test]
-        fn the_input_holds_the_content_and_its_sides_are_multiples_of_32(
+        fn the_input_contains_the_content_and_is_a_multiple_of_32(
             width in 1usize..9000, height in 1usize..9000, longest in 1u32..2048,
         ) {
             let letterbox = Letterbox::new(width, height, longest.into());

@@ -1,19 +1,24 @@
 //! Non-maximum suppression.
 
-use crate::face::{Face, iou};
+use super::face::{Face, iou};
 
-/// At most this many candidates, the best ones, enter suppression (biubug6's `top_k`). It bounds the
-/// time that a threshold near 0 can cost.
-pub const TOP_K: usize = 5000;
-
-/// Keeps, best score first, each candidate that overlaps no better kept one by more than
-/// `iou_threshold`. It sorts for itself; of equal scores the earlier comes first.
+/// Maximum number of candidates for suppression; those with the best scores are kept.
 ///
-/// Greedy suppression as in Felzenszwalb et al., "Object Detection with Discriminatively Trained
-/// Part-Based Models", section 5.2, with intersection over union as the overlap.
+/// The limit bounds the run time at a score threshold near 0. biubug6/Pytorch_Retinaface has the
+/// same limit as `top_k`.
+pub(crate) const MAX_CANDIDATES: usize = 5000;
+
+/// Greedy non-maximum suppression: a candidate is kept if its IoU with every kept candidate of a
+/// better score is at most `iou_threshold` (0.0..=1.0).
+///
+/// The candidates can come in any order. The result is sorted by score, best first; equal scores
+/// keep their order.
+///
+/// Source: Felzenszwalb et al., "Object Detection with Discriminatively Trained Part-Based Models",
+/// section 5.2, with intersection over union as the overlap.
 pub fn nms(mut candidates: Vec<Face>, iou_threshold: f32) -> Vec<Face> {
     candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
-    candidates.truncate(TOP_K);
+    candidates.truncate(MAX_CANDIDATES);
     let mut kept: Vec<Face> = Vec::new();
     for candidate in candidates {
         if kept.iter().all(|better| iou(better.rect, candidate.rect) <= iou_threshold) {
@@ -25,8 +30,8 @@ pub fn nms(mut candidates: Vec<Face>, iou_threshold: f32) -> Vec<Face> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::face::Rect;
     use super::*;
-    use crate::face::Rect;
     use proptest::prelude::*;
 
     fn face(score: f32, x: f32, y: f32, w: f32, h: f32) -> Face {
@@ -40,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn the_better_of_two_overlapping_boxes_stays_wherever_it_stood() {
+    fn the_better_of_two_overlapping_boxes_is_kept_in_any_order() {
         let (good, poor) = (face(0.9, 0.0, 0.0, 10.0, 10.0), face(0.6, 1.0, 0.0, 10.0, 10.0));
         assert_eq!(nms(vec![poor.clone(), good.clone()], 0.4), vec![good.clone()]);
         assert_eq!(nms(vec![good.clone(), poor], 0.4), vec![good]);
@@ -48,7 +53,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stays_is_sorted_apart_and_what_goes_is_covered(faces in any_faces(), threshold in 0.05f32..0.95) {
+        fn nms_keeps_sorted_disjoint_best_faces(
+            faces in any_faces(), threshold in 0.05f32..0.95,
+        ) {
             let kept = nms(faces.clone(), threshold);
             for pair in kept.windows(2) {
                 prop_assert!(pair[0].score >= pair[1].score);
@@ -59,13 +66,14 @@ mod tests {
                     prop_assert!(iou(a.rect, b.rect) <= threshold);
                 }
             }
-            for gone in faces.iter().filter(|face| !kept.contains(face)) {
-                prop_assert!(kept.iter().any(|k| k.score >= gone.score && iou(k.rect, gone.rect) > threshold));
+            for dropped in faces.iter().filter(|face| !kept.contains(face)) {
+                let covers = |k: &Face| k.score >= dropped.score && iou(k.rect, dropped.rect) > threshold;
+                prop_assert!(kept.iter().any(covers));
             }
         }
 
         #[test]
-        fn a_second_pass_changes_nothing_and_order_does_not_matter(faces in any_faces(), threshold in 0.05f32..0.95) {
+        fn nms_is_idempotent_and_independent_of_the_order(faces in any_faces(), threshold in 0.05f32..0.95) {
             let kept = nms(faces.clone(), threshold);
             prop_assert_eq!(&nms(kept.clone(), threshold), &kept);
             let mut scores = faces.iter().map(|face| face.score.to_bits()).collect::<Vec<_>>();

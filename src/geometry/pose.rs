@@ -2,42 +2,47 @@
 
 use nalgebra::{Matrix2x3, Matrix3, Vector3};
 
-use crate::face::Landmarks;
+use super::face::{Face, Landmarks};
 
-/// The five landmarks of an upright face that looks straight ahead, as seen from it: x to the image's right, y down, z
-/// away from the camera. x and y are those of [`crate::align::ARCFACE_TEMPLATE`], made symmetric, so that a face on the
-/// template is one that looks straight ahead; z, which a picture does not show, is that of a mean face (nose tip 23 mm
-/// before the pupils, mouth corners 2 mm behind them, pupils 63 mm apart).
-const MODEL: [[f64; 3]; 5] =
+/// The five landmarks of a mean face in frontal pose, in template pixels: x to the right of the
+/// image, y down, z away from the camera.
+///
+/// x and y are those of [`super::face::ARCFACE_TEMPLATE`], made symmetric, so that a face on the
+/// template has a frontal pose. z is anthropometric: the nose tip lies 23 mm in front of the
+/// pupils, the mouth corners 2 mm behind them, and the pupils are 63 mm apart.
+const MEAN_FACE: [[f64; 3]; 5] =
     [[-17.62, 0.0, 0.0], [17.62, 0.0, 0.0], [0.0, 20.14, -12.9], [-14.59, 40.69, 1.1], [14.59, 40.69, 1.1]];
 
-/// Which way a head is turned, in degrees.
+/// Orientation of a head, in degrees.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeadPose {
-    /// About the vertical axis: positive where the face looks to the image's right. Within -180..=180.
+    /// Rotation about the vertical axis, in -180..=180; positive towards the right of the image.
     pub yaw: f32,
-    /// About the axis from ear to ear: positive where the face looks up. Within -90..=90.
+    /// Rotation about the axis through the ears, in -90..=90; positive upwards.
     pub pitch: f32,
-    /// In the image's plane: positive where the head is turned clockwise, as the image shows it. Within -180..=180.
+    /// Rotation in the image plane, in -180..=180; positive clockwise.
     pub roll: f32,
 }
 
-/// The pose of the head that has these landmarks; none where they determine none.
+/// The head pose for these landmarks; `None` if the landmarks are degenerate.
 ///
-/// The rotation that, with a scale and a shift, brings a mean face's landmarks closest to these as seen from afar (scaled
-/// orthographic projection: DeMenthon and Davis, "Model-Based Object Pose in 25 Lines of Code", IJCV 1995, its POS step,
-/// with the nearest rotation taken by singular values). Faces differ from the mean one: expect some degrees of error, more
-/// in pitch than in yaw. The head is turned by `roll` first, then by `pitch`, then by `yaw`.
-pub fn head_pose(landmarks: &Landmarks) -> Option<HeadPose> {
+/// It fits a scaled orthographic projection of a mean face to the landmarks, in the least squares
+/// sense, and takes the nearest rotation by singular value decomposition. The rotation order is
+/// roll, then pitch, then yaw. Real faces differ from the mean face: expect an error of several
+/// degrees, larger in pitch than in yaw.
+///
+/// Source: the POS step of DeMenthon and Davis, "Model-Based Object Pose in 25 Lines of Code", IJCV
+/// 1995.
+pub(super) fn head_pose(landmarks: &Landmarks) -> Option<HeadPose> {
     if !landmarks.iter().all(|point| point.is_finite()) {
         return None;
     }
-    let model = MODEL.map(Vector3::from);
+    let model = MEAN_FACE.map(Vector3::from);
     let model_mean = model.iter().sum::<Vector3<f64>>() / model.len() as f64;
     let mean = |value: &dyn Fn(usize) -> f64| (0..landmarks.len()).map(value).sum::<f64>() / landmarks.len() as f64;
     let (x, y) = (|index: usize| f64::from(landmarks[index].x), |index: usize| f64::from(landmarks[index].y));
     let (mean_x, mean_y) = (mean(&x), mean(&y));
-    // Least squares: image = projection * model, both about their means.
+    // Least squares of `image = projection * model`, both relative to their means.
     let mut scatter = Matrix3::zeros();
     let mut mixed = Matrix2x3::zeros();
     for (index, point) in model.iter().enumerate() {
@@ -48,7 +53,7 @@ pub fn head_pose(landmarks: &Landmarks) -> Option<HeadPose> {
     let projection = mixed * scatter.try_inverse()?;
     let svd = projection.svd(true, true);
     let (u, v_t) = (svd.u?, svd.v_t?);
-    // All points on a line leave nothing of one of the two directions.
+    // Collinear points have no extent in one of the two directions.
     if svd.singular_values.min().partial_cmp(&(1e-6 * svd.singular_values.max()))?.is_le() {
         return None;
     }
@@ -65,13 +70,20 @@ pub fn head_pose(landmarks: &Landmarks) -> Option<HeadPose> {
     Some(HeadPose { yaw, pitch, roll })
 }
 
-/// Turns what looks ahead to the image's right.
+impl Face {
+    /// The head pose from the five landmarks; `None` without landmarks or with degenerate ones.
+    pub fn pose(&self) -> Option<HeadPose> {
+        head_pose(self.landmarks.as_ref()?)
+    }
+}
+
+/// Rotation about the y axis; positive angles turn a frontal face to the right of the image.
 fn about_y(angle: f64) -> Matrix3<f64> {
     let (sin, cos) = angle.sin_cos();
     Matrix3::new(cos, 0.0, -sin, 0.0, 1.0, 0.0, sin, 0.0, cos)
 }
 
-/// Turns what looks ahead upwards.
+/// Rotation about the x axis; positive angles turn a frontal face upwards.
 fn about_x(angle: f64) -> Matrix3<f64> {
     let (sin, cos) = angle.sin_cos();
     Matrix3::new(1.0, 0.0, 0.0, 0.0, cos, sin, 0.0, -sin, cos)
@@ -79,9 +91,8 @@ fn about_x(angle: f64) -> Matrix3<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::face::{ARCFACE_TEMPLATE, Point};
     use super::*;
-    use crate::align::ARCFACE_TEMPLATE;
-    use crate::face::Point;
     use proptest::prelude::*;
 
     fn about_z(angle: f64) -> Matrix3<f64> {
@@ -89,11 +100,11 @@ mod tests {
         Matrix3::new(cos, -sin, 0.0, sin, cos, 0.0, 0.0, 0.0, 1.0)
     }
 
-    /// The model's landmarks, turned by degrees, seen from afar.
-    fn seen(yaw: f64, pitch: f64, roll: f64, scale: f64, shift: (f64, f64)) -> Landmarks {
+    /// The mean face, rotated by angles in degrees and projected to the image.
+    fn projected(yaw: f64, pitch: f64, roll: f64, scale: f64, shift: (f64, f64)) -> Landmarks {
         let [yaw, pitch, roll] = [yaw, pitch, roll].map(f64::to_radians);
         let rotation = about_y(yaw) * about_x(pitch) * about_z(roll);
-        MODEL.map(|point| {
+        MEAN_FACE.map(|point| {
             let point = rotation * Vector3::from(point) * scale;
             Point::new((point.x + shift.0) as f32, (point.y + shift.1) as f32)
         })
@@ -109,17 +120,17 @@ mod tests {
             points[2] = Point::new(points[2].x + x, points[2].y + y);
             pose(&points)
         };
-        // The nose goes where the face looks.
+        // The nose tip moves in the direction of the turn.
         assert!(moved(6.0, 0.0).yaw > 15.0 && moved(-6.0, 0.0).yaw < -15.0);
         assert!(moved(0.0, -5.0).pitch > 8.0 && moved(0.0, 5.0).pitch < -8.0);
-        // A quarter turn clockwise: what was up is at the right.
+        // A quarter turn clockwise moves the top to the right.
         let turned = pose(&ARCFACE_TEMPLATE.map(|point| Point::new(-point.y, point.x)));
         assert!((turned.roll - 90.0).abs() < 1.0, "{turned:?}");
     }
 
     #[test]
-    fn a_mirrored_face_looks_the_other_way() {
-        let points = seen(25.0, -10.0, 12.0, 3.0, (50.0, 60.0));
+    fn mirroring_negates_yaw_and_roll() {
+        let points = projected(25.0, -10.0, 12.0, 3.0, (50.0, 60.0));
         let [a, b, nose, c, d] = points.map(|point| Point::new(500.0 - point.x, point.y));
         let (pose, mirrored) = (head_pose(&points).unwrap(), head_pose(&[b, a, nose, d, c]).unwrap());
         assert!((pose.yaw + mirrored.yaw).abs() < 0.1 && (pose.roll + mirrored.roll).abs() < 0.1);
@@ -127,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn points_that_determine_no_pose_have_none() {
+    fn degenerate_points_have_no_pose() {
         assert_eq!(head_pose(&[Point::new(3.0, 4.0); 5]), None);
         assert_eq!(head_pose(&std::array::from_fn(|i| Point::new(i as f32, 2.0 * i as f32))), None);
         assert_eq!(head_pose(&[Point::new(f32::NAN, 4.0); 5]), None);
@@ -135,18 +146,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_turned_mean_face_has_the_angles_that_it_was_turned_by(
+        fn the_angles_of_a_rotated_mean_face_are_recovered(
             yaw in -80.0f64..80.0, pitch in -60.0f64..60.0, roll in -170.0f64..170.0,
             scale in 0.2f64..20.0, x in -500.0f64..2000.0, y in -500.0f64..2000.0,
         ) {
-            let pose = head_pose(&seen(yaw, pitch, roll, scale, (x, y))).unwrap();
-            for (is, should) in [(pose.yaw, yaw), (pose.pitch, pitch), (pose.roll, roll)] {
-                prop_assert!((f64::from(is) - should).abs() < 0.1, "{pose:?} is not {yaw}, {pitch}, {roll}");
+            let pose = head_pose(&projected(yaw, pitch, roll, scale, (x, y))).unwrap();
+            for (actual, expected) in [(pose.yaw, yaw), (pose.pitch, pitch), (pose.roll, roll)] {
+                prop_assert!((f64::from(actual) - expected).abs() < 0.1, "{pose:?} is not {yaw}, {pitch}, {roll}");
             }
         }
 
         #[test]
-        fn no_five_points_make_it_panic(values in proptest::array::uniform10(proptest::num::f32::ANY)) {
+        fn arbitrary_points_do_not_panic(values in proptest::array::uniform10(proptest::num::f32::ANY)) {
             let points = std::array::from_fn(|i| Point::new(values[2 * i], values[2 * i + 1]));
             if let Some(HeadPose { yaw, pitch, roll }) = head_pose(&points) {
                 prop_assert!([yaw, pitch, roll].iter().all(|angle| angle.is_finite()));

@@ -1,6 +1,8 @@
-//! Loops compiled twice: for any machine, and for x86-64 with AVX2, which is twice as fast at them.
+//! Runtime dispatch: loops compiled for the baseline CPU and for x86-64 with AVX2 and FMA.
 
-/// Runs `work`, compiled with AVX2 where the machine has it. `work` must be inlined to profit.
+/// Runs `work`, compiled for AVX2 and FMA if the CPU supports both.
+///
+/// `work` must be `#[inline(always)]`, because only inlined code is compiled for these features.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn widest<T>(work: impl FnOnce() -> T) -> T {
@@ -9,7 +11,7 @@ pub(crate) fn widest<T>(work: impl FnOnce() -> T) -> T {
         work()
     }
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        #[expect(unsafe_code, reason = "the machine was asked for both features on the line above")]
+        #[expect(unsafe_code, reason = "the condition above checks both CPU features")]
         unsafe {
             with_avx2(work)
         }
@@ -18,7 +20,7 @@ pub(crate) fn widest<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs `work`; other machines' vector units are always on.
+/// Runs `work`; the baseline of other architectures includes their vector instructions.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
 pub(crate) fn widest<T>(work: impl FnOnce() -> T) -> T {

@@ -1,29 +1,30 @@
-//! Luma and colour differences to red, green and blue, and back.
+//! Conversion between YUV (luma, Cb, Cr) and RGB.
 
-/// Which red and blue weights turn RGB into luma.
+/// The matrix coefficients of a YUV format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum YuvMatrix {
-    /// ITU-R BT.601: standard definition, JPEG.
+    /// ITU-R BT.601: standard definition video, JPEG.
     #[default]
     Bt601,
-    /// ITU-R BT.709: high definition.
+    /// ITU-R BT.709: high definition video.
     Bt709,
     /// ITU-R BT.2020, non-constant luminance.
     Bt2020,
 }
 
-/// How luma and colour differences are coded; ignored for RGB formats and grey.
+/// The colour coding of a YUV format; ignored for RGB formats and grey.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct YuvCoding {
-    /// The luma weights.
+    /// The matrix coefficients.
     pub matrix: YuvMatrix,
-    /// Luma uses 0..=255 instead of 16..=235.
+    /// Full range: luma in 0..=255 instead of 16..=235.
     pub full_range: bool,
 }
 
-/// `rgb = luma_scale * (y - luma_offset) + colour terms of (cb - 128) and (cr - 128)`, in 0..=255.
+/// Coefficients of the conversion from YUV to RGB in 0..=255:
+/// `luma_scale * (y - luma_offset)` plus the chroma terms of `cb - 128` and `cr - 128`.
 ///
-/// Source of the weights: ITU-R BT.601-7, BT.709-6, BT.2020-2.
+/// Source of the coefficients: ITU-R BT.601-7, BT.709-6, BT.2020-2.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RgbFromYuv {
     pub(crate) luma_scale: f32,
@@ -35,7 +36,7 @@ pub(crate) struct RgbFromYuv {
 }
 
 impl YuvCoding {
-    /// Weights of red and blue in luma.
+    /// The weights of red and blue in luma.
     const fn weights(self) -> (f32, f32) {
         match self.matrix {
             YuvMatrix::Bt601 => (0.299, 0.114),
@@ -44,6 +45,7 @@ impl YuvCoding {
         }
     }
 
+    /// The conversion from this coding to RGB.
     pub(crate) fn rgb_from_yuv(self) -> RgbFromYuv {
         let (kr, kb) = self.weights();
         let kg = 1.0 - kr - kb;
@@ -71,13 +73,13 @@ impl YuvCoding {
         } else {
             (16.0 + luma * 219.0 / 255.0, cb * 224.0 / 255.0, cr * 224.0 / 255.0)
         };
-        // `as` saturates, so a rounding error past 255 cannot wrap.
+        // `as` saturates, so that a value above 255 cannot wrap around.
         [luma, 128.0 + cb, 128.0 + cr].map(|v| v.round() as u8)
     }
 }
 
 impl RgbFromYuv {
-    /// Red, green and blue in 0.0..=255.0 of one sample.
+    /// Red, green and blue of one sample, each in 0.0..=255.0.
     #[inline(always)]
     pub(crate) fn rgb(self, y: u8, cb: u8, cr: u8) -> [f32; 3] {
         let luma = (f32::from(y) - self.luma_offset) * self.luma_scale;
@@ -96,15 +98,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn primary_colours_survive_the_way_to_yuv_and_back() {
+    fn primary_colours_round_trip_through_yuv() {
         for matrix in [YuvMatrix::Bt601, YuvMatrix::Bt709, YuvMatrix::Bt2020] {
             for full_range in [false, true] {
                 let coding = YuvCoding { matrix, full_range };
                 for rgb in [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [12, 200, 77]] {
                     let [y, cb, cr] = coding.yuv_from_rgb(rgb);
                     let back = coding.rgb_from_yuv().rgb(y, cb, cr);
-                    for (was, is) in rgb.iter().zip(back) {
-                        assert!((f32::from(*was) - is).abs() <= 2.0, "{coding:?} {rgb:?} -> {back:?}");
+                    for (expected, actual) in rgb.iter().zip(back) {
+                        assert!((f32::from(*expected) - actual).abs() <= 2.0, "{coding:?} {rgb:?} -> {back:?}");
                     }
                 }
             }

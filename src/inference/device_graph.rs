@@ -1,62 +1,59 @@
-//! One graph for a GPU: the camera's planes in, the best candidates out.
+//! The device graph: preprocessing, model and decoding in one ONNX graph for a GPU.
 //!
-//! A frame's 8-bit planes are a third to a sixth of the bytes of the float input that is made of them, and the best
-//! candidates are a fraction of what the heads give. So resize, colour, mean and layout go in front of the model, decoding
-//! and the choice of the best behind it, in one ONNX graph that is put together when a stream's shape is known.
+//! The inputs of the graph are the 8-bit planes of a frame, the output contains its best
+//! candidates. Both are much smaller than the float input and the outputs of the model, so that
+//! less data is transferred between CPU and GPU. The graph is built for one frame size and format.
 //!
-//! The arithmetic is that of [`crate::preprocess`] and [`crate::decode`], with two differences: nothing is rounded to 8
-//! bits in between, and the colour planes of 4:2:0 formats are resized to the whole input instead of half of it.
+//! The arithmetic equals that of the CPU (`detect::preprocess` and `detect::decode`), with two
+//! differences: intermediate values are not rounded to 8 bits, and the chroma planes of 4:2:0
+//! formats are resized to the size of the luma plane instead of half of it.
 
 use prost::Message as _;
 
-use crate::contract::Contract;
-use crate::image::{ImageInfo, PixelFormat};
-use crate::layout::{Arrangement, Boxes, Layout, Role, Scores};
-use crate::letterbox::Letterbox;
-use crate::onnx::{Builder, Element, Model, Side, Value, ValueInfo};
-use crate::preprocess::{ChannelOrder, Padding};
-use crate::priors;
-use crate::yuv::YuvCoding;
+use crate::geometry::Letterbox;
+use crate::image::{ImageInfo, PixelFormat, YuvCoding};
+use crate::model::{Arrangement, Boxes, ChannelOrder, Layout, ModelSpec, Padding, Role, Scores, priors};
+use crate::runtime::onnx::{AttributeValue, Dim, ElementType, GraphBuilder, Model, ValueInfo};
 
-/// At most so many candidates come back from the device, the best ones: 120 KiB a frame.
-pub const TOP_K: usize = 2048;
-/// The oldest operators that the graph is made of.
-const OPSET: i64 = 11;
+/// Maximum number of candidates per frame that the graph outputs, best scores first: 120 KiB.
+pub(super) const MAX_DEVICE_CANDIDATES: usize = 2048;
+/// Minimum version of the standard operators that the added nodes use.
+const MIN_OPSET: i64 = 11;
 
-/// Name of the output.
+/// Name of the graph's output, of shape `[batch, candidates, values]`.
 pub(crate) const OUTPUT: &str = "retinaface/candidates";
 
-/// Name of the input of plane `plane`.
+/// Name of the graph's input for plane `plane`.
 pub(crate) fn plane_name(plane: usize) -> String {
     format!("retinaface/plane{plane}")
 }
 
-/// What a stream's frames look like, and where they lie in the model's input.
+/// The size, format and letterbox of the frames of a device graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Frames {
+pub struct FrameSpec {
     format: PixelFormat,
     coding: YuvCoding,
     letterbox: Letterbox,
 }
 
-impl Frames {
-    /// Frames of `info`, letterboxed so.
+impl FrameSpec {
+    /// Frames with the description `info` and this letterbox.
     ///
     /// # Panics
-    /// If the letterbox is for frames of another size.
+    /// If the letterbox is for another frame size.
     pub fn new(info: &ImageInfo, letterbox: Letterbox) -> Self {
-        assert_eq!((info.width, info.height), letterbox.frame(), "the letterbox is of another frame");
-        // What does not count for a format must not make another graph.
+        assert_eq!((info.width, info.height), letterbox.frame(), "the letterbox has the size of the frame");
+        // Only 4:2:0 formats use the coding. Otherwise it must not cause a separate graph.
         let coding = if info.format.is_yuv420() { info.coding } else { YuvCoding::default() };
         Self { format: info.format, coding, letterbox }
     }
 
-    /// Where they lie in the model's input.
+    /// The mapping between the frame and the model's input.
     pub fn letterbox(&self) -> &Letterbox {
         &self.letterbox
     }
 
-    /// How many planes a frame has.
+    /// Number of planes of a frame.
     pub fn planes(&self) -> usize {
         self.format.planes()
     }
@@ -69,139 +66,147 @@ impl Frames {
     }
 }
 
-/// How many candidates of such frames come back.
-pub(crate) fn candidates(contract: &Contract, frames: &Frames) -> usize {
-    let (width, height) = frames.letterbox.input();
-    TOP_K.min(contract.layout().map_or(0, |layout| priors::count(&layout.levels, width, height)))
+/// Number of candidates that the graph outputs for each frame.
+pub(crate) fn candidates(spec: &ModelSpec, frame_spec: &FrameSpec) -> usize {
+    let (width, height) = frame_spec.letterbox.input();
+    MAX_DEVICE_CANDIDATES.min(spec.layout().map_or(0, |layout| priors::count(&layout.levels, width, height)))
 }
 
-/// Whether nodes can be put around `file`.
+/// Checks whether nodes can be added to the model `file`.
 ///
 /// # Errors
-/// With why not.
-pub(crate) fn takes(file: &[u8]) -> Result<(), String> {
+/// The reason why not.
+pub(crate) fn check_model(file: &[u8]) -> Result<(), String> {
     parse(file).map(drop)
 }
 
 fn parse(file: &[u8]) -> Result<Model, String> {
     let model = Model::parse(file)?;
     match model.opset() {
-        OPSET.. => Ok(model),
-        opset => Err(format!("the model uses operators of version {opset}, {OPSET} or newer is needed")),
+        MIN_OPSET.. => Ok(model),
+        opset => Err(format!("the model uses operator set {opset}, but operator set {MIN_OPSET} or newer is required")),
     }
 }
 
-/// The graph around `file`, a model of `contract`, for such frames.
+/// The model `file` with added nodes for preprocessing and decoding, as an ONNX file. `spec` is the
+/// specification of the model.
 ///
 /// # Errors
-/// If the file is not one that nodes can be put around.
-pub(crate) fn graph(file: &[u8], contract: &Contract, frames: &Frames) -> Result<Vec<u8>, String> {
+/// If the model is not a detector, or nodes cannot be added to it.
+pub(crate) fn graph(file: &[u8], spec: &ModelSpec, frame_spec: &FrameSpec) -> Result<Vec<u8>, String> {
     let mut model = parse(file)?;
-    let batch = if contract.dynamic_batch { Side::Batch } else { Side::Fixed(1) };
+    let batch = if spec.dynamic_batch { Dim::Batch } else { Dim::Fixed(1) };
     let plane = |plane: usize| {
-        let [rows, cols, channels] = frames.plane_shape(plane).map(Side::Fixed);
-        ValueInfo::new(&plane_name(plane), Element::U8, &[batch, rows, cols, channels])
+        let [rows, cols, channels] = frame_spec.plane_shape(plane).map(Dim::Fixed);
+        ValueInfo::new(&plane_name(plane), ElementType::U8, &[batch, rows, cols, channels])
     };
-    let inputs = (0..frames.planes()).map(plane).collect();
-    let layout = contract.layout().ok_or("the model finds no faces")?;
-    let sides = [batch, Side::Fixed(candidates(contract, frames)), Side::Fixed(contract.candidate())];
-    let outputs = vec![ValueInfo::new(OUTPUT, Element::F32, &sides)];
-    model.enclose(before(contract, frames), after(contract, layout, frames), inputs, outputs);
+    let inputs = (0..frame_spec.planes()).map(plane).collect();
+    let layout = spec.layout().ok_or("the model is not a detector")?;
+    let shape = [batch, Dim::Fixed(candidates(spec, frame_spec)), Dim::Fixed(spec.candidate_len())];
+    let outputs = vec![ValueInfo::new(OUTPUT, ElementType::F32, &shape)];
+    model.enclose(build_input_nodes(spec, frame_spec), build_output_nodes(spec, layout, frame_spec), inputs, outputs);
     Ok(model.encode_to_vec())
 }
 
-/// From planes to the model's input.
-fn before(contract: &Contract, frames: &Frames) -> Builder {
-    let mut builder = Builder::new("retinaface/before/");
-    let letterbox = &frames.letterbox;
+/// The nodes from the planes to the model's input.
+fn build_input_nodes(spec: &ModelSpec, frame_spec: &FrameSpec) -> GraphBuilder {
+    let mut builder = GraphBuilder::new("retinaface/preprocess/");
+    let letterbox = &frame_spec.letterbox;
     let (content_cols, content_rows) = letterbox.content();
-    let planes = (0..frames.planes()).map(|plane| {
-        let floats = builder.node("Cast", &[&plane_name(plane)], &[("to", Value::Int(Element::F32 as i64))]);
-        let channels_first = builder.node("Transpose", &[&floats], &[("perm", Value::Ints(&[0, 3, 1, 2]))]);
-        let [rows, cols, _] = frames.plane_shape(plane);
+    let planes = (0..frame_spec.planes()).map(|plane| {
+        let floats =
+            builder.node("Cast", &[&plane_name(plane)], &[("to", AttributeValue::Int(ElementType::F32 as i64))]);
+        let channels_first = builder.node("Transpose", &[&floats], &[("perm", AttributeValue::Ints(&[0, 3, 1, 2]))]);
+        let [rows, cols, _] = frame_spec.plane_shape(plane);
         resize(&mut builder, channels_first, (cols, rows), (content_cols, content_rows))
     });
     let planes = planes.collect::<Vec<_>>();
-    let normalization = &contract.normalization;
-    // Red, green, blue in the order of the model's input.
+    let normalization = &spec.normalization;
+    // Index into (red, green, blue) of each channel of the model's input.
     let order = match normalization.order {
         ChannelOrder::Rgb => [0, 1, 2],
         ChannelOrder::Bgr => [2, 1, 0],
     };
     let names = planes.iter().map(String::as_str).collect::<Vec<_>>();
-    let along_channels = [("axis", Value::Int(1))];
-    let pixels = match frames.format.rgb_offsets() {
+    let channel_axis = [("axis", AttributeValue::Int(1))];
+    let pixels = match frame_spec.format.rgb_offsets() {
         Some(offsets) => {
-            let wanted = builder.ints(&order.map(|channel| offsets[channel] as i64));
-            builder.node("Gather", &[names[0], &wanted], &along_channels)
+            let indices = builder.ints(&order.map(|channel| offsets[channel] as i64));
+            builder.node("Gather", &[names[0], &indices], &channel_axis)
         }
-        None if frames.format.is_yuv420() => {
-            let yuv = builder.node("Concat", &names, &along_channels);
-            let coding = frames.coding.rgb_from_yuv();
+        None if frame_spec.format.is_yuv420() => {
+            let yuv = builder.node("Concat", &names, &channel_axis);
+            let coding = frame_spec.coding.rgb_from_yuv();
             let luma = coding.luma_scale;
-            let rows =
+            let matrix =
                 [[luma, 0.0, coding.red_cr], [luma, coding.green_cb, coding.green_cr], [luma, coding.blue_cb, 0.0]];
-            let rows = order.map(|channel| rows[channel]);
+            let rows = order.map(|channel| matrix[channel]);
             let bias = rows.map(|[luma, cb, cr]| -(luma * coding.luma_offset + (cb + cr) * 128.0));
             let weights = builder.floats(&[3, 3, 1, 1], rows.as_flattened());
             let bias = builder.floats(&[3], &bias);
             let rgb = builder.node("Conv", &[&yuv, &weights, &bias], &[]);
-            let (least, most) = (builder.floats(&[], &[0.0]), builder.floats(&[], &[255.0]));
-            builder.node("Clip", &[&rgb, &least, &most], &[])
+            let (min, max) = (builder.floats(&[], &[0.0]), builder.floats(&[], &[255.0]));
+            builder.node("Clip", &[&rgb, &min, &max], &[])
         }
-        None => builder.node("Concat", &[names[0]; 3], &along_channels),
+        None => builder.node("Concat", &[names[0]; 3], &channel_axis),
     };
     let (cols, rows) = letterbox.input();
     let pads = builder.ints(&[0, 0, 0, 0, 0, 0, (rows - content_rows) as i64, (cols - content_cols) as i64]);
     let mean = builder.floats(&[1, 3, 1, 1], &normalization.mean);
     let scale = builder.floats(&[], &[normalization.scale]);
-    // Zeros are black before the mean is taken off, and the mean afterwards.
+    // Padding with 0 is black before the mean is subtracted, and the mean colour afterwards.
     let pixels = match normalization.padding {
         Padding::Black => builder.node("Pad", &[&pixels, &pads], &[]),
         Padding::Mean => pixels,
     };
     let centred = builder.node("Sub", &[&pixels, &mean], &[]);
     match normalization.padding {
-        Padding::Black => builder.node_named(&contract.input, "Mul", &[&centred, &scale], &[]),
+        Padding::Black => builder.node_named(&spec.input_name, "Mul", &[&centred, &scale], &[]),
         Padding::Mean => {
             let scaled = builder.node("Mul", &[&centred, &scale], &[]);
-            builder.node_named(&contract.input, "Pad", &[&scaled, &pads], &[]);
+            builder.node_named(&spec.input_name, "Pad", &[&scaled, &pads], &[]);
         }
     }
     builder
 }
 
-/// Bilinear, pixel centres at halves, as OpenCV's `INTER_LINEAR`; sizes are (columns, rows).
-fn resize(builder: &mut Builder, input: String, from: (usize, usize), to: (usize, usize)) -> String {
+/// Bilinear resize with half-pixel centres, as OpenCV's `INTER_LINEAR`. Sizes are (columns, rows).
+fn resize(builder: &mut GraphBuilder, input: String, from: (usize, usize), to: (usize, usize)) -> String {
     if from == to {
         return input;
     }
     let unused = builder.floats(&[0], &[]);
     let factors = builder.floats(&[4], &[1.0, 1.0, factor(from.1, to.1), factor(from.0, to.0)]);
-    let mode = [("mode", Value::Text("linear")), ("coordinate_transformation_mode", Value::Text("half_pixel"))];
+    let mode = [
+        ("mode", AttributeValue::Text("linear")),
+        ("coordinate_transformation_mode", AttributeValue::Text("half_pixel")),
+    ];
     builder.node("Resize", &[&input, &unused, &factors], &mode)
 }
 
-/// What takes a side of `from` to `to`. The number of pictures is open, so that the target cannot be given as a size: the
-/// operator rounds down what comes of the factor.
+/// The factor by which `Resize` scales a side of `from` to exactly `to`. The operator multiplies
+/// and rounds down. It would also accept the target size, but only together with a fixed batch
+/// size.
 fn factor(from: usize, to: usize) -> f32 {
     let mut factor = to as f32 / from as f32;
-    // In either precision: shapes are inferred in one and computed in the other.
+    // ONNX Runtime infers the shape in one precision and computes it in the other.
     while (from as f32 * factor).floor() < to as f32 || (from as f64 * f64::from(factor)).floor() < to as f64 {
         factor = factor.next_up();
     }
     factor
 }
 
-/// Nodes behind the model; their tensors are `[pictures, anchors, numbers]`.
-struct After {
-    builder: Builder,
+/// The nodes after the model. Their tensors have the shape `[batch, anchors, values]`.
+struct OutputNodes {
+    builder: GraphBuilder,
+    /// Number of anchors of all levels.
     anchors: i64,
 }
 
-impl After {
+impl OutputNodes {
+    /// Elements `from..to` of an axis.
     fn slice(&mut self, tensor: &str, axis: i64, from: i64, to: i64) -> String {
-        let [from, to, axis] = [from, to, axis].map(|number| self.builder.ints(&[number]));
+        let [from, to, axis] = [from, to, axis].map(|value| self.builder.ints(&[value]));
         self.builder.node("Slice", &[tensor, &from, &to, &axis], &[])
     }
 
@@ -210,7 +215,8 @@ impl After {
         self.builder.node("Reshape", &[tensor, &shape], &[])
     }
 
-    fn times(&mut self, tensor: &str, factor: f32) -> String {
+    /// `tensor * factor`.
+    fn scale(&mut self, tensor: &str, factor: f32) -> String {
         if factor == 1.0 {
             return tensor.to_owned();
         }
@@ -218,148 +224,161 @@ impl After {
         self.builder.node("Mul", &[tensor, &factor], &[])
     }
 
-    fn both(&mut self, kind: &str, first: &str, second: &str) -> String {
-        self.builder.node(kind, &[first, second], &[])
+    /// A binary element-wise operator.
+    fn binary(&mut self, op_type: &str, first: &str, second: &str) -> String {
+        self.builder.node(op_type, &[first, second], &[])
     }
 
-    fn along(&mut self, kind: &str, tensors: &[&str], axis: i64) -> String {
+    /// An operator with the attribute `axis`.
+    fn with_axis(&mut self, op_type: &str, tensors: &[&str], axis: i64) -> String {
         match tensors {
-            [only] if kind == "Concat" => (*only).to_owned(),
-            _ => self.builder.node(kind, tensors, &[("axis", Value::Int(axis))]),
+            [only] if op_type == "Concat" => (*only).to_owned(),
+            _ => self.builder.node(op_type, tensors, &[("axis", AttributeValue::Int(axis))]),
         }
     }
 
-    /// One role's tensors, `[pictures, anchors of all levels, numbers]`: the `nth` of those with that role.
-    fn gather(&mut self, contract: &Contract, layout: &Layout, frames: &Frames, role: Role, nth: usize) -> String {
-        let (width, height) = frames.letterbox.input();
+    /// The model's outputs of a role, concatenated to `[batch, anchors of all levels, values]`.
+    /// `set` is 1 for the second factor of [`Scores::Product`], otherwise 0.
+    fn concat_levels(
+        &mut self,
+        spec: &ModelSpec,
+        layout: &Layout,
+        frame_spec: &FrameSpec,
+        role: Role,
+        set: usize,
+    ) -> String {
+        let (width, height) = frame_spec.letterbox.input();
         let heads = layout.heads();
-        let of_role = heads.iter().zip(&contract.outputs).filter(|(head, _)| head.role == role);
-        let per_nth = if layout.arrangement == Arrangement::Together { 1 } else { layout.levels.len() };
-        let numbers = layout.numbers(role) as i64;
-        let parts = of_role.skip(nth * per_nth).take(per_nth).map(|(head, output)| {
+        let of_role = heads.iter().zip(&spec.output_names).filter(|(head, _)| head.role == role);
+        let per_set = if layout.arrangement == Arrangement::Concatenated { 1 } else { layout.levels.len() };
+        let channels = layout.channels(role) as i64;
+        let parts = of_role.skip(set * per_set).take(per_set).map(|(head, output)| {
             let Some(level) = head.level.map(|level| &layout.levels[level]) else { return output.clone() };
             let count = level.count(width, height) as i64;
-            if layout.arrangement != Arrangement::Planes {
-                // Also where the batch's side is left out: it is one picture's then.
-                let pictures = if contract.dynamic_batch { 0 } else { 1 };
-                return self.reshape(output, &[pictures, count, numbers]);
+            if layout.arrangement != Arrangement::Nchw {
+                // 0 copies the batch size of the output. Outputs without a batch dimension get one.
+                let batch = if spec.dynamic_batch { 0 } else { 1 };
+                return self.reshape(output, &[batch, count, channels]);
             }
             let (cols, rows) = level.cells(width, height);
             let anchors = level.anchors.len() as i64;
-            // Backgrounds of all anchors come before their faces; else each anchor's numbers follow each other.
+            // The background planes of all anchors precede the face planes. In other heads the
+            // planes of an anchor are adjacent.
             let (outer, inner, order) = if role == Role::Score && layout.scores == Scores::Pairs {
-                (numbers, anchors, [0, 3, 2, 1])
+                (channels, anchors, [0, 3, 2, 1])
             } else {
-                (anchors, numbers, [0, 3, 1, 2])
+                (anchors, channels, [0, 3, 1, 2])
             };
             let split = self.reshape(output, &[0, outer, inner, (rows * cols) as i64]);
-            let turned = self.builder.node("Transpose", &[&split], &[("perm", Value::Ints(&order))]);
-            self.reshape(&turned, &[0, count, numbers])
+            let transposed = self.builder.node("Transpose", &[&split], &[("perm", AttributeValue::Ints(&order))]);
+            self.reshape(&transposed, &[0, count, channels])
         });
         let parts = parts.collect::<Vec<_>>();
-        self.along("Concat", &parts.iter().map(String::as_str).collect::<Vec<_>>(), 1)
+        self.with_axis("Concat", &parts.iter().map(String::as_str).collect::<Vec<_>>(), 1)
     }
 
-    /// Each anchor's probability of a face, `[pictures, anchors]`.
-    fn scores(&mut self, contract: &Contract, layout: &Layout, frames: &Frames) -> String {
-        let first = self.gather(contract, layout, frames, Role::Score, 0);
-        let probability = |this: &mut Self, tensor: &str| {
-            if layout.logits { this.builder.node("Sigmoid", &[tensor], &[]) } else { tensor.to_owned() }
+    /// The score of each anchor, in 0.0..=1.0, as `[batch, anchors]`.
+    fn scores(&mut self, spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec) -> String {
+        let first = self.concat_levels(spec, layout, frame_spec, Role::Score, 0);
+        let probability = |nodes: &mut Self, tensor: &str| {
+            if layout.logits { nodes.builder.node("Sigmoid", &[tensor], &[]) } else { tensor.to_owned() }
         };
         let scores = match layout.scores {
             Scores::Pairs => {
                 let face = self.slice(&first, 2, 1, 2);
                 if layout.logits {
                     let background = self.slice(&first, 2, 0, 1);
-                    let margin = self.both("Sub", &face, &background);
-                    probability(self, &margin)
+                    // The softmax of two values is the sigmoid of their difference.
+                    let difference = self.binary("Sub", &face, &background);
+                    probability(self, &difference)
                 } else {
                     face
                 }
             }
             Scores::Single => probability(self, &first),
             Scores::Product => {
-                let second = self.gather(contract, layout, frames, Role::Score, 1);
-                let (least, most) = (self.builder.floats(&[], &[0.0]), self.builder.floats(&[], &[1.0]));
+                let second = self.concat_levels(spec, layout, frame_spec, Role::Score, 1);
+                let (min, max) = (self.builder.floats(&[], &[0.0]), self.builder.floats(&[], &[1.0]));
                 let parts = [first, second].map(|tensor| {
                     let tensor = probability(self, &tensor);
-                    self.builder.node("Clip", &[&tensor, &least, &most], &[])
+                    self.builder.node("Clip", &[&tensor, &min, &max], &[])
                 });
-                let product = self.both("Mul", &parts[0], &parts[1]);
+                let product = self.binary("Mul", &parts[0], &parts[1]);
                 self.builder.node("Sqrt", &[&product], &[])
             }
         };
         self.reshape(&scores, &[0, self.anchors])
     }
 
-    /// Corner and extent of boxes of which these are the numbers, `[pictures, anchors, 2]` each.
-    fn boxes(&mut self, layout: &Layout, numbers: &str, centre: &str, size: &str) -> [String; 2] {
-        let unit = self.times(size, layout.variances.centre);
-        let (first, second) = (self.slice(numbers, 2, 0, 2), self.slice(numbers, 2, 2, 4));
+    /// Top left corner and size of the boxes with the encoded `values`, `[batch, anchors, 2]` each.
+    /// `centre` and `size` are those of the priors.
+    fn boxes(&mut self, layout: &Layout, values: &str, centre: &str, size: &str) -> [String; 2] {
+        let unit = self.scale(size, layout.variances.centre);
+        let (first, second) = (self.slice(values, 2, 0, 2), self.slice(values, 2, 2, 4));
         let zero = self.builder.floats(&[], &[0.0]);
         match layout.boxes {
             Boxes::Distances => {
-                let before = self.both("Mul", &first, &unit);
-                let corner = self.both("Sub", centre, &before);
-                let sum = self.both("Add", &first, &second);
-                let extent = self.both("Mul", &sum, &unit);
-                [corner, self.both("Max", &extent, &zero)]
+                let left_top = self.binary("Mul", &first, &unit);
+                let corner = self.binary("Sub", centre, &left_top);
+                let sum = self.binary("Add", &first, &second);
+                let extent = self.binary("Mul", &sum, &unit);
+                [corner, self.binary("Max", &extent, &zero)]
             }
             Boxes::CentreSize | Boxes::CentreSizeInclusive => {
-                let offset = self.both("Mul", &first, &unit);
-                let middle = self.both("Add", centre, &offset);
-                let extent = self.times(&second, layout.variances.size);
+                let offset = self.binary("Mul", &first, &unit);
+                let box_centre = self.binary("Add", centre, &offset);
+                let extent = self.scale(&second, layout.variances.size);
                 let extent = self.builder.node("Exp", &[&extent], &[]);
-                let mut extent = self.both("Mul", &extent, size);
-                let mut area = extent.clone();
+                let mut extent = self.binary("Mul", &extent, size);
+                let mut clamped = extent.clone();
                 if layout.boxes == Boxes::CentreSizeInclusive {
-                    let last = self.builder.floats(&[], &[1.0]);
-                    extent = self.both("Sub", &extent, &last);
-                    area = self.both("Max", &extent, &zero);
+                    let one = self.builder.floats(&[], &[1.0]);
+                    extent = self.binary("Sub", &extent, &one);
+                    clamped = self.binary("Max", &extent, &zero);
                 }
-                let half = self.times(&extent, 0.5);
-                [self.both("Sub", &middle, &half), area]
+                let half = self.scale(&extent, 0.5);
+                [self.binary("Sub", &box_centre, &half), clamped]
             }
         }
     }
 }
 
-/// From the heads to the best candidates.
-fn after(contract: &Contract, layout: &Layout, frames: &Frames) -> Builder {
-    let (width, height) = frames.letterbox.input();
+/// The nodes from the model's outputs to the best candidates.
+fn build_output_nodes(spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec) -> GraphBuilder {
+    let (width, height) = frame_spec.letterbox.input();
     let priors = layout.priors(width, height);
-    let best = candidates(contract, frames) as i64;
-    let mut after = After { builder: Builder::new("retinaface/after/"), anchors: priors.len() as i64 };
+    let candidates = candidates(spec, frame_spec) as i64;
+    let mut nodes = OutputNodes { builder: GraphBuilder::new("retinaface/decode/"), anchors: priors.len() as i64 };
 
-    let faces = after.scores(contract, layout, frames);
-    let count = after.builder.ints(&[best]);
-    let [scores, places] = after.builder.node_with("TopK", &[&faces, &count], &[("axis", Value::Int(1))]);
-    let scores = after.reshape(&scores, &[0, best, 1]);
-    let column = after.reshape(&places, &[0, best, 1]);
-    let chosen = |after: &mut After, role: Role| {
-        let all = after.gather(contract, layout, frames, role, 0);
-        let times = after.builder.ints(&[1, 1, layout.numbers(role) as i64]);
-        let places = after.builder.node("Tile", &[&column, &times], &[]);
-        after.along("GatherElements", &[&all, &places], 1)
+    let scores = nodes.scores(spec, layout, frame_spec);
+    let count = nodes.builder.ints(&[candidates]);
+    let [scores, indices] = nodes.builder.node_with("TopK", &[&scores, &count], &[("axis", AttributeValue::Int(1))]);
+    let scores = nodes.reshape(&scores, &[0, candidates, 1]);
+    let column = nodes.reshape(&indices, &[0, candidates, 1]);
+    let select = |nodes: &mut OutputNodes, role: Role| {
+        let all = nodes.concat_levels(spec, layout, frame_spec, role, 0);
+        let repeats = nodes.builder.ints(&[1, 1, layout.channels(role) as i64]);
+        let indices = nodes.builder.node("Tile", &[&column, &repeats], &[]);
+        nodes.with_axis("GatherElements", &[&all, &indices], 1)
     };
-    let flat = priors.iter().flat_map(|prior| [prior.cx, prior.cy, prior.size]).collect::<Vec<_>>();
-    let priors = after.builder.floats(&[priors.len(), 3], &flat);
-    let priors = after.along("Gather", &[&priors, &places], 0);
-    let (centre, size) = (after.slice(&priors, 2, 0, 2), after.slice(&priors, 2, 2, 3));
-    let numbers = chosen(&mut after, Role::Box);
-    let [corner, extent] = after.boxes(layout, &numbers, &centre, &size);
+    let values = priors.iter().flat_map(|prior| [prior.cx, prior.cy, prior.size]).collect::<Vec<_>>();
+    let priors = nodes.builder.floats(&[priors.len(), 3], &values);
+    let priors = nodes.with_axis("Gather", &[&priors, &indices], 0);
+    let (centre, size) = (nodes.slice(&priors, 2, 0, 2), nodes.slice(&priors, 2, 2, 3));
+    let values = select(&mut nodes, Role::Box);
+    let [corner, extent] = nodes.boxes(layout, &values, &centre, &size);
     let mut columns = vec![scores, corner, extent];
     if layout.landmarks {
-        let alternating = after.builder.ints(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
-        let centres = after.along("Gather", &[&centre, &alternating], 2);
-        let unit = after.times(&size, layout.variances.point);
-        let numbers = chosen(&mut after, Role::Landmarks);
-        let offsets = after.both("Mul", &numbers, &unit);
-        columns.push(after.both("Add", &centres, &offsets));
+        let xy_of_five_points = nodes.builder.ints(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
+        let centres = nodes.with_axis("Gather", &[&centre, &xy_of_five_points], 2);
+        let unit = nodes.scale(&size, layout.variances.point);
+        let values = select(&mut nodes, Role::Landmarks);
+        let offsets = nodes.binary("Mul", &values, &unit);
+        columns.push(nodes.binary("Add", &centres, &offsets));
     }
     let columns = columns.iter().map(String::as_str).collect::<Vec<_>>();
-    after.builder.node_named(OUTPUT, "Concat", &columns, &[("axis", Value::Int(2))]);
-    after.builder
+    nodes.builder.node_named(OUTPUT, "Concat", &columns, &[("axis", AttributeValue::Int(2))]);
+    nodes.builder
 }
 
 #[cfg(test)]
@@ -369,7 +388,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_factor_gives_the_size_in_either_precision(from in 1usize..9000, to in 1usize..4096) {
+        fn factor_gives_exact_size_in_both_precisions(from in 1usize..9000, to in 1usize..4096) {
             let factor = factor(from, to);
             prop_assert_eq!((from as f32 * factor).floor() as usize, to);
             prop_assert_eq!((from as f64 * f64::from(factor)).floor() as usize, to);

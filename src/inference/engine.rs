@@ -1,8 +1,9 @@
-//! The thread that owns a session: a bounded queue, dynamic batching, many callers.
+//! The batching engine: threads that own the sessions, a bounded queue, and many callers.
 //!
-//! Callers hand in one picture each, with the memory that the run writes its results to, and wait for their own. The
-//! thread takes what waits and has the same shape as one batch. It knows nothing of models: what runs a batch is a
-//! closure, so that its behaviour can be tested without one. In the steady state it allocates nothing.
+//! A caller submits one item, or several at once, each with the memory that receives its results. A
+//! worker takes the waiting items of one shape as a batch. The engine knows nothing of models: a
+//! closure runs a batch, so that tests need no model. In the steady state the engine allocates
+//! nothing for a single item.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,110 +16,122 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 
-use crate::lock::lock;
 use crate::runtime::panic_message;
+use crate::sync::lock;
 
-/// Requests that can wait; a caller that would be one more waits to hand in.
-const QUEUE: usize = 64;
+/// Maximum number of queued submissions; a further caller blocks in `submit`.
+const QUEUE_CAPACITY: usize = 64;
 
-/// Why a request has no answer.
+/// Why a request has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The run failed; the next one may work.
+    /// The run failed. Later runs can succeed.
     #[error("inference failed: {0}")]
     Run(Arc<str>),
-    /// The run panicked; the engine answers every request with this from then on.
-    #[error("inference panicked, its engine is stopped: {0}")]
+    /// A run panicked. The engine fails every request from then on.
+    #[error("inference panicked and its engine stopped: {0}; open the model again")]
     Panicked(Arc<str>),
-    /// The engine's thread has ended.
+    /// The engine's threads have ended.
     #[error("the inference engine has stopped")]
     Stopped,
 }
 
-/// The memory of one picture: what goes into a run, and what comes out.
-pub trait Picture: Send + 'static {
-    /// What pictures must have in common to share a run.
+/// The memory of one batch item: the inputs and the outputs of a run.
+pub(crate) trait BatchItem: Send + 'static {
+    /// Items share a run if their shapes are equal.
     type Shape: PartialEq;
 
-    /// This picture's.
+    /// The shape of this item.
     fn shape(&self) -> Self::Shape;
 }
 
-/// One picture to infer.
+/// One item to run.
 #[derive(Debug)]
-pub struct Request<P> {
-    /// Its memory, which comes back with the reply.
-    pub picture: P,
-    /// At most so many pictures may share a run with this one, itself included; at least 1.
-    pub max_batch: usize,
-    /// How long it may wait for others to share the run.
-    pub batch_timeout: Duration,
+pub(crate) struct Request<P> {
+    /// The item's memory. The reply returns it.
+    pub(crate) item: P,
+    /// Maximum number of items in this item's run, itself included; at least 1.
+    pub(crate) max_batch: usize,
+    /// Maximum time to wait for other items to share the run.
+    pub(crate) batch_timeout: Duration,
 }
 
-/// The answer to a [`Request`].
+/// The reply to a [`Request`].
 #[derive(Debug)]
-pub struct Reply<P> {
-    /// The request's picture, with its results.
-    pub picture: P,
-    /// How many pictures shared the run.
-    pub batch: usize,
-    /// From handing in to the start of the run.
-    pub wait: Duration,
-    /// The run itself.
-    pub run: Duration,
+pub(crate) struct Reply<P> {
+    /// The request's item, with its results.
+    pub(crate) item: P,
+    /// Number of items in the run.
+    pub(crate) batch: usize,
+    /// Time from submission to the start of the run.
+    pub(crate) wait: Duration,
+    /// Duration of the run.
+    pub(crate) run: Duration,
 }
 
-type Answer<P> = Result<Reply<P>, EngineError>;
+type ReplyResult<P> = Result<Reply<P>, EngineError>;
 
-/// An answer on its way, with the line it came by, for the next one.
-struct Letter<P> {
-    answer: Answer<P>,
-    line: Sender<Letter<P>>,
+/// A reply and the sender that carried it, so that the next request can reuse the channel.
+struct Envelope<P> {
+    result: ReplyResult<P>,
+    sender: Sender<Envelope<P>>,
 }
 
-/// How many of a client's requests have no answer yet, and how many clients have such.
-struct Share {
+/// How many requests of one client have no reply yet, and how many clients have such requests.
+struct ClientLoad {
     requests: AtomicUsize,
     busy_clients: Arc<AtomicUsize>,
 }
 
-/// Who waits for an answer, and since when.
+/// Where the reply to a queued request goes.
 struct Caller<P> {
-    line: Sender<Letter<P>>,
+    sender: Sender<Envelope<P>>,
     since: Instant,
-    share: Arc<Share>,
+    load: Arc<ClientLoad>,
 }
 
 impl<P> Drop for Caller<P> {
     fn drop(&mut self) {
-        if self.share.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.share.busy_clients.fetch_sub(1, Ordering::Relaxed);
+        if self.load.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.load.busy_clients.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 impl<P> Caller<P> {
-    /// A caller that no longer waits is no error.
-    fn answer(self, answer: Answer<P>) {
-        let line = self.line.clone();
-        let _ = self.line.send(Letter { answer, line });
+    fn reply(self, result: ReplyResult<P>) {
+        let sender = self.sender.clone();
+        // A caller that no longer waits is not an error.
+        let _ = self.sender.send(Envelope { result, sender });
     }
 }
 
-struct Pending<P> {
+struct Queued<P> {
     request: Request<P>,
     caller: Caller<P>,
 }
 
-impl<P> Pending<P> {
+impl<P> Queued<P> {
     fn deadline(&self) -> Instant {
-        self.caller.since + self.request.batch_timeout
+        self.caller.since.checked_add(self.request.batch_timeout).unwrap_or_else(far_future)
     }
 }
 
-/// Threads that run batches. Dropping it lets them finish what waits, and joins them.
-pub struct Engine<P> {
-    queue: Option<Sender<Pending<P>>>,
+/// A deadline that no test and no stream reaches, for timeouts that `Instant` cannot represent.
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(3600 * 24 * 365)
+}
+
+/// What a caller puts into the queue at once.
+enum Submission<P> {
+    One(Queued<P>),
+    Many(Vec<Queued<P>>),
+}
+
+/// Worker threads that run batches. Dropping the engine lets them finish the queued requests, then
+/// joins them.
+pub(crate) struct Engine<P> {
+    queue: Option<Sender<Submission<P>>>,
     clients: Arc<AtomicUsize>,
     busy_clients: Arc<AtomicUsize>,
     panicked: Arc<OnceLock<Arc<str>>>,
@@ -134,33 +147,34 @@ impl<P> fmt::Debug for Engine<P> {
     }
 }
 
-impl<P: Picture> Engine<P> {
-    /// Starts a thread for each of `runners`, which run at the same time. A runner gets the pictures of a batch, at
-    /// least one and all of one shape, and leaves each one's results in it, or says why it cannot.
+impl<P: BatchItem> Engine<P> {
+    /// Starts one thread per runner; the runners run concurrently. A runner receives the items of a
+    /// batch, at least one and all of one shape, and writes each item's results into it.
     ///
     /// # Errors
-    /// If the system has no thread to give.
-    pub fn spawn<R>(runners: impl IntoIterator<Item = R>) -> io::Result<Arc<Self>>
+    /// If the system cannot create a thread.
+    pub(crate) fn spawn<R, E>(runners: impl IntoIterator<Item = R>) -> io::Result<Arc<Self>>
     where
-        R: FnMut(&mut [P]) -> Result<(), String> + Send + 'static,
+        R: FnMut(&mut [P]) -> Result<(), E> + Send + 'static,
+        E: fmt::Display,
     {
-        let (queue, requests) = bounded(QUEUE);
+        let (queue, submissions) = bounded(QUEUE_CAPACITY);
         let clients = Arc::new(AtomicUsize::new(0));
         let panicked = Arc::new(OnceLock::new());
         let busy_clients = Arc::new(AtomicUsize::new(0));
-        let gather = Gather {
-            requests,
-            pending: VecDeque::new(),
+        let batcher = Batcher {
+            submissions,
+            queued: VecDeque::new(),
             indices: Vec::new(),
             clients: Arc::clone(&clients),
             busy_clients: Arc::clone(&busy_clients),
         };
-        let gather = Arc::new(Mutex::new(gather));
+        let batcher = Arc::new(Mutex::new(batcher));
         let mut engine = Self { queue: Some(queue), clients, busy_clients, panicked, threads: Vec::new() };
         for runner in runners {
             let mut worker = Worker {
-                gather: Arc::clone(&gather),
-                pictures: Vec::new(),
+                batcher: Arc::clone(&batcher),
+                items: Vec::new(),
                 callers: Vec::new(),
                 panicked: Arc::clone(&engine.panicked),
                 runner,
@@ -171,19 +185,20 @@ impl<P: Picture> Engine<P> {
         Ok(Arc::new(engine))
     }
 
-    /// A caller's handle. The number of those in use tells the engine when nobody is left to wait for.
-    pub fn client(self: &Arc<Self>) -> Client<P> {
-        let share = Share { requests: AtomicUsize::new(0), busy_clients: Arc::clone(&self.busy_clients) };
+    /// A handle for one caller. The number of active handles tells the batcher how many callers a
+    /// batch can wait for.
+    pub(crate) fn client(self: &Arc<Self>) -> Client<P> {
+        let load = ClientLoad { requests: AtomicUsize::new(0), busy_clients: Arc::clone(&self.busy_clients) };
         Client {
             engine: Arc::clone(self),
             active: AtomicBool::new(false),
-            share: Arc::new(share),
-            lines: Arc::default(),
+            load: Arc::new(load),
+            channels: Arc::default(),
         }
     }
 
-    /// Whether a run has panicked, so that a new engine is needed.
-    pub fn has_panicked(&self) -> bool {
+    /// Whether a run has panicked, so that the model must be opened again.
+    pub(crate) fn has_panicked(&self) -> bool {
         self.panicked.get().is_some()
     }
 }
@@ -192,25 +207,26 @@ impl<P> Drop for Engine<P> {
     fn drop(&mut self) {
         drop(self.queue.take());
         for thread in self.threads.drain(..) {
-            // The thread catches panics of the runner; one of its own has no caller left to hear of it.
+            // The worker catches panics of its runner. Its own panics cannot be reported to a
+            // caller.
             let _ = thread.join();
         }
     }
 }
 
-/// Both ends of the way that an answer takes.
-type Line<P> = (Sender<Letter<P>>, Receiver<Letter<P>>);
+/// Both ends of a channel that carries one reply at a time.
+type ReplyChannel<P> = (Sender<Envelope<P>>, Receiver<Envelope<P>>);
 
-/// Lines that no answer is on its way by.
-type Lines<P> = Arc<Mutex<Vec<Line<P>>>>;
+/// Channels without a reply in transit.
+type ReplyChannels<P> = Arc<Mutex<Vec<ReplyChannel<P>>>>;
 
 /// One caller of an engine.
-pub struct Client<P> {
+pub(crate) struct Client<P> {
     engine: Arc<Engine<P>>,
-    /// Whether others' batches wait for this caller: from its first request until it rests.
+    /// Whether batches wait for this caller: from its first request until `set_idle`.
     active: AtomicBool,
-    share: Arc<Share>,
-    lines: Lines<P>,
+    load: Arc<ClientLoad>,
+    channels: ReplyChannels<P>,
 }
 
 impl<P> fmt::Debug for Client<P> {
@@ -219,40 +235,58 @@ impl<P> fmt::Debug for Client<P> {
     }
 }
 
-impl<P: Picture> Client<P> {
-    /// Hands in a picture without waiting for its answer; waits while the queue is full.
+impl<P: BatchItem> Client<P> {
+    /// Submits an item without waiting for its reply. Blocks while the queue is full.
     ///
     /// # Errors
     /// If the engine has stopped.
-    pub fn submit(&self, request: Request<P>) -> Result<Ticket<P>, EngineError> {
+    pub(crate) fn submit(&self, request: Request<P>) -> Result<PendingReply<P>, EngineError> {
+        let (queued, reply) = self.queue(request);
+        self.send(Submission::One(queued))?;
+        Ok(reply)
+    }
+
+    /// Submits several items at once, so that no run starts with only a part of them: they share a
+    /// run as far as their shapes and batch limits allow. The replies are in the order of the
+    /// requests.
+    ///
+    /// # Errors
+    /// If the engine has stopped.
+    pub(crate) fn submit_all(
+        &self,
+        requests: impl IntoIterator<Item = Request<P>>,
+    ) -> Result<Vec<PendingReply<P>>, EngineError> {
+        let (queued, replies): (Vec<_>, Vec<_>) = requests.into_iter().map(|request| self.queue(request)).unzip();
+        if !queued.is_empty() {
+            self.send(Submission::Many(queued))?;
+        }
+        Ok(replies)
+    }
+
+    fn queue(&self, request: Request<P>) -> (Queued<P>, PendingReply<P>) {
+        // Not a bounded channel: an envelope holds a sender of its own channel, and of crossbeam's
+        // channels only the unbounded one drops its messages once the receiver is gone.
+        let (sender, replies) = lock(&self.channels).pop().unwrap_or_else(unbounded);
+        if self.load.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.load.busy_clients.fetch_add(1, Ordering::Relaxed);
+        }
+        let caller = Caller { sender, since: Instant::now(), load: Arc::clone(&self.load) };
+        (Queued { request, caller }, PendingReply { replies, channels: Arc::clone(&self.channels) })
+    }
+
+    fn send(&self, submission: Submission<P>) -> Result<(), EngineError> {
         if !self.active.swap(true, Ordering::Relaxed) {
             self.engine.clients.fetch_add(1, Ordering::Relaxed);
         }
-        // Not a bounded channel: a letter holds an end of its own line, and of the channel's kinds only this one drops
-        // what nobody can receive any more.
-        let (line, letters) = lock(&self.lines).pop().unwrap_or_else(unbounded);
         let queue = self.engine.queue.as_ref().ok_or(EngineError::Stopped)?;
-        if self.share.requests.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.share.busy_clients.fetch_add(1, Ordering::Relaxed);
-        }
-        let caller = Caller { line, since: Instant::now(), share: Arc::clone(&self.share) };
-        queue.send(Pending { request, caller }).map_err(|_| EngineError::Stopped)?;
-        Ok(Ticket { letters, lines: Arc::clone(&self.lines) })
-    }
-
-    /// Hands in a picture and waits for its answer.
-    ///
-    /// # Errors
-    /// If the run fails or panics, or the engine has stopped.
-    pub fn infer(&self, request: Request<P>) -> Answer<P> {
-        self.submit(request)?.wait()
+        queue.send(submission).map_err(|_| EngineError::Stopped)
     }
 }
 
 impl<P> Client<P> {
-    /// Tells the engine that no request will come for a while (a stream has ended or paused), so that others'
-    /// batches need not wait for one. The next request ends the rest.
-    pub fn rest(&self) {
+    /// Declares that no request follows for a while (the stream ended or paused), so that batches
+    /// do not wait for this caller. The next request makes it active again.
+    pub(crate) fn set_idle(&self) {
         if self.active.swap(false, Ordering::Relaxed) {
             self.engine.clients.fetch_sub(1, Ordering::Relaxed);
         }
@@ -261,105 +295,114 @@ impl<P> Client<P> {
 
 impl<P> Drop for Client<P> {
     fn drop(&mut self) {
-        self.rest();
+        self.set_idle();
     }
 }
 
-/// The claim to one answer. Dropping it gives the answer up, with the picture's memory.
-pub struct Ticket<P> {
-    letters: Receiver<Letter<P>>,
-    lines: Lines<P>,
+/// A reply that has not been read yet. Dropping it discards the reply and the item's memory.
+pub(crate) struct PendingReply<P> {
+    replies: Receiver<Envelope<P>>,
+    channels: ReplyChannels<P>,
 }
 
-impl<P> fmt::Debug for Ticket<P> {
+impl<P> fmt::Debug for PendingReply<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("ready", &self.is_ready()).finish_non_exhaustive()
+        f.debug_struct("PendingReply").field("ready", &self.is_ready()).finish_non_exhaustive()
     }
 }
 
-impl<P> Ticket<P> {
+impl<P> PendingReply<P> {
     /// Whether [`Self::wait`] would return at once.
-    pub fn is_ready(&self) -> bool {
-        !self.letters.is_empty()
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.replies.is_empty()
     }
 
-    /// Waits for the answer.
+    /// Waits for the reply.
     ///
     /// # Errors
     /// If the run fails or panics, or the engine has stopped.
-    pub fn wait(self) -> Answer<P> {
-        let Letter { answer, line } = self.letters.recv().map_err(|_| EngineError::Stopped)?;
-        lock(&self.lines).push((line, self.letters));
-        answer
+    pub(crate) fn wait(self) -> ReplyResult<P> {
+        let Envelope { result, sender } = self.replies.recv().map_err(|_| EngineError::Stopped)?;
+        lock(&self.channels).push((sender, self.replies));
+        result
     }
 }
 
-/// What waits, and the choice of the next batch. One worker at a time gathers; it holds no lock while it runs what it has.
-struct Gather<P> {
-    requests: Receiver<Pending<P>>,
-    pending: VecDeque<Pending<P>>,
-    /// Which of `pending` make up the next batch.
+/// The queued requests and the choice of the next batch. One worker at a time holds it; none holds
+/// it during a run.
+struct Batcher<P> {
+    submissions: Receiver<Submission<P>>,
+    queued: VecDeque<Queued<P>>,
+    /// Indices into `queued` of the next batch.
     indices: Vec<usize>,
     clients: Arc<AtomicUsize>,
     busy_clients: Arc<AtomicUsize>,
 }
 
 struct Worker<P, R> {
-    gather: Arc<Mutex<Gather<P>>>,
-    /// The batch that runs, and who waits for it: as long as each other.
-    pictures: Vec<P>,
+    batcher: Arc<Mutex<Batcher<P>>>,
+    /// The items of the current batch and their callers, of equal length.
+    items: Vec<P>,
     callers: Vec<Caller<P>>,
     panicked: Arc<OnceLock<Arc<str>>>,
     runner: R,
 }
 
-impl<P: Picture> Gather<P> {
-    /// Whether there is something to run; `false` once all callers are gone.
-    fn wait_for_one(&mut self) -> bool {
-        if self.pending.is_empty() {
-            match self.requests.recv() {
-                Ok(request) => self.pending.push_back(request),
+impl<P: BatchItem> Batcher<P> {
+    fn enqueue(&mut self, submission: Submission<P>) {
+        match submission {
+            Submission::One(queued) => self.queued.push_back(queued),
+            Submission::Many(queued) => self.queued.extend(queued),
+        }
+    }
+
+    /// Blocks until there is a request; `false` once all callers are gone.
+    fn wait_for_request(&mut self) -> bool {
+        if self.queued.is_empty() {
+            match self.submissions.recv() {
+                Ok(submission) => self.enqueue(submission),
                 Err(_) => return false,
             }
         }
         true
     }
 
-    /// Waits until the oldest request's batch is full, every caller has handed in, or time is up; then `indices` says
-    /// which requests make it up.
-    fn wait_for_company(&mut self) {
+    /// Waits until the oldest request's batch is full, every active caller has submitted, or a
+    /// timeout expires. Then `indices` holds the batch.
+    fn fill_batch(&mut self) {
         loop {
-            while self.pending.len() < QUEUE {
-                match self.requests.try_recv() {
-                    Ok(request) => self.pending.push_back(request),
+            while self.queued.len() < QUEUE_CAPACITY {
+                match self.submissions.try_recv() {
+                    Ok(submission) => self.enqueue(submission),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
             let limit = self.choose_batch();
-            // Those whose pictures run on another worker have handed in, too.
+            // Callers whose items run on another worker have submitted, too.
             let everyone = self.busy_clients.load(Ordering::Relaxed) >= self.clients.load(Ordering::Relaxed);
-            // Of all that wait, not of this batch alone: one that comes after it must not wait for its company.
-            let deadline = self.pending.iter().map(Pending::deadline).min();
+            // Of all queued requests, not of this batch alone: a later request must not wait for
+            // this batch to fill.
+            let deadline = self.queued.iter().map(Queued::deadline).min();
             let Some(deadline) = deadline.filter(|deadline| *deadline > Instant::now()) else { return };
-            if self.indices.len() >= limit || everyone || self.pending.len() >= QUEUE {
+            if self.indices.len() >= limit || everyone || self.queued.len() >= QUEUE_CAPACITY {
                 return;
             }
-            match self.requests.recv_deadline(deadline) {
-                Ok(request) => self.pending.push_back(request),
+            match self.submissions.recv_deadline(deadline) {
+                Ok(submission) => self.enqueue(submission),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Puts the next batch into `indices`: the oldest request, and those of its shape behind it, as many as each of
-    /// them allows. Returns how many they would allow at most.
+    /// Stores the next batch in `indices`: the oldest request and the requests of its shape, as
+    /// many as each of them allows. Returns the maximum number that they allow.
     fn choose_batch(&mut self) -> usize {
         self.indices.clear();
         let mut limit = usize::MAX;
-        let shape = self.pending.front().map(|pending| pending.request.picture.shape());
-        for (index, pending) in self.pending.iter().enumerate() {
-            let allowed = limit.min(pending.request.max_batch.max(1));
-            if self.indices.len() < allowed && Some(pending.request.picture.shape()) == shape {
+        let shape = self.queued.front().map(|queued| queued.request.item.shape());
+        for (index, queued) in self.queued.iter().enumerate() {
+            let allowed = limit.min(queued.request.max_batch.max(1));
+            if self.indices.len() < allowed && Some(queued.request.item.shape()) == shape {
                 self.indices.push(index);
                 limit = allowed;
             }
@@ -367,87 +410,95 @@ impl<P: Picture> Gather<P> {
         limit
     }
 
-    /// Moves the chosen batch out.
-    fn take(&mut self, pictures: &mut Vec<P>, callers: &mut Vec<Caller<P>>) {
-        // What was taken out before moves the rest to the front.
-        for (taken, index) in self.indices.drain(..).enumerate() {
-            if let Some(Pending { request, caller }) = self.pending.remove(index - taken) {
-                pictures.push(request.picture);
+    /// Moves the chosen batch out of the queue.
+    fn take(&mut self, items: &mut Vec<P>, callers: &mut Vec<Caller<P>>) {
+        // Each removal moves the later requests forward by one.
+        for (removed, index) in self.indices.drain(..).enumerate() {
+            if let Some(Queued { request, caller }) = self.queued.remove(index - removed) {
+                items.push(request.item);
                 callers.push(caller);
             }
         }
     }
 
-    /// Answers everyone with a panic until all are gone.
-    fn refuse_all(&mut self, message: &Arc<str>) {
-        let waiting = self.pending.drain(..);
-        for pending in waiting.chain(self.requests.iter()) {
-            pending.caller.answer(Err(EngineError::Panicked(Arc::clone(message))));
+    /// Fails every request with a panic until all callers are gone.
+    fn fail_all(&mut self, message: &Arc<str>) {
+        let fail = |queued: Queued<P>| queued.caller.reply(Err(EngineError::Panicked(Arc::clone(message))));
+        self.queued.drain(..).for_each(fail);
+        for submission in self.submissions.iter() {
+            match submission {
+                Submission::One(queued) => fail(queued),
+                Submission::Many(queued) => queued.into_iter().for_each(fail),
+            }
         }
     }
 }
 
-impl<P, R> Worker<P, R>
+impl<P, R, E> Worker<P, R>
 where
-    P: Picture,
-    R: FnMut(&mut [P]) -> Result<(), String>,
+    P: BatchItem,
+    R: FnMut(&mut [P]) -> Result<(), E>,
+    E: fmt::Display,
 {
     fn serve(&mut self) {
         loop {
             {
-                let mut gather = lock(&self.gather);
-                // The session's state is unknown after a panic, whichever worker's it was.
+                let mut batcher = lock(&self.batcher);
+                // After a panic of any worker the sessions' state is unknown.
                 if let Some(message) = self.panicked.get() {
-                    gather.refuse_all(message);
+                    batcher.fail_all(message);
                 }
-                if !gather.wait_for_one() {
+                if !batcher.wait_for_request() {
                     return;
                 }
-                gather.wait_for_company();
-                gather.take(&mut self.pictures, &mut self.callers);
+                batcher.fill_batch();
+                batcher.take(&mut self.items, &mut self.callers);
             }
             self.run();
         }
     }
 
-    /// Runs and answers the batch.
+    /// Runs the batch and sends the replies.
     fn run(&mut self) {
-        let batch = self.pictures.len();
+        let batch = self.items.len();
         let start = Instant::now();
-        let Self { pictures, runner, panicked, .. } = self;
+        let Self { items, runner, panicked, .. } = self;
         let result = match panicked.get() {
-            // Another worker's run, while this one waited for something to do.
+            // Another worker panicked while this one waited for a request.
             Some(message) => Err(Box::new(message.to_string()) as Box<dyn std::any::Any + Send>),
-            None => panic::catch_unwind(AssertUnwindSafe(|| runner(pictures))),
+            None => panic::catch_unwind(AssertUnwindSafe(|| runner(items))),
         };
         let run = start.elapsed();
         let error = match result {
             Ok(Ok(())) => {
-                for (picture, caller) in self.pictures.drain(..).zip(self.callers.drain(..)) {
+                for (item, caller) in self.items.drain(..).zip(self.callers.drain(..)) {
                     let wait = start.duration_since(caller.since);
-                    caller.answer(Ok(Reply { picture, batch, wait, run }));
+                    caller.reply(Ok(Reply { item, batch, wait, run }));
                 }
                 return;
             }
-            Ok(Err(reason)) => EngineError::Run(reason.into()),
+            Ok(Err(error)) => EngineError::Run(error.to_string().into()),
             Err(payload) => {
                 let message: Arc<str> = panic_message(payload.as_ref()).into();
-                // Known before the first caller hears of it, so that it can ask for a new engine.
+                // Stored before the first reply, so that a caller that sees the error can open the
+                // model again.
                 let _ = self.panicked.set(Arc::clone(&message));
                 EngineError::Panicked(message)
             }
         };
-        self.pictures.clear();
-        self.callers.drain(..).for_each(|caller| caller.answer(Err(error.clone())));
+        self.items.clear();
+        self.callers.drain(..).for_each(|caller| caller.reply(Err(error.clone())));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
-    /// A picture of some width whose result is its value.
+    /// A timeout that never expires in a test that passes.
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    /// An item of some width whose result is its value.
     #[derive(Debug)]
     struct Number {
         value: f32,
@@ -455,7 +506,7 @@ mod tests {
         result: Option<f32>,
     }
 
-    impl Picture for Number {
+    impl BatchItem for Number {
         type Shape = usize;
 
         fn shape(&self) -> usize {
@@ -463,58 +514,111 @@ mod tests {
         }
     }
 
-    fn request(value: f32, width: usize, max_batch: usize, timeout: u64) -> Request<Number> {
-        let picture = Number { value, width, result: None };
-        Request { picture, max_batch, batch_timeout: Duration::from_millis(timeout) }
+    fn request(value: f32, width: usize, max_batch: usize, batch_timeout: Duration) -> Request<Number> {
+        Request { item: Number { value, width, result: None }, max_batch, batch_timeout }
     }
 
-    /// Runs `body` on a thread and fails if it is not done in time.
+    fn immediate(value: f32, width: usize, max_batch: usize) -> Request<Number> {
+        request(value, width, max_batch, Duration::ZERO)
+    }
+
+    fn infer(client: &Client<Number>, request: Request<Number>) -> ReplyResult<Number> {
+        client.submit(request)?.wait()
+    }
+
+    /// Runs `body` on a thread and fails if it does not end in 5 minutes. The tests take
+    /// milliseconds, so that even a busy machine does not reach this limit.
     fn watched(body: impl FnOnce() + Send + 'static) {
         let (done, finished) = bounded::<()>(0);
         let thread = thread::spawn(move || {
             body();
             drop(done);
         });
-        match finished.recv_timeout(Duration::from_secs(20)) {
+        match finished.recv_timeout(Duration::from_secs(300)) {
             Err(RecvTimeoutError::Disconnected) => thread.join().unwrap(),
             _ => panic!("the engine hangs"),
         }
     }
 
-    /// How many pictures of which width went into each run.
-    type Shapes = Arc<Mutex<Vec<(usize, usize)>>>;
+    /// Number of items and width of each run.
+    type Runs = Arc<Mutex<Vec<(usize, usize)>>>;
 
-    /// An engine whose results are the values, and the shapes it was run with.
-    fn echo(delay: Duration) -> (Arc<Engine<Number>>, Shapes) {
-        let shapes = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&shapes);
-        let engine = Engine::spawn([move |pictures: &mut [Number]| {
-            seen.lock().unwrap().push((pictures.len(), pictures[0].width));
-            thread::sleep(delay);
-            pictures.iter_mut().for_each(|picture| picture.result = Some(picture.value));
-            Ok(())
-        }]);
-        (engine.unwrap(), shapes)
+    fn copy_values(items: &mut [Number]) {
+        items.iter_mut().for_each(|item| item.result = Some(item.value));
     }
 
-    /// Waits until the engine is busy with its first run, so that what is handed in now waits.
-    fn wait_for_the_first_run(shapes: &Shapes) {
-        while shapes.lock().unwrap().is_empty() {
-            thread::sleep(Duration::from_millis(1));
+    /// An engine that copies values to results, and the runs so far.
+    fn echo() -> (Arc<Engine<Number>>, Runs) {
+        let runs = Runs::default();
+        let seen = Arc::clone(&runs);
+        let engine = Engine::spawn([move |items: &mut [Number]| -> Result<(), String> {
+            lock(&seen).push((items.len(), items[0].width));
+            copy_values(items);
+            Ok(())
+        }]);
+        (engine.unwrap(), runs)
+    }
+
+    /// Stops each run of an engine until the gate opens.
+    struct Gate {
+        started: Receiver<()>,
+        closed: Sender<()>,
+    }
+
+    impl Gate {
+        /// Waits until a run has started and is stopped at the gate: requests from now on stay in
+        /// the queue.
+        fn wait_for_run(&self) {
+            self.started.recv().unwrap();
+        }
+
+        /// Lets this run and all later ones pass.
+        fn open(self) {
+            drop(self.closed);
         }
     }
 
+    /// An engine that calls `work` for each run once the gate lets it pass.
+    fn gated(
+        mut work: impl FnMut(&mut [Number]) -> Result<(), String> + Send + 'static,
+    ) -> (Arc<Engine<Number>>, Gate, Runs) {
+        let (start, started) = unbounded();
+        let (closed, pass) = bounded::<()>(0);
+        let runs = Runs::default();
+        let seen = Arc::clone(&runs);
+        let engine = Engine::spawn([move |items: &mut [Number]| {
+            lock(&seen).push((items.len(), items[0].width));
+            let _ = start.send(());
+            // An error means that the gate is open.
+            let _ = pass.recv();
+            work(items)
+        }]);
+        (engine.unwrap(), Gate { started, closed }, runs)
+    }
+
+    fn gated_echo() -> (Arc<Engine<Number>>, Gate, Runs) {
+        gated(|items| {
+            copy_values(items);
+            Ok(())
+        })
+    }
+
+    /// Waits long enough for an engine that wrongly starts a run at once. A correct engine passes
+    /// whatever the duration.
+    fn wait_for_premature_run() {
+        thread::sleep(Duration::from_millis(20));
+    }
+
     #[test]
-    fn each_caller_gets_the_answer_to_its_own_picture() {
+    fn each_caller_receives_its_own_reply() {
         watched(|| {
-            let (engine, _) = echo(Duration::from_millis(1));
+            let (engine, _) = echo();
             let threads = (0..8).map(|caller| {
                 let client = engine.client();
                 thread::spawn(move || {
                     for i in 0..20 {
                         let value = (caller * 100 + i) as f32;
-                        let reply = client.infer(request(value, 4, 8, 0)).unwrap();
-                        assert_eq!(reply.picture.result, Some(value));
+                        assert_eq!(infer(&client, immediate(value, 4, 8)).unwrap().item.result, Some(value));
                     }
                 })
             });
@@ -523,250 +627,270 @@ mod tests {
     }
 
     #[test]
-    fn waiting_requests_of_one_shape_share_a_run_and_other_shapes_do_not() {
+    fn only_requests_of_equal_shape_share_a_run() {
         watched(|| {
-            let (engine, shapes) = echo(Duration::from_millis(200));
+            let (engine, gate, runs) = gated_echo();
             let client = engine.client();
-            let first = client.submit(request(0.0, 4, 8, 0)).unwrap();
-            wait_for_the_first_run(&shapes);
-            let tickets = [(1.0, 4), (2.0, 6), (3.0, 4), (4.0, 6)]
-                .map(|(value, width)| (value, client.submit(request(value, width, 8, 0)).unwrap()));
+            let first = client.submit(immediate(0.0, 4, 8)).unwrap();
+            gate.wait_for_run();
+            let replies = [(1.0, 4), (2.0, 6), (3.0, 4), (4.0, 6)]
+                .map(|(value, width)| (value, client.submit(immediate(value, width, 8)).unwrap()));
+            gate.open();
             first.wait().unwrap();
-            for (value, ticket) in tickets {
-                assert_eq!(ticket.wait().unwrap().picture.result, Some(value));
+            for (value, reply) in replies {
+                assert_eq!(reply.wait().unwrap().item.result, Some(value));
             }
-            assert_eq!(*shapes.lock().unwrap(), [(1, 4), (2, 4), (2, 6)]);
+            assert_eq!(*lock(&runs), [(1, 4), (2, 4), (2, 6)]);
         });
     }
 
     #[test]
-    fn a_batch_never_exceeds_what_any_of_its_requests_allows() {
+    fn items_submitted_together_share_a_run() {
         watched(|| {
-            let (engine, shapes) = echo(Duration::from_millis(200));
+            let (engine, runs) = echo();
             let client = engine.client();
-            let first = client.submit(request(0.0, 4, 1, 0)).unwrap();
-            wait_for_the_first_run(&shapes);
-            let tickets = [8, 2, 8, 1].map(|limit| client.submit(request(1.0, 4, limit, 0)).unwrap());
-            first.wait().unwrap();
-            tickets.into_iter().for_each(|ticket| assert!(ticket.wait().is_ok()));
-            let runs = shapes.lock().unwrap().iter().map(|(count, _)| *count).collect::<Vec<_>>();
-            assert_eq!(runs, [1, 2, 1, 1]);
+            for _ in 0..50 {
+                let requests = [1.0, 2.0, 3.0, 4.0, 5.0].map(|value| immediate(value, 4, 3));
+                let replies = client.submit_all(requests).unwrap();
+                let results = replies.into_iter().map(|reply| reply.wait().unwrap().item.result.unwrap());
+                assert_eq!(results.collect::<Vec<_>>(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+            }
+            assert_eq!(*lock(&runs), [(3, 4), (2, 4)].repeat(50));
+            assert!(client.submit_all([]).unwrap().is_empty());
         });
     }
 
     #[test]
-    fn a_batch_waits_for_the_other_callers_but_not_past_its_time() {
+    fn batch_respects_smallest_limit_of_its_requests() {
         watched(|| {
-            let (engine, shapes) = echo(Duration::ZERO);
+            let (engine, gate, runs) = gated_echo();
+            let client = engine.client();
+            let first = client.submit(immediate(0.0, 4, 1)).unwrap();
+            gate.wait_for_run();
+            let replies = [8, 2, 8, 1].map(|limit| client.submit(immediate(1.0, 4, limit)).unwrap());
+            gate.open();
+            first.wait().unwrap();
+            replies.into_iter().for_each(|reply| assert!(reply.wait().is_ok()));
+            let batches = lock(&runs).iter().map(|(count, _)| *count).collect::<Vec<_>>();
+            assert_eq!(batches, [1, 2, 1, 1]);
+        });
+    }
+
+    #[test]
+    fn batch_waits_for_active_callers_until_timeout() {
+        watched(|| {
+            let (engine, runs) = echo();
             let (one, other) = (engine.client(), engine.client());
             // A caller counts from its first request.
-            one.infer(request(0.0, 4, 2, 10_000)).unwrap();
-            other.infer(request(0.0, 4, 2, 0)).unwrap();
-            let ticket = one.submit(request(1.0, 4, 2, 10_000)).unwrap();
-            thread::sleep(Duration::from_millis(20));
-            other.infer(request(2.0, 4, 2, 10_000)).unwrap();
-            ticket.wait().unwrap();
-            // `other` stays away: `one` goes on alone once its time is up.
+            infer(&one, request(0.0, 4, 2, NEVER)).unwrap();
+            infer(&other, immediate(0.0, 4, 2)).unwrap();
+            let reply = one.submit(request(1.0, 4, 2, NEVER)).unwrap();
+            wait_for_premature_run();
+            infer(&other, request(2.0, 4, 2, NEVER)).unwrap();
+            reply.wait().unwrap();
+            // `other` submits nothing: `one` runs alone once its timeout has expired.
             let start = Instant::now();
-            one.infer(request(3.0, 4, 2, 30)).unwrap();
+            infer(&one, request(3.0, 4, 2, Duration::from_millis(30))).unwrap();
             assert!(start.elapsed() >= Duration::from_millis(30));
-            // `other` rests: nobody is left to wait for, until it is back.
-            other.rest();
-            one.infer(request(4.0, 4, 2, 10_000)).unwrap();
-            other.infer(request(5.0, 4, 2, 0)).unwrap();
-            let ticket = one.submit(request(6.0, 4, 2, 10_000)).unwrap();
-            thread::sleep(Duration::from_millis(20));
-            other.infer(request(7.0, 4, 2, 10_000)).unwrap();
-            ticket.wait().unwrap();
+            // `other` is idle: batches do not wait for it until its next request.
+            other.set_idle();
+            infer(&one, request(4.0, 4, 2, NEVER)).unwrap();
+            infer(&other, immediate(5.0, 4, 2)).unwrap();
+            let reply = one.submit(request(6.0, 4, 2, NEVER)).unwrap();
+            wait_for_premature_run();
+            infer(&other, request(7.0, 4, 2, NEVER)).unwrap();
+            reply.wait().unwrap();
             // `other` is gone.
             drop(other);
-            one.infer(request(8.0, 4, 2, 10_000)).unwrap();
-            let runs = shapes.lock().unwrap().iter().map(|(count, _)| *count).collect::<Vec<_>>();
-            assert_eq!(runs, [1, 1, 2, 1, 1, 1, 2, 1]);
+            infer(&one, request(8.0, 4, 2, NEVER)).unwrap();
+            let batches = lock(&runs).iter().map(|(count, _)| *count).collect::<Vec<_>>();
+            assert_eq!(batches, [1, 1, 2, 1, 1, 1, 2, 1]);
         });
     }
 
     #[test]
-    fn a_request_that_will_not_wait_is_not_held_up_by_one_of_another_shape_that_does() {
+    fn immediate_request_does_not_wait_for_other_shape() {
         watched(|| {
-            let (engine, _) = echo(Duration::ZERO);
-            let [patient, hasty, idle] = [(); 3].map(|()| engine.client());
-            idle.infer(request(0.0, 4, 1, 0)).unwrap();
-            let ticket = patient.submit(request(1.0, 4, 8, 10_000)).unwrap();
-            let start = Instant::now();
-            hasty.infer(request(2.0, 6, 1, 0)).unwrap();
-            assert!(start.elapsed() < Duration::from_secs(5));
-            ticket.wait().unwrap();
+            let (engine, _) = echo();
+            let [patient, urgent, silent] = [(); 3].map(|()| engine.client());
+            infer(&silent, immediate(0.0, 4, 1)).unwrap();
+            let reply = patient.submit(request(1.0, 4, 8, NEVER)).unwrap();
+            // The oldest request's run starts now, although its batch is not full, so that this one
+            // can follow.
+            infer(&urgent, immediate(2.0, 6, 1)).unwrap();
+            reply.wait().unwrap();
         });
     }
 
     #[test]
-    fn a_failing_run_reaches_every_caller_of_its_batch_and_the_next_run_works() {
+    fn failed_run_fails_its_batch_only() {
         watched(|| {
             let mut fail = true;
-            let shapes = Shapes::default();
-            let seen = Arc::clone(&shapes);
-            let engine = Engine::spawn([move |pictures: &mut [Number]| {
-                seen.lock().unwrap().push((pictures.len(), pictures[0].width));
-                thread::sleep(Duration::from_millis(200));
-                if pictures.len() > 1 && std::mem::take(&mut fail) { Err("out of memory".to_owned()) } else { Ok(()) }
-            }]);
-            let client = engine.unwrap().client();
-            let first = client.submit(request(0.0, 4, 8, 0)).unwrap();
-            wait_for_the_first_run(&shapes);
-            let tickets = [(); 3].map(|()| client.submit(request(0.0, 4, 8, 0)).unwrap());
+            let (engine, gate, _) = gated(move |items| {
+                if items.len() > 1 && std::mem::take(&mut fail) { Err("out of memory".to_owned()) } else { Ok(()) }
+            });
+            let client = engine.client();
+            let first = client.submit(immediate(0.0, 4, 8)).unwrap();
+            gate.wait_for_run();
+            let replies = [(); 3].map(|()| client.submit(immediate(0.0, 4, 8)).unwrap());
+            gate.open();
             assert!(first.wait().is_ok());
-            for ticket in tickets {
-                assert_eq!(ticket.wait().unwrap_err(), EngineError::Run("out of memory".into()));
+            for reply in replies {
+                assert_eq!(reply.wait().unwrap_err(), EngineError::Run("out of memory".into()));
             }
-            assert!(client.infer(request(0.0, 4, 8, 0)).is_ok());
+            assert!(infer(&client, immediate(0.0, 4, 8)).is_ok());
         });
     }
 
     #[test]
-    fn a_panicking_run_reaches_every_waiting_caller_as_an_error_and_no_one_hangs() {
+    fn panic_in_run_is_error_for_every_caller() {
         watched(|| {
-            let engine = Engine::spawn([|_: &mut [Number]| {
-                thread::sleep(Duration::from_millis(30));
-                panic!("index out of bounds")
-            }]);
-            let engine = engine.unwrap();
+            let (engine, gate, _) = gated(|_| panic!("index out of bounds"));
             let client = engine.client();
-            let tickets = [4, 6, 4].map(|width| client.submit(request(0.0, width, 1, 0)).unwrap());
+            let first = client.submit(immediate(0.0, 4, 1)).unwrap();
+            gate.wait_for_run();
+            let replies = [6, 4].map(|width| client.submit(immediate(0.0, width, 1)).unwrap());
+            gate.open();
             let expected = EngineError::Panicked("index out of bounds".into());
-            for ticket in tickets {
-                assert_eq!(ticket.wait().unwrap_err(), expected);
+            for reply in [first].into_iter().chain(replies) {
+                assert_eq!(reply.wait().unwrap_err(), expected);
             }
-            assert_eq!(client.infer(request(0.0, 4, 1, 0)).unwrap_err(), expected);
+            assert_eq!(infer(&client, immediate(0.0, 4, 1)).unwrap_err(), expected);
+            let group = client.submit_all([1.0, 2.0].map(|value| immediate(value, 4, 2))).unwrap();
+            group.into_iter().for_each(|reply| assert_eq!(reply.wait().unwrap_err(), expected));
             assert!(engine.has_panicked());
         });
     }
 
     #[test]
-    fn several_runners_run_at_once_and_each_request_is_run_once() {
+    fn runners_run_concurrently_and_requests_run_once() {
         watched(|| {
-            let (arrived, runs) = (Arc::new(std::sync::Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
+            let (arrived, count) = (Arc::new(std::sync::Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
             let runner = || {
-                let (arrived, runs) = (Arc::clone(&arrived), Arc::clone(&runs));
-                move |pictures: &mut [Number]| {
-                    // None ends before another one has begun.
+                let (arrived, count) = (Arc::clone(&arrived), Arc::clone(&count));
+                move |items: &mut [Number]| -> Result<(), String> {
+                    // Neither run ends before the other one has started.
                     arrived.wait();
-                    runs.fetch_add(pictures.len(), Ordering::Relaxed);
-                    pictures.iter_mut().for_each(|picture| picture.result = Some(picture.value));
+                    count.fetch_add(items.len(), Ordering::Relaxed);
+                    copy_values(items);
                     Ok(())
                 }
             };
             let engine = Engine::spawn([runner(), runner()]).unwrap();
             let client = engine.client();
             for round in 0..20 {
-                let tickets = [0.0, 0.5].map(|part| client.submit(request(round as f32 + part, 4, 1, 0)).unwrap());
-                let results = tickets.map(|ticket| ticket.wait().unwrap().picture.result.unwrap());
+                let replies = [0.0, 0.5].map(|part| client.submit(immediate(round as f32 + part, 4, 1)).unwrap());
+                let results = replies.map(|reply| reply.wait().unwrap().item.result.unwrap());
                 assert_eq!(results, [round as f32, round as f32 + 0.5]);
             }
-            assert_eq!(runs.load(Ordering::Relaxed), 40);
+            assert_eq!(count.load(Ordering::Relaxed), 40);
         });
     }
 
     #[test]
-    fn a_panic_of_one_runner_stops_the_others_too() {
+    fn panic_of_one_runner_stops_the_others() {
         watched(|| {
-            let runner = |pictures: &mut [Number]| {
-                assert!(!pictures[0].value.is_nan(), "not a number");
+            let runner = |items: &mut [Number]| -> Result<(), String> {
+                assert!(!items[0].value.is_nan(), "not a number");
                 Ok(())
             };
             let engine = Engine::spawn([runner, runner]).unwrap();
             let client = engine.client();
-            assert!((0..20).all(|_| client.infer(request(0.0, 4, 1, 0)).is_ok()));
+            assert!((0..20).all(|_| infer(&client, immediate(0.0, 4, 1)).is_ok()));
             let expected = EngineError::Panicked("not a number".into());
-            assert_eq!(client.infer(request(f32::NAN, 4, 1, 0)).unwrap_err(), expected);
-            assert!((0..20).all(|_| client.infer(request(0.0, 4, 1, 0)).unwrap_err() == expected));
+            assert_eq!(infer(&client, immediate(f32::NAN, 4, 1)).unwrap_err(), expected);
+            assert!((0..20).all(|_| infer(&client, immediate(0.0, 4, 1)).unwrap_err() == expected));
         });
     }
 
     #[test]
-    fn dropping_the_engine_joins_its_thread() {
+    fn dropping_the_engine_joins_its_threads() {
         watched(|| {
             let alive = Arc::new(());
             let held = Arc::clone(&alive);
-            let engine = Engine::spawn([move |_: &mut [Number]| {
+            let engine = Engine::spawn([move |_: &mut [Number]| -> Result<(), String> {
                 let _ = &held;
                 Ok(())
             }]);
             let client = engine.unwrap().client();
-            client.infer(request(0.0, 4, 1, 0)).unwrap();
+            infer(&client, immediate(0.0, 4, 1)).unwrap();
             drop(client);
             assert_eq!(Arc::strong_count(&alive), 1, "the thread and its closure are gone");
         });
     }
 
     #[test]
-    fn an_answer_that_nobody_waits_for_harms_no_other_and_frees_its_picture() {
+    fn dropped_reply_does_not_affect_other_replies() {
         watched(|| {
-            let (engine, shapes) = echo(Duration::from_millis(50));
+            let (engine, gate, _) = gated_echo();
             let client = engine.client();
-            let first = client.submit(request(0.0, 4, 1, 0)).unwrap();
-            wait_for_the_first_run(&shapes);
-            drop(client.submit(request(1.0, 4, 1, 0)).unwrap());
-            let third = client.submit(request(2.0, 4, 1, 0)).unwrap();
-            assert_eq!(first.wait().unwrap().picture.result, Some(0.0));
-            assert_eq!(third.wait().unwrap().picture.result, Some(2.0));
-            // The lines of the two that were waited for are free again, that of the other is gone.
-            assert_eq!(lock(&client.lines).len(), 2);
+            let first = client.submit(immediate(0.0, 4, 1)).unwrap();
+            gate.wait_for_run();
+            drop(client.submit(immediate(1.0, 4, 1)).unwrap());
+            let third = client.submit(immediate(2.0, 4, 1)).unwrap();
+            gate.open();
+            assert_eq!(first.wait().unwrap().item.result, Some(0.0));
+            assert_eq!(third.wait().unwrap().item.result, Some(2.0));
+            // The channels of the two replies that were read are free again, the third channel is
+            // gone.
+            assert_eq!(lock(&client.channels).len(), 2);
         });
     }
 
     #[test]
-    fn an_answer_that_came_and_was_not_taken_goes_with_its_ticket() {
+    fn unread_reply_is_dropped_with_its_handle() {
         struct Held(Arc<()>);
 
-        impl Picture for Held {
+        impl BatchItem for Held {
             type Shape = ();
 
             fn shape(&self) {}
         }
 
         watched(|| {
-            let engine = Engine::spawn([|_: &mut [Held]| Ok(())]).unwrap();
+            let engine = Engine::spawn([|_: &mut [Held]| -> Result<(), String> { Ok(()) }]).unwrap();
             let client = engine.client();
             let alive = Arc::new(());
-            let request = Request { picture: Held(Arc::clone(&alive)), max_batch: 1, batch_timeout: Duration::ZERO };
-            assert_eq!(Arc::strong_count(&request.picture.0), 2);
-            let ticket = client.submit(request).unwrap();
-            while !ticket.is_ready() {
-                thread::sleep(Duration::from_millis(1));
+            let request = Request { item: Held(Arc::clone(&alive)), max_batch: 1, batch_timeout: Duration::ZERO };
+            assert_eq!(Arc::strong_count(&request.item.0), 2);
+            let reply = client.submit(request).unwrap();
+            while !reply.is_ready() {
+                thread::yield_now();
             }
-            drop(ticket);
-            assert_eq!(Arc::strong_count(&alive), 1, "nothing keeps the picture");
+            drop(reply);
+            assert_eq!(Arc::strong_count(&alive), 1, "nothing keeps the item");
         });
     }
 
     #[test]
-    fn two_pictures_of_one_caller_are_not_everyones() {
+    fn two_items_of_one_caller_count_once() {
         watched(|| {
-            let (engine, shapes) = echo(Duration::ZERO);
+            let (engine, runs) = echo();
             let (one, other) = (engine.client(), engine.client());
-            one.infer(request(0.0, 4, 1, 0)).unwrap();
-            other.infer(request(0.0, 4, 1, 0)).unwrap();
-            // Two of one caller wait for the other one's, which fills the batch.
-            let tickets = [1.0, 2.0].map(|value| one.submit(request(value, 4, 3, 10_000)).unwrap());
-            thread::sleep(Duration::from_millis(50));
-            other.infer(request(3.0, 4, 3, 10_000)).unwrap();
-            tickets.into_iter().for_each(|ticket| assert_eq!(ticket.wait().unwrap().batch, 3));
-            assert_eq!(shapes.lock().unwrap().last(), Some(&(3, 4)));
+            infer(&one, immediate(0.0, 4, 1)).unwrap();
+            infer(&other, immediate(0.0, 4, 1)).unwrap();
+            // Two items of one caller wait for the other caller's item, which fills the batch.
+            let replies = [1.0, 2.0].map(|value| one.submit(request(value, 4, 3, NEVER)).unwrap());
+            wait_for_premature_run();
+            infer(&other, request(3.0, 4, 3, NEVER)).unwrap();
+            replies.into_iter().for_each(|reply| assert_eq!(reply.wait().unwrap().batch, 3));
+            assert_eq!(lock(&runs).last(), Some(&(3, 4)));
         });
     }
 
     #[test]
-    fn a_ticket_is_ready_once_its_answer_is_there() {
+    fn pending_reply_is_ready_after_its_run() {
         watched(|| {
-            let (engine, _) = echo(Duration::from_millis(100));
+            let (engine, gate, _) = gated_echo();
             let client = engine.client();
-            let ticket = client.submit(request(1.0, 4, 1, 0)).unwrap();
-            assert!(!ticket.is_ready());
-            while !ticket.is_ready() {
-                thread::sleep(Duration::from_millis(1));
+            let reply = client.submit(immediate(1.0, 4, 1)).unwrap();
+            gate.wait_for_run();
+            assert!(!reply.is_ready());
+            gate.open();
+            while !reply.is_ready() {
+                thread::yield_now();
             }
-            assert_eq!(ticket.wait().unwrap().picture.result, Some(1.0));
+            assert_eq!(reply.wait().unwrap().item.result, Some(1.0));
         });
     }
 }

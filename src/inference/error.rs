@@ -1,45 +1,48 @@
-//! Why a model cannot be used, told so that a user can act on it.
+//! Why a model cannot be opened or run.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::families;
-use crate::onnx;
-use crate::overrides::OverrideError;
+use super::engine::EngineError;
+use crate::model::{OverrideError, families};
 use crate::runtime::RuntimeError;
-use crate::session::on_one_line;
+use crate::runtime::onnx::{self, ExternalDataError};
 
-/// An ONNX file is a protocol buffer, whose length is a signed number of 32 bits.
-pub(super) const LARGEST: u64 = i32::MAX as u64;
+/// ONNX Runtime supports no older operator sets.
+const MIN_OPSET: i64 = 7;
 
-/// ONNX Runtime takes no older operators.
-const OLDEST_OPSET: i64 = 7;
-
-/// Why a model cannot be used.
+/// Why a model cannot be opened or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// ONNX Runtime itself cannot be used.
+    /// ONNX Runtime or the execution provider cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The file cannot be read.
-    #[error("model file {path} cannot be read: {cause}; set model-file to an ONNX file")]
+    #[error("model file {path} cannot be read: {source}; set model-file to an ONNX file")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
+        /// The system's error.
+        source: io::Error,
     },
-    /// The file is longer than ONNX files can be.
+    /// The file is longer than an ONNX file can be.
     #[error(
-        "model file {path} has {bytes} bytes, and an ONNX file ends at 2 GiB: it is damaged or no ONNX file; models that \
-         are larger keep their weights in a file beside it"
+        "model file {path} has {bytes} bytes, but an ONNX file has less than 2 GiB: the file is damaged or is not an \
+         ONNX file"
     )]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its length.
         bytes: u64,
+    },
+    /// Weights that the model keeps in another file cannot be read.
+    #[error("model file {path}: {source}")]
+    ExternalData {
+        /// The model file.
+        path: PathBuf,
+        /// Which weights, and why.
+        source: ExternalDataError,
     },
     /// The file is not ONNX, or it is damaged.
     #[error("model file {path} is not an ONNX file that can be loaded: {reason}")]
@@ -49,32 +52,33 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The file uses operators of a version that this ONNX Runtime does not know.
+    /// The loaded ONNX Runtime does not support the file's operator set.
     #[error(
-        "model file {path} uses version {opset} of ONNX's operators, which this ONNX Runtime does not take ({reason}); \
-         export it again for version 11 to 17, or take a newer ONNX Runtime"
+        "model file {path} uses operator set {opset}, which the loaded ONNX Runtime does not support ({reason}); \
+         export the model with operator set 11 to 17, or use a newer ONNX Runtime"
     )]
     Opset {
         /// The file.
         path: PathBuf,
-        /// The version.
+        /// The operator set's version.
         opset: i64,
-        /// What ONNX Runtime said.
+        /// ONNX Runtime's message.
         reason: String,
     },
-    /// The input is not one that this crate can fill.
-    #[error("model file {path} cannot be fed: {problem} (its inputs: {inputs})")]
+    /// This library does not support the model's input.
+    #[error("model file {path} has an unsupported input: {problem} (its inputs: {inputs})")]
     Input {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// What is wrong, and the remedy.
         problem: String,
         /// The inputs found.
         inputs: String,
     },
-    /// The outputs are of another kind of model.
+    /// The outputs fit no known detector family.
     #[error(
-        "model file {path} is not a detector that is known here: {detail}; its outputs are {outputs}; known are {}",
+        "model file {path} is not a detector of a known family: {detail}; its outputs are {outputs}; known families \
+         are {}",
         families::names()
     )]
     Outputs {
@@ -87,8 +91,8 @@ pub enum ModelError {
     },
     /// The outputs are not those of a landmark model.
     #[error(
-        "model file {path} is not a landmark model: {detail}; its outputs are {outputs}; expected one of [N, 2 * points], \
-         [N, points, 2] or [N, points, 3]"
+        "model file {path} is not a landmark model: {detail}; its outputs are {outputs}; expected one output of shape \
+         [N, 2 * points], [N, points, 2] or [N, points, 3]"
     )]
     NoLandmarks {
         /// The file.
@@ -98,74 +102,85 @@ pub enum ModelError {
         /// Why they do not fit.
         detail: String,
     },
-    /// The model gives numbers that are none.
+    /// The model was opened for another task.
+    #[error("the model was opened for {found}, but the caller needs {wanted}")]
+    Task {
+        /// The task of the open model.
+        found: &'static str,
+        /// The task that the caller needs.
+        wanted: &'static str,
+    },
+    /// The model's outputs contain NaN or infinity.
     #[error(
-        "model file {path} gives numbers that are not finite in output {output} for a black picture: its weights are \
-         damaged, or it was converted to a precision that it cannot take; export it again in float32"
+        "model file {path} gives values that are not finite in output {output} for a black image: its weights are \
+         damaged, or it was converted to a precision that it does not support; export it again in float32"
     )]
     NotFinite {
         /// The file.
         path: PathBuf,
-        /// The first output that has one.
+        /// The first such output.
         output: String,
     },
-    /// The nodes that turn frames into tensors, and outputs into candidates, cannot be put around the model.
-    #[error("the graph around model file {path} cannot be made: {reason}; preprocessing=cpu does without it")]
-    Graph {
+    /// The nodes for preprocessing and decoding on the device cannot be added to the model.
+    #[error("the device graph of model file {path} cannot be built: {reason}; set preprocessing=cpu")]
+    DeviceGraph {
         /// The file.
         path: PathBuf,
         /// Why not.
         reason: String,
     },
-    /// What was said of the model makes no sense.
-    #[error("model file {path}: {cause}, said in {place}")]
+    /// An override of a model parameter is not valid.
+    #[error("model file {path}: {source}, set in {place}")]
     Override {
         /// The file.
         path: PathBuf,
-        /// Where it was said.
+        /// Where it was set.
         place: &'static str,
         /// What is wrong with it.
-        cause: OverrideError,
+        source: OverrideError,
     },
     /// The model loads but does not run.
     #[error("model file {path} does not run: {reason}")]
     Run {
         /// The file.
         path: PathBuf,
-        /// What ONNX Runtime said.
+        /// ONNX Runtime's message.
         reason: String,
     },
+    /// The inference thread cannot be started.
+    #[error("the inference thread cannot be started: {0}; raise the limit of processes and threads (`ulimit -u`)")]
+    Thread(io::Error),
+    /// Tensors cannot be allocated, bound, filled or read.
+    #[error("the model's tensors cannot be used: {0}")]
+    Tensor(String),
+    /// The batching engine could not run a request.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
 }
 
 impl ModelError {
-    /// What is the matter with a file that ONNX Runtime did not take, and of which it said `reason`.
-    pub(crate) fn of_file(path: &Path, reason: String) -> Self {
+    /// The error for a file with these bytes that ONNX Runtime refuses with `reason`.
+    pub(crate) fn of_file(path: &Path, bytes: &[u8], reason: &str) -> Self {
         let path = path.to_path_buf();
-        let reason = on_one_line(&reason);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(cause) => return Self::Read { path, cause },
-        };
+        let reason = single_line(reason);
         let not_onnx = |reason: String| Self::NotOnnx { path: path.clone(), reason };
-        match bytes.as_slice() {
-            [] => return not_onnx("it is empty".to_owned()),
-            bytes if bytes.starts_with(b"version https://git-lfs") => {
-                return not_onnx("it is a Git LFS pointer; `git lfs pull` brings the file itself".to_owned());
-            }
-            bytes if bytes.trim_ascii_start().starts_with(b"<") => {
-                return not_onnx("it is a web page; download the file itself".to_owned());
-            }
-            _ => {}
+        if bytes.is_empty() {
+            return not_onnx("it is empty".to_owned());
         }
-        match onnx::Model::parse(&bytes) {
+        if bytes.starts_with(b"version https://git-lfs") {
+            return not_onnx("it is a Git LFS pointer; `git lfs pull` downloads the file itself".to_owned());
+        }
+        if bytes.trim_ascii_start().starts_with(b"<") {
+            return not_onnx("it is a web page; download the file itself".to_owned());
+        }
+        match onnx::Model::parse(bytes) {
             Err(error) => not_onnx(format!(
-                "after some of its {} bytes it makes no sense: it is truncated or of another format ({error}); download \
-                 it again",
+                "its {} bytes cannot be parsed: the file is truncated or has another format ({error}); download it again",
                 bytes.len()
             )),
             Ok(model) => {
                 let opset = model.opset();
-                if opset < OLDEST_OPSET || reason.contains("Opset") {
+                if opset < MIN_OPSET || reason.contains("Opset") {
                     Self::Opset { path, opset, reason }
                 } else {
                     not_onnx(reason)
@@ -173,4 +188,14 @@ impl ModelError {
             }
         }
     }
+
+    /// An error of ONNX Runtime in the handling of tensors.
+    pub(crate) fn tensor(error: ort::Error) -> Self {
+        Self::Tensor(single_line(error.message()))
+    }
+}
+
+/// A message of ONNX Runtime, on one line.
+pub(crate) fn single_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,54 +1,51 @@
-//! A model that was opened: run once on a small black picture, and recognised by what that gives.
+//! The probe: runs a newly opened model once on a small black image, and derives the model's
+//! specification from the shapes and values of its outputs.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
 
 use super::ModelError;
-use crate::contract::{Contract, Input, Meaning, Points};
-use crate::families::{self, Recognised};
-use crate::layout::{Arrangement, Layout, Role, Scores};
-use crate::letterbox::INPUT_MULTIPLE;
-use crate::overrides::{self, Adjustments, Overrides, PointUnit};
-use crate::preprocess::{ChannelOrder, Normalization, Padding};
-use crate::provider::Provider;
-use crate::session::on_one_line;
+use super::error::single_line;
+use super::options::ModelTask;
+use crate::geometry::INPUT_MULTIPLE;
+use crate::model::{
+    Arrangement, ChannelOrder, FamilyMatch, Input, LandmarkOutput, Layout, METADATA_PREFIX, ModelSpec, Normalization,
+    OVERRIDE_KEYS, OutputSpec, Overrides, Padding, ParsedOverrides, PointUnit, Role, Scores, recognise_family,
+};
+use crate::runtime::Provider;
 
-/// Width and height of the probe, for detectors that take any: the cells of all strides differ in number.
-const PROBE: (usize, usize) = (2 * INPUT_MULTIPLE, INPUT_MULTIPLE);
+/// Width and height of the probe image for models with a dynamic input size. At this size each
+/// stride has a different number of cells, so that shapes identify the levels.
+const PROBE_SIZE: (usize, usize) = (2 * INPUT_MULTIPLE, INPUT_MULTIPLE);
 
-/// Longest fixed side, and largest area, of an input that is taken.
+/// Maximum width and height of a fixed input size, in pixels.
 const MAX_SIDE: i64 = 16_384;
+/// Maximum area of a fixed input size, in pixels.
 const MAX_AREA: i64 = 1 << 26;
 
-/// What to do about a model that was converted to float16 with its inputs and outputs.
-const KEEP_IO_TYPES: &str = "export it with float32 inputs and outputs (`keep_io_types=True` of onnxconverter-common)";
+/// The remedy for a model with float16 inputs or outputs.
+const KEEP_IO_TYPES: &str =
+    "export the model with float32 inputs and outputs (`keep_io_types=True` of onnxconverter-common)";
 
-/// Most points that a landmark model may have.
-const MAX_POINTS: usize = 4096;
+/// Range of the number of points of a landmark model.
+const POINT_COUNTS: RangeInclusive<usize> = 5..=4096;
 
-/// Least part of a crop that a face's points cover, and most that they leave it by.
-const LEAST_SPREAD: f32 = 0.2;
-const BEYOND: f32 = 0.25;
+/// Minimum extent of the points of a face on each axis, as a fraction of the input size.
+const MIN_EXTENT: f32 = 0.2;
+/// Maximum distance of a point from the input image on each axis, as a fraction of the input size.
+const MAX_OVERHANG: f32 = 0.25;
 
-/// What a model is opened as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Purpose {
-    /// To find faces in pictures.
-    #[default]
-    Faces,
-    /// To find points on faces.
-    Points,
-}
-
-/// A session's outputs for the probe.
+/// The outputs of a probe run.
 struct Probe {
     names: Vec<String>,
     values: Vec<DynValue>,
 }
 
 impl Probe {
+    /// Runs `session` on `count` black images of `width` x `height`.
     fn run(
         session: &mut Session,
         input: &Input,
@@ -58,31 +55,32 @@ impl Probe {
         let pixels = vec![0.0f32; count * input.channels * width * height];
         let shape = [count, input.channels, height, width];
         let tensor =
-            TensorRef::from_array_view((shape, pixels.as_slice())).map_err(|error| on_one_line(error.message()))?;
+            TensorRef::from_array_view((shape, pixels.as_slice())).map_err(|error| single_line(error.message()))?;
         let inputs = vec![(input.name.as_str(), SessionInputValue::from(tensor))];
-        let outputs = session.run(inputs).map_err(|error| on_one_line(error.message()))?;
+        let outputs = session.run(inputs).map_err(|error| single_line(error.message()))?;
         let (names, values) = outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).unzip();
         Ok(Self { names, values })
     }
 
-    /// Shapes of the outputs; none of what is no float32 tensor.
+    /// The shape of each output; empty for an output that is not a float32 tensor.
     fn shapes(&self) -> Vec<Vec<i64>> {
         self.values.iter().map(|value| tensor_shape(value).map(<[i64]>::to_vec).unwrap_or_default()).collect()
     }
 
     /// Whether an output is float16.
-    fn has_halves(&self) -> bool {
-        let is_half =
+    fn has_float16_output(&self) -> bool {
+        let is_float16 =
             |value: &DynValue| matches!(value.dtype(), ValueType::Tensor { ty: TensorElementType::Float16, .. });
-        self.values.iter().any(is_half)
+        self.values.iter().any(is_float16)
     }
 
+    /// The values of an output; empty if it is not a float32 tensor.
     fn floats(&self, index: usize) -> &[f32] {
         self.values[index].try_extract_tensor::<f32>().map(|(_, values)| values).unwrap_or_default()
     }
 
-    /// Names, types and shapes.
-    fn list(&self) -> String {
+    /// Name, and shape or type, of each output, for error messages.
+    fn describe_outputs(&self) -> String {
         let one = |(name, value): (&String, &DynValue)| match tensor_shape(value) {
             Some(shape) => format!("`{name}` {shape:?}"),
             None => format!("`{name}` {}", value.dtype()),
@@ -91,254 +89,281 @@ impl Probe {
     }
 }
 
-/// Recognises what `session` is by running it once.
+/// Determines the specification of the model in `session` by a probe run. `user_overrides` take
+/// precedence over the overrides in the file's metadata.
+///
+/// # Errors
+/// If the input has an unsupported type or shape, the model does not run, its outputs do not fit
+/// `task`, or an override in the metadata is invalid.
 pub(super) fn recognise(
     path: &Path,
-    purpose: Purpose,
+    task: ModelTask,
     provider: Provider,
-    said: &Overrides,
+    user_overrides: &Overrides,
     session: &mut Session,
-) -> Result<Contract, ModelError> {
+) -> Result<ModelSpec, ModelError> {
     let path_of = || path.to_path_buf();
-    let input = input(session, purpose).map_err(|problem| ModelError::Input {
+    let input = check_input(session, task).map_err(|problem| ModelError::Input {
         path: path_of(),
         problem,
-        inputs: describe(session.inputs()),
+        inputs: describe_declared(session.inputs()),
     })?;
-    let (of_file, notes) = metadata(path, session)?;
-    let overrides = said.clone().or(of_file);
-    let adjustments = overrides.adjustments();
-    let size = input.fixed_size.unwrap_or(PROBE);
-    let declared = describe(session.outputs());
-    let probe = Probe::run(session, &input, 1, size)
-        .map_err(|reason| ModelError::Run { path: path_of(), reason: format!("{reason} (its outputs: {declared})") })?;
-    let mut contract = match purpose {
-        Purpose::Faces => faces(path, input.clone(), &probe, size, &adjustments)?,
-        Purpose::Points => points(path, input.clone(), &probe, &adjustments)?,
+    let (file_overrides, notes) = read_metadata(path, session)?;
+    let overrides = user_overrides.clone().or(file_overrides);
+    let parsed = overrides.parsed();
+    let size = input.fixed_size.unwrap_or(PROBE_SIZE);
+    let declared = describe_declared(session.outputs());
+    let probe = Probe::run(session, &input, 1, size).map_err(|reason| ModelError::Run {
+        path: path_of(),
+        reason: format!("{reason} (declared outputs: {declared})"),
+    })?;
+    let mut spec = match task {
+        ModelTask::Detection => detector_spec(path, input.clone(), &probe, size, &parsed)?,
+        ModelTask::Landmarks => landmark_spec(path, input.clone(), &probe, &parsed)?,
     };
-    contract.notes.extend(notes);
+    spec.notes.extend(notes);
     if overrides != Overrides::default() {
-        contract.notes.push(format!("said of it in place of the layout's own: {overrides}"));
+        spec.notes.push(format!("overridden model parameters: {overrides}"));
     }
-    // OpenVINO's sessions are made for one shape, and so for one picture: a batch is no faster on a CPU.
-    contract.dynamic_batch &= provider != Provider::OpenVino;
-    if contract.dynamic_batch {
-        // Some exports declare any number of pictures and reshape to one inside.
-        let two = Probe::run(session, &input, 2, size);
-        let first = |shape: &Vec<i64>| shape.first() == Some(&2);
-        let read = |two: &Probe| {
-            let shapes = two.names.iter().zip(two.shapes());
-            shapes.filter(|(name, _)| contract.outputs.contains(name)).all(|(_, shape)| first(&shape))
+    // A session of OpenVINO has one fixed shape. A batch of one is as fast as larger ones on a CPU.
+    spec.dynamic_batch &= provider != Provider::OpenVino;
+    if spec.dynamic_batch {
+        // Some exports declare a dynamic batch size, but contain a reshape to a batch of one.
+        let batch_of_two = Probe::run(session, &input, 2, size);
+        let all_outputs_have_two_items = |probe: Probe| {
+            let shapes = probe.names.iter().zip(probe.shapes());
+            shapes.filter(|(name, _)| spec.output_names.contains(name)).all(|(_, shape)| shape.first() == Some(&2))
         };
-        contract.dynamic_batch = two.is_ok_and(|two| read(&two));
+        spec.dynamic_batch = batch_of_two.is_ok_and(all_outputs_have_two_items);
     }
-    Ok(contract)
+    Ok(spec)
 }
 
-/// What the file says of itself, and what to tell of it.
-fn metadata(path: &Path, session: &Session) -> Result<(Overrides, Vec<String>), ModelError> {
+/// The overrides in the file's metadata, and notes about unknown keys.
+fn read_metadata(path: &Path, session: &Session) -> Result<(Overrides, Vec<String>), ModelError> {
     let (mut overrides, mut notes) = (Overrides::default(), Vec::new());
     let Ok(metadata) = session.metadata() else { return Ok((overrides, notes)) };
     for name in metadata.custom_keys().unwrap_or_default() {
-        let Some(key) = name.strip_prefix(overrides::PREFIX) else { continue };
-        // How tools/variants made it.
+        let Some(key) = name.strip_prefix(METADATA_PREFIX) else { continue };
+        // Written by tools/variants: how the file was converted.
         if key == "variant" || key.starts_with("variant.") {
             continue;
         }
-        // It may be spelled wrong, or a newer version's.
-        if !overrides::KEYS.contains(&key) {
-            notes.push(format!("metadata key {name} is not known; known are {}", overrides::KEYS.join(", ")));
+        // Not an error: a newer version of this library may know the key.
+        if !OVERRIDE_KEYS.contains(&key) {
+            notes.push(format!("unknown metadata key {name} is ignored; known keys: {}", OVERRIDE_KEYS.join(", ")));
             continue;
         }
         let value = metadata.custom(&name).unwrap_or_default();
-        overrides.set(key, &value).map_err(|cause| ModelError::Override {
+        overrides.set(key, &value).map_err(|source| ModelError::Override {
             path: path.to_path_buf(),
             place: "the file's own metadata",
-            cause,
+            source,
         })?;
     }
     Ok((overrides, notes))
 }
 
-fn faces(
+/// The specification of a detector.
+fn detector_spec(
     path: &Path,
     input: Input,
     probe: &Probe,
     size: (usize, usize),
-    adjustments: &Adjustments,
-) -> Result<Contract, ModelError> {
+    overrides: &ParsedOverrides,
+) -> Result<ModelSpec, ModelError> {
     let path = path.to_path_buf();
     let shapes = probe.shapes();
-    adjustments.check_levels().map_err(|cause| ModelError::Override {
+    overrides.check_levels().map_err(|source| ModelError::Override {
         path: path.clone(),
         place: "model options or the file's metadata",
-        cause,
+        source,
     })?;
-    let recognised = families::recognise(&shapes, size, adjustments).map_err(|mut detail| {
-        if probe.has_halves() {
+    let recognised = recognise_family(&shapes, size, overrides).map_err(|mut detail| {
+        if probe.has_float16_output() {
             detail = format!("its outputs are float16: {KEEP_IO_TYPES}");
-        } else if points(&path, input.clone(), probe, adjustments).is_ok() {
-            detail = format!("it looks like a landmark model, which the element facelandmarks takes; {detail}");
+        } else if landmark_spec(&path, input.clone(), probe, overrides).is_ok() {
+            detail = format!("it is probably a landmark model: use it with the element facelandmarks; {detail}");
         }
-        ModelError::Outputs { path: path.clone(), outputs: probe.list(), detail }
+        ModelError::Outputs { path: path.clone(), outputs: probe.describe_outputs(), detail }
     })?;
-    let Recognised { mut layout, family, outputs } = recognised;
+    let FamilyMatch { mut layout, family, outputs } = recognised;
     let not_finite = outputs.iter().find(|index| !probe.floats(**index).iter().all(|value| value.is_finite()));
     if let Some(index) = not_finite {
         return Err(ModelError::NotFinite { path, output: probe.names[*index].clone() });
     }
     let scores = layout.heads().into_iter().zip(&outputs).filter(|(head, _)| head.role == Role::Score);
     let mut scores = scores.map(|(_, index)| probe.floats(*index));
-    let seem_logits = !scores.all(|values| are_probabilities(&layout, values));
-    layout.logits = adjustments.logits.unwrap_or(seem_logits);
-    let batchless = layout.arrangement == Arrangement::Rows && outputs.iter().any(|index| shapes[*index].len() == 2);
-    let normalization = adjustments.normalization(family.normalization);
-    let recognised = Recognised { layout, family, outputs };
-    Ok(Contract::of_faces(input, &probe.names, recognised, batchless, normalization))
+    let are_logits = !scores.all(|values| are_probabilities(&layout, values));
+    layout.logits = overrides.logits.unwrap_or(are_logits);
+    let no_batch_dim = layout.arrangement == Arrangement::Rows && outputs.iter().any(|index| shapes[*index].len() == 2);
+    let normalization = overrides.normalization(family.normalization);
+    let recognised = FamilyMatch { layout, family, outputs };
+    Ok(ModelSpec::for_detector(input, &probe.names, recognised, no_batch_dim, normalization))
 }
 
-/// Whether a head's scores are probabilities: the others are what comes before a softmax or sigmoid.
+/// Whether the values of a score head are probabilities: pairs sum to 1, single values are within
+/// 0.0..=1.0. Otherwise they are logits.
 fn are_probabilities(layout: &Layout, values: &[f32]) -> bool {
-    const NEAR: f32 = 1e-3;
-    let sum_to_one = |(background, face): (&f32, &f32)| (background + face - 1.0).abs() < NEAR;
+    const TOLERANCE: f32 = 1e-3;
+    let sum_to_one = |(background, face): (&f32, &f32)| (background + face - 1.0).abs() < TOLERANCE;
     match (layout.scores, layout.arrangement) {
-        (Scores::Pairs, Arrangement::Planes) => {
+        (Scores::Pairs, Arrangement::Nchw) => {
             let (backgrounds, faces) = values.split_at(values.len() / 2);
             backgrounds.iter().zip(faces).all(sum_to_one)
         }
         (Scores::Pairs, _) => values.as_chunks::<2>().0.iter().all(|[background, face]| sum_to_one((background, face))),
-        (Scores::Single | Scores::Product, _) => values.iter().all(|value| (-NEAR..=1.0 + NEAR).contains(value)),
+        (Scores::Single | Scores::Product, _) => {
+            values.iter().all(|value| (-TOLERANCE..=1.0 + TOLERANCE).contains(value))
+        }
     }
 }
 
-/// What landmark models are trained on where they say nothing else: RGB, or grey, of 0..=1.
-const PARTS: Normalization =
+/// The default normalization of landmark models: RGB or grey in 0.0..=1.0.
+const UNIT_RANGE: Normalization =
     Normalization { order: ChannelOrder::Rgb, mean: [0.0; 3], scale: 1.0 / 255.0, padding: Padding::Black };
-/// Models that count from the middle come from InsightFace, which feeds pixels as they are.
-const PIXELS: Normalization = Normalization { scale: 1.0, ..PARTS };
+/// The normalization of models with [`PointUnit::Signed`]: RGB in 0..=255, as InsightFace's
+/// `model_zoo/landmark.py` feeds them.
+const PIXEL_RANGE: Normalization = Normalization { scale: 1.0, ..UNIT_RANGE };
 
-fn points(path: &Path, input: Input, probe: &Probe, adjustments: &Adjustments) -> Result<Contract, ModelError> {
+/// The specification of a landmark model.
+fn landmark_spec(
+    path: &Path,
+    input: Input,
+    probe: &Probe,
+    overrides: &ParsedOverrides,
+) -> Result<ModelSpec, ModelError> {
     let path = path.to_path_buf();
     let shapes = probe.shapes();
-    let refuse =
-        |detail: &str| ModelError::NoLandmarks { path: path.clone(), outputs: probe.list(), detail: detail.to_owned() };
-    let fitting = shapes
+    let not_landmarks = |detail: &str| ModelError::NoLandmarks {
+        path: path.clone(),
+        outputs: probe.describe_outputs(),
+        detail: detail.to_owned(),
+    };
+    let candidates = shapes
         .iter()
         .enumerate()
-        .filter_map(|(index, shape)| Some((index, point_numbers(shape, adjustments.point_numbers)?)));
-    // A model may give other numbers beside its points; the longest output has them.
-    let Some((index, PointNumbers { count, numbers, skipped })) = fitting.max_by_key(|(_, numbers)| numbers.count)
-    else {
-        return Err(refuse("no output has pairs or triples of numbers"));
+        .filter_map(|(index, shape)| Some((index, point_layout(shape, overrides.point_dims)?)));
+    // Outputs with fewer points contain other values, such as angles or visibilities.
+    let Some((index, PointLayout { count, dims, skipped })) = candidates.max_by_key(|(_, layout)| layout.count) else {
+        return Err(not_landmarks("no output consists of pairs or triples of values"));
     };
     let values = probe.floats(index);
     if !values.iter().all(|value| value.is_finite()) {
         return Err(ModelError::NotFinite { path, output: probe.names[index].clone() });
     }
-    let unit = match adjustments.points {
+    let unit = match overrides.points {
         Some(unit) => unit,
         None => {
-            let unit = seeming_unit(values);
-            let size = input.fixed_size.unwrap_or(PROBE);
-            if !are_of_a_face(&values[skipped.min(values.len())..], numbers, unit, size) {
-                return Err(refuse(
-                    "its numbers for a black picture are not spread over the picture as a face's points are; if they are \
-                     points, say what by the model option points",
+            let unit = detect_unit(values);
+            let size = input.fixed_size.unwrap_or(PROBE_SIZE);
+            if !is_face_shape(&values[skipped.min(values.len())..], dims, unit, size) {
+                return Err(not_landmarks(
+                    "its values for a black image are not spread over the image as the points of a face are; if they are \
+                     coordinates, set their unit with the model option points",
                 ));
             }
             unit
         }
     };
-    let own = if unit == PointUnit::Signed { PIXELS } else { PARTS };
-    let unread = probe.names.iter().enumerate().filter(|(other, _)| *other != index);
-    let notes = unread.map(|(_, name)| format!("output `{name}` is not read"));
-    let sides = shapes[index][1..].iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
-    Ok(Contract {
+    let normalization = if unit == PointUnit::Signed { PIXEL_RANGE } else { UNIT_RANGE };
+    let ignored = probe.names.iter().enumerate().filter(|(other, _)| *other != index);
+    let notes = ignored.map(|(_, name)| format!("output `{name}` is ignored"));
+    let shape = shapes[index][1..].iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+    Ok(ModelSpec {
         family: "landmarks",
-        sign: format!("an output of {count} points, {numbers} numbers each"),
-        input: input.name,
+        signature: format!("one output of {count} points with {dims} values each"),
+        input_name: input.name,
         channels: input.channels,
         fixed_size: input.fixed_size,
-        multiple: 1,
+        size_multiple: 1,
         dynamic_batch: input.dynamic_batch,
-        outputs: vec![probe.names[index].clone()],
-        normalization: adjustments.normalization(own),
-        meaning: Meaning::Points(Points { count, numbers, skipped, unit, sides }),
+        output_names: vec![probe.names[index].clone()],
+        normalization: overrides.normalization(normalization),
+        output: OutputSpec::Landmarks(LandmarkOutput { count, point_dims: dims, skipped, unit, shape }),
         notes: notes.collect(),
     })
 }
 
-/// How an output's numbers are points.
+/// The position of the points in an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PointNumbers {
+struct PointLayout {
+    /// Number of points.
     count: usize,
-    /// Of each point.
-    numbers: usize,
-    /// Before the first point.
+    /// Values per point.
+    dims: usize,
+    /// Number of values before the first point.
     skipped: usize,
 }
 
-/// How the numbers of an output of that shape are points, if they are.
-fn point_numbers(shape: &[i64], said: Option<i64>) -> Option<PointNumbers> {
-    let (count, numbers) = match *shape {
-        // InsightFace's 1k3d68: 1103 points of a head, of which the last 68 are the face's.
-        [1, 3309] => return Some(PointNumbers { count: 68, numbers: 3, skipped: 3309 - 3 * 68 }),
-        [1, all] => {
-            // The meshes of MediaPipe, of 468 and 478 points, are of three numbers a point.
-            let numbers = said.unwrap_or(if matches!(all, 1404 | 1434) || all % 2 != 0 { 3 } else { 2 });
-            if all % numbers != 0 {
+/// The layout of an output of this shape; `None` if it cannot contain points. `overridden_dims` are
+/// the values per point that the overrides set for outputs with one row.
+fn point_layout(shape: &[i64], overridden_dims: Option<i64>) -> Option<PointLayout> {
+    let (count, dims) = match *shape {
+        // InsightFace's 1k3d68: 1103 points of a head, the last 68 of which are facial landmarks.
+        [1, 3309] => return Some(PointLayout { count: 68, dims: 3, skipped: 3309 - 3 * 68 }),
+        [1, len] => {
+            // MediaPipe's face meshes have 468 or 478 points with three values each.
+            let dims = overridden_dims.unwrap_or(if matches!(len, 1404 | 1434) || len % 2 != 0 { 3 } else { 2 });
+            if len % dims != 0 {
                 return None;
             }
-            (all / numbers, numbers)
+            (len / dims, dims)
         }
-        [1, count, numbers @ (2 | 3)] => (count, numbers),
+        [1, count, dims @ (2 | 3)] => (count, dims),
         _ => return None,
     };
-    let (count, numbers) = (usize::try_from(count).ok()?, usize::try_from(numbers).ok()?);
-    (5..=MAX_POINTS).contains(&count).then_some(PointNumbers { count, numbers, skipped: 0 })
+    let (count, dims) = (usize::try_from(count).ok()?, usize::try_from(dims).ok()?);
+    POINT_COUNTS.contains(&count).then_some(PointLayout { count, dims, skipped: 0 })
 }
 
-/// What coordinates seem to be: even on a black picture models give about the mean of all faces.
-fn seeming_unit(values: &[f32]) -> PointUnit {
-    let (least, most) =
-        values.iter().fold((f32::MAX, f32::MIN), |(least, most), value| (least.min(*value), most.max(*value)));
-    if most > 2.0 {
+/// The unit of coordinates, from their range. For a black image, landmark models output
+/// approximately the mean face of their training set.
+fn detect_unit(values: &[f32]) -> PointUnit {
+    let (min, max) = range(values.iter().copied());
+    if max > 2.0 {
         PointUnit::Pixels
-    } else if least < -0.15 {
+    } else if min < -0.15 {
         PointUnit::Signed
     } else {
         PointUnit::Fraction
     }
 }
 
-/// Whether coordinates cover a good part of the crop and do not leave it by far, as a mean face's do and an embedding's
-/// do not.
-fn are_of_a_face(values: &[f32], numbers: usize, unit: PointUnit, (width, height): (usize, usize)) -> bool {
-    let along = |value: f32, side: usize| match unit {
+/// The minimum and maximum of values.
+fn range(values: impl Iterator<Item = f32>) -> (f32, f32) {
+    values.fold((f32::MAX, f32::MIN), |(min, max), value| (min.min(value), max.max(value)))
+}
+
+/// Whether points cover a large part of the input image and do not extend far beyond it. This holds
+/// for a mean face, but not for an embedding.
+fn is_face_shape(values: &[f32], dims: usize, unit: PointUnit, (width, height): (usize, usize)) -> bool {
+    let fraction = |value: f32, side: usize| match unit {
         PointUnit::Fraction => value,
         PointUnit::Signed => (value + 1.0) / 2.0,
         PointUnit::Pixels => value / side as f32,
     };
     [width, height].into_iter().enumerate().all(|(axis, side)| {
-        let coordinates = values.chunks_exact(numbers).map(|point| along(point[axis], side));
-        let (least, most) =
-            coordinates.fold((f32::MAX, f32::MIN), |(least, most), value| (least.min(value), most.max(value)));
-        most - least > LEAST_SPREAD && least > -BEYOND && most < 1.0 + BEYOND
+        let (min, max) = range(values.chunks_exact(dims).map(|point| fraction(point[axis], side)));
+        max - min > MIN_EXTENT && min > -MAX_OVERHANG && max < 1.0 + MAX_OVERHANG
     })
 }
 
-/// The session's one input, or why it cannot be fed.
-fn input(session: &Session, purpose: Purpose) -> Result<Input, String> {
-    let channels = match purpose {
-        Purpose::Faces => "3",
-        Purpose::Points => "1 or 3",
+/// The only input of the model.
+///
+/// # Errors
+/// The reason why this library cannot fill the input, with the remedy.
+fn check_input(session: &Session, task: ModelTask) -> Result<Input, String> {
+    let channels = match task {
+        ModelTask::Detection => "3",
+        ModelTask::Landmarks => "1 or 3",
     };
-    let wanted = format!("expected one float32 picture [N, {channels}, height, width]");
+    let expected = format!("expected one float32 image [N, {channels}, height, width]");
     let [input] = session.inputs() else {
-        return Err(format!("it has {} inputs; {wanted}", session.inputs().len()));
+        return Err(format!("it has {} inputs; {expected}", session.inputs().len()));
     };
     let ValueType::Tensor { ty, shape, .. } = input.dtype() else {
-        return Err(format!("its input is no tensor; {wanted}"));
+        return Err(format!("its input is not a tensor; {expected}"));
     };
     match ty {
         TensorElementType::Float32 => {}
@@ -346,41 +371,52 @@ fn input(session: &Session, purpose: Purpose) -> Result<Input, String> {
             return Err(format!("its input is float16: {KEEP_IO_TYPES}"));
         }
         TensorElementType::Uint8 | TensorElementType::Int8 | TensorElementType::Int32 | TensorElementType::Int64 => {
-            return Err(format!("its input is of whole numbers, {ty}: export it with a float32 input; {wanted}"));
-        }
-        other => return Err(format!("its input is {other}; {wanted}")),
-    }
-    let [batch, channels, height, width] = shape[..] else {
-        return Err(format!("its input has {} sides; {wanted}", shape.len()));
-    };
-    let channels = match (purpose, channels) {
-        (_, 3 | -1) => 3,
-        (Purpose::Points, 1) => 1,
-        (Purpose::Faces, 1) => {
             return Err(format!(
-                "its input has 1 channels; {wanted}; if it is a landmark model, the element facelandmarks takes it"
+                "its input has the integer type {ty}: export the model with a float32 input; {expected}"
             ));
         }
-        (_, channels) => return Err(format!("its input has {channels} channels; {wanted}")),
+        other => return Err(format!("its input has the type {other}; {expected}")),
+    }
+    let [batch, channels, height, width] = shape[..] else {
+        return Err(format!("its input has {} dimensions; {expected}", shape.len()));
+    };
+    let channels = match (task, channels) {
+        (_, 3 | -1) => 3,
+        (ModelTask::Landmarks, 1) => 1,
+        (ModelTask::Detection, 1) => {
+            return Err(format!(
+                "its input has 1 channel; {expected}; use a landmark model with the element facelandmarks"
+            ));
+        }
+        (_, channels) => return Err(format!("its input has {channels} channels; {expected}")),
     };
     if !matches!(batch, 1 | -1) {
-        return Err(format!("its input takes {batch} pictures at once; export it for one, or for any number"));
+        return Err(format!(
+            "its input has a fixed batch size of {batch}; export the model with batch size 1 or a dynamic batch size"
+        ));
     }
     let fixed_size = match (width, height) {
-        (-1, -1) if purpose == Purpose::Faces => None,
-        // More than any frame's, or than memory has: a file that says so is damaged or means harm.
+        (-1, -1) if task == ModelTask::Detection => None,
+        // A damaged or malicious file must not cause a huge allocation.
         (1..=MAX_SIDE, 1..=MAX_SIDE) if width * height <= MAX_AREA => {
             Some((usize::try_from(width).unwrap_or(1), usize::try_from(height).unwrap_or(1)))
         }
         (1.., 1..) => {
-            return Err(format!("its input of {width}x{height} is larger than {MAX_SIDE} a side or 64 megapixels"));
+            return Err(format!(
+                "its input of {width}x{height} exceeds the maximum of {MAX_SIDE} pixels per side and 64 megapixels"
+            ));
         }
-        _ if purpose == Purpose::Points => return Err("its input must have a fixed height and width".to_owned()),
-        _ => return Err("its input must have a height and width that are both open or both fixed".to_owned()),
+        _ if task == ModelTask::Landmarks => {
+            return Err(
+                "its input must have a fixed height and width: export the model with a fixed input size".to_owned()
+            );
+        }
+        _ => return Err("its input must have a height and width that are both dynamic or both fixed".to_owned()),
     };
     Ok(Input { name: input.name().to_owned(), channels, fixed_size, dynamic_batch: batch == -1 })
 }
 
+/// The shape of a float32 tensor.
 fn tensor_shape(value: &DynValue) -> Option<&[i64]> {
     match value.dtype() {
         ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Some(shape),
@@ -388,8 +424,8 @@ fn tensor_shape(value: &DynValue) -> Option<&[i64]> {
     }
 }
 
-/// Names, types and shapes, as declared.
-fn describe(outlets: &[Outlet]) -> String {
+/// Name, type and declared shape of each input or output, for error messages.
+fn describe_declared(outlets: &[Outlet]) -> String {
     let one = |outlet: &Outlet| format!("`{}` {}", outlet.name(), outlet.dtype());
     outlets.iter().map(one).collect::<Vec<_>>().join(", ")
 }
@@ -399,20 +435,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_are_counted_by_shape_and_told_by_their_range() {
-        let plain = |count, numbers| Some(PointNumbers { count, numbers, skipped: 0 });
-        assert_eq!(point_numbers(&[1, 136], None), plain(68, 2));
-        assert_eq!(point_numbers(&[1, 204], None), plain(102, 2));
-        assert_eq!(point_numbers(&[1, 204], Some(3)), plain(68, 3));
-        assert_eq!(point_numbers(&[1, 1404], None), plain(468, 3));
-        assert_eq!(point_numbers(&[1, 98, 2], None), plain(98, 2));
-        assert_eq!(point_numbers(&[1, 478, 3], None), plain(478, 3));
-        assert_eq!(point_numbers(&[1, 3309], None), Some(PointNumbers { count: 68, numbers: 3, skipped: 3105 }));
+    fn point_layout_and_unit_are_detected() {
+        let layout = |count, dims| Some(PointLayout { count, dims, skipped: 0 });
+        assert_eq!(point_layout(&[1, 136], None), layout(68, 2));
+        assert_eq!(point_layout(&[1, 204], None), layout(102, 2));
+        assert_eq!(point_layout(&[1, 204], Some(3)), layout(68, 3));
+        assert_eq!(point_layout(&[1, 1404], None), layout(468, 3));
+        assert_eq!(point_layout(&[1, 98, 2], None), layout(98, 2));
+        assert_eq!(point_layout(&[1, 478, 3], None), layout(478, 3));
+        assert_eq!(point_layout(&[1, 3309], None), Some(PointLayout { count: 68, dims: 3, skipped: 3105 }));
         for shape in [&[1, 7][..], &[2, 136], &[1, 4], &[136], &[1, 98, 5], &[1, 100_000]] {
-            assert_eq!(point_numbers(shape, None), None, "{shape:?}");
+            assert_eq!(point_layout(shape, None), None, "{shape:?}");
         }
-        assert_eq!(seeming_unit(&[0.1, 0.9, -0.02]), PointUnit::Fraction);
-        assert_eq!(seeming_unit(&[-0.4, 0.5]), PointUnit::Signed);
-        assert_eq!(seeming_unit(&[-3.0, 88.0]), PointUnit::Pixels);
+        assert_eq!(detect_unit(&[0.1, 0.9, -0.02]), PointUnit::Fraction);
+        assert_eq!(detect_unit(&[-0.4, 0.5]), PointUnit::Signed);
+        assert_eq!(detect_unit(&[-3.0, 88.0]), PointUnit::Pixels);
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions: made of a file for any shape, or for one shape alone, on the provider asked for.
+//! ONNX Runtime sessions, created from the bytes of a model for any input shape or for one shape.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,107 +15,118 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use prost::Message as _;
 
-use crate::contract::Contract;
-use crate::device;
-use crate::kernels;
-use crate::lock::lock;
-use crate::model::{Kernels, ModelError, Options, Progress};
-use crate::onnx::{self, Side};
-use crate::provider::{self, Provider, Setting};
-use crate::runtime::{self, Runtime, RuntimeError, panic_message};
-use crate::tensors::{Feed, Maker};
+use super::device_graph;
+use super::error::{ModelError, single_line};
+use super::options::{Kernels, ModelOptions, Progress};
+use super::tensors::{InputSpec, TensorAllocator};
+use crate::model::ModelSpec;
+use crate::runtime::onnx::{self, Dim};
+use crate::runtime::provider;
+use crate::runtime::{Provider, ProviderConfig, Runtime, RuntimeError, kernels, library, panic_message};
+use crate::sync::lock;
 
-/// Makes sessions of a model for one shape each, on whichever thread first needs one: the threads that run the others
-/// go on meanwhile.
-pub(crate) struct Forge {
+/// Larger models are not copied to replace their convolutions.
+const MAX_KERNEL_MODEL_BYTES: usize = 256 << 20;
+
+/// Creates the sessions of an input shape on the thread that first needs the shape, so that the
+/// engine's threads continue to run other shapes.
+pub(crate) struct SessionFactory {
     pub(crate) path: PathBuf,
     pub(crate) runtime: Runtime,
-    pub(crate) options: Options,
-    pub(crate) contract: Arc<Contract>,
-    /// The file, where sessions for fixed shapes are made of it.
-    pub(crate) file: Option<Arc<[u8]>>,
-    /// Held by the one thread that makes some.
+    pub(crate) options: ModelOptions,
+    pub(crate) spec: Arc<ModelSpec>,
+    /// The model, if the provider needs a session per shape.
+    pub(crate) bytes: Option<Arc<[u8]>>,
+    /// Directory for the TensorRT engines; `None` turns the cache off.
+    pub(crate) engine_cache: Option<PathBuf>,
+    pub(crate) progress: Option<Progress>,
+    /// Held by the thread that makes sessions.
     pub(crate) making: Mutex<()>,
-    pub(crate) ready: Mutex<HashMap<Feed, Vec<Session>>>,
+    /// Sessions that no run has taken yet.
+    pub(crate) ready: Mutex<HashMap<InputSpec, Vec<Session>>>,
 }
 
-impl Forge {
-    /// Makes what the runs of a shape need, unless `maker` has tensors of it with somebody, who then saw to it.
-    pub(crate) fn prepare(&self, feed: &Feed, maker: &Maker) -> Result<(), String> {
-        if self.file.is_none() {
+impl SessionFactory {
+    /// Creates the sessions for an input shape. Does nothing if tensors of that shape exist,
+    /// because this method was called before they were allocated.
+    pub(crate) fn prepare(&self, input_spec: &InputSpec, allocator: &TensorAllocator) -> Result<(), ModelError> {
+        if self.bytes.is_none() {
             return Ok(());
         }
         let _one_at_a_time = lock(&self.making);
-        lock(&self.ready).retain(|feed, _| maker.is_fed(feed));
-        if maker.is_fed(feed) {
+        lock(&self.ready).retain(|input_spec, _| allocator.in_use(input_spec));
+        if allocator.in_use(input_spec) {
             return Ok(());
         }
         let count = self.options.parallel_runs.max(1);
-        let made = (0..count).map(|_| self.session_for(feed)).collect::<Result<Vec<_>, _>>()?;
-        lock(&self.ready).insert(*feed, made.into_iter().flatten().collect());
+        let made = (0..count).map(|_| self.session_for(input_spec)).collect::<Result<Vec<_>, _>>()?;
+        lock(&self.ready).insert(*input_spec, made.into_iter().flatten().collect());
         Ok(())
     }
 
-    /// One that was made ready, or is made now; none where the session for any shape does.
-    pub(crate) fn take(&self, feed: &Feed) -> Result<Option<Session>, String> {
-        let ready = lock(&self.ready).get_mut(feed).and_then(Vec::pop);
-        ready.map_or_else(|| self.session_for(feed), |session| Ok(Some(session)))
+    /// A prepared session, or a new one; `None` if the session for any shape serves this shape,
+    /// too.
+    pub(crate) fn take(&self, input_spec: &InputSpec) -> Result<Option<Session>, ModelError> {
+        let ready = lock(&self.ready).get_mut(input_spec).and_then(Vec::pop);
+        ready.map_or_else(|| self.session_for(input_spec), |session| Ok(Some(session)))
     }
 
-    /// A session for this shape alone, where one is needed.
-    fn session_for(&self, feed: &Feed) -> Result<Option<Session>, String> {
-        let Some(file) = &self.file else { return Ok(None) };
-        let batch = if self.contract.dynamic_batch { Side::Batch } else { Side::Fixed(1) };
-        let bytes = match feed {
-            Feed::Floats { .. }
-                if self.contract.fixed_size.is_some() || !self.options.provider.wants_fixed_shapes() =>
+    /// A session for this shape only, if one is needed.
+    fn session_for(&self, input_spec: &InputSpec) -> Result<Option<Session>, ModelError> {
+        let Some(model) = &self.bytes else { return Ok(None) };
+        let graph_error = |reason: String| ModelError::DeviceGraph { path: self.path.clone(), reason };
+        let batch = if self.spec.dynamic_batch { Dim::Batch } else { Dim::Fixed(1) };
+        let bytes = match input_spec {
+            InputSpec::Floats { .. }
+                if self.spec.fixed_size.is_some() || !self.options.provider.wants_fixed_shapes() =>
             {
                 return Ok(None);
             }
-            Feed::Floats { width, height } => {
-                let mut model = onnx::Model::parse(file)?;
-                let sides = [batch, Side::Fixed(self.contract.channels), Side::Fixed(*height), Side::Fixed(*width)];
-                model.fix_input(&self.contract.input, &sides)?;
+            InputSpec::Floats { width, height } => {
+                let mut model = onnx::Model::parse(model).map_err(graph_error)?;
+                let shape = [batch, Dim::Fixed(self.spec.channels), Dim::Fixed(*height), Dim::Fixed(*width)];
+                model.fix_input(&self.spec.input_name, &shape).map_err(graph_error)?;
                 model.encode_to_vec()
             }
-            Feed::Planes(frames) | Feed::Resident(frames) => device::graph(file, &self.contract, frames)?,
+            InputSpec::Planes(frame) | InputSpec::DevicePlanes(frame) => {
+                device_graph::graph(model, &self.spec, frame).map_err(graph_error)?
+            }
         };
-        let builds = self.options.provider == Provider::TensorRt;
-        let what = format!(
-            "building a TensorRT engine for {feed}; the first time takes minutes, later it is taken from the cache"
+        let step = format!(
+            "building a TensorRT engine for {input_spec}; this takes minutes the first time, later it is read from the cache"
         );
-        let tell = |ended| {
-            if let (true, Some(Progress(tell))) = (builds, &self.options.progress) {
-                tell(&what, ended);
+        let report = |done| {
+            if let (Provider::TensorRt, Some(progress)) = (self.options.provider, &self.progress) {
+                progress.report(&step, done);
             }
         };
-        tell(false);
-        let made = session(&self.runtime, &self.options, Source::Bytes(&bytes), Some((feed, &self.contract)));
-        tell(true);
-        let is_ours = !matches!(feed, Feed::Floats { .. });
+        report(false);
+        let request = SessionRequest {
+            runtime: &self.runtime,
+            options: &self.options,
+            bytes: &bytes,
+            shape: Some((input_spec, &self.spec)),
+            engine_cache: self.engine_cache.as_deref(),
+        };
+        let made = request.create();
+        report(true);
+        let has_own_nodes = !matches!(input_spec, InputSpec::Floats { .. });
         let failed = |failed: SessionError| match failed {
-            // What is wrong with nodes of ours is not the file's fault.
-            SessionError::Ort(error) if is_ours => {
-                ModelError::Graph { path: self.path.clone(), reason: on_one_line(error.message()) }.to_string()
-            }
-            failed => failed.of(self.options.provider, &self.path).to_string(),
+            // The cause is in the nodes that this library added, not in the file.
+            SessionError::Ort(error) if has_own_nodes => graph_error(single_line(error.message())),
+            failed => failed.into_model_error(self.options.provider, &self.path, &bytes),
         };
-        Ok(Some(made.map_err(failed)?.0))
+        Ok(Some(made.map_err(failed)?.session))
     }
 }
 
-/// What ONNX Runtime said, on one line.
-pub(crate) fn on_one_line(said: &str) -> String {
-    said.split_whitespace().collect::<Vec<_>>().join(" ")
+impl fmt::Debug for SessionFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionFactory").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
-/// What a session is made of.
-pub(crate) enum Source<'a> {
-    File(&'a Path),
-    Bytes(&'a [u8]),
-}
-
-/// Why there is no session.
+/// Why a session cannot be created.
 pub(crate) enum SessionError {
     Ort(ort::Error),
     Panic(String),
@@ -123,114 +134,128 @@ pub(crate) enum SessionError {
 }
 
 impl SessionError {
-    /// Whether it is the file's fault or the provider's.
-    pub(crate) fn of(self, provider: Provider, path: &Path) -> ModelError {
+    /// The model error, which names the file or the provider as the cause.
+    pub(crate) fn into_model_error(self, provider: Provider, path: &Path, bytes: &[u8]) -> ModelError {
         let start = |reason: String| {
             let remedy = provider::start_remedy(provider, &reason);
             RuntimeError::ProviderStart { provider, reason, remedy }.into()
         };
         match self {
             Self::Ort(error) if provider != Provider::Cpu && !is_about_the_file(error.code()) => {
-                // Where in ONNX Runtime's sources it was noticed helps nobody here.
+                // The position in ONNX Runtime's sources does not help the user.
                 let message = error.message();
-                let said = message.split_once("FAIL : ").map_or(message, |(_, said)| said);
-                start(said.trim().to_owned())
+                let message = message.split_once("FAIL : ").map_or(message, |(_, message)| message);
+                start(message.trim().to_owned())
             }
-            Self::Ort(error) => ModelError::of_file(path, error.message().to_owned()),
-            Self::Panic(reason) => ModelError::of_file(path, reason),
-            Self::Cache(error) => start(format!("the folder for what TensorRT builds cannot be made: {error}")),
+            Self::Ort(error) => ModelError::of_file(path, bytes, error.message()),
+            Self::Panic(reason) => ModelError::of_file(path, bytes, &reason),
+            Self::Cache(error) => start(format!("the directory for its engines cannot be created: {error}")),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Ort(error) => single_line(error.message()),
+            Self::Panic(reason) => reason.clone(),
+            Self::Cache(error) => error.to_string(),
         }
     }
 }
 
-/// How many kernels of ours are in a session, or why there are none although there could be.
-pub(crate) type WithKernels = Result<usize, String>;
-
-/// A session of `source`, for `feed` alone if one is given.
-pub(crate) fn session(
-    runtime: &Runtime,
-    options: &Options,
-    source: Source<'_>,
-    feed: Option<(&Feed, &Contract)>,
-) -> Result<(Session, WithKernels), SessionError> {
-    let Options { provider, device_id, precision, threads, .. } = *options;
-    let cache = match (&source, feed, provider) {
-        (Source::Bytes(file), Some((feed, _)), Provider::TensorRt) => {
-            let key = provider::tensorrt_key(file, &(feed, precision), device_id, runtime.version());
-            let folder = provider::tensorrt_caches().join(key);
-            fs::create_dir_all(&folder).map_err(SessionError::Cache)?;
-            Some(folder)
-        }
-        _ => None,
-    };
-    // Two processes that build the same engine at once would write the same files: the second waits, and finds them.
-    let lock = cache.as_ref().map(|folder| fs::File::create(folder.join(".lock")));
-    let lock = lock.transpose().map_err(SessionError::Cache)?;
-    if let Some(lock) = &lock {
-        lock.lock().map_err(SessionError::Cache)?;
-    }
-    let setting = Setting {
-        device_id,
-        threads,
-        precision,
-        cuda_graph: options.cuda_graph && feed.is_some_and(|(feed, _)| !matches!(feed, Feed::Resident(_))),
-        cache: cache.as_deref(),
-        profile: feed.map(|(feed, contract)| feed.profile(contract)),
-    };
-    let mut kernels = Ok(0);
-    if provider == Provider::Cpu && options.kernels == Kernels::Auto {
-        match session_with_kernels(runtime, threads, &source) {
-            Some(Ok((session, count))) => return Ok((session, Ok(count))),
-            // If it is the file's fault, the file as it is will tell.
-            Some(Err(reason)) => kernels = Err(reason),
-            None => {}
-        }
-    }
-    let provider = provider.dispatch(&setting);
-    Ok((commit(runtime, threads, provider, source, None)?, kernels))
+/// The parameters of a new session.
+pub(crate) struct SessionRequest<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) options: &'a ModelOptions,
+    /// The model.
+    pub(crate) bytes: &'a [u8],
+    /// The only input shape of the session; `None` for any shape.
+    pub(crate) shape: Option<(&'a InputSpec, &'a ModelSpec)>,
+    /// Directory for the TensorRT engines.
+    pub(crate) engine_cache: Option<&'a Path>,
 }
 
-/// A session in which kernels of ours do what they do faster, and how many; none if there is nothing for them to do.
-fn session_with_kernels(
-    runtime: &Runtime,
-    threads: usize,
-    source: &Source<'_>,
-) -> Option<Result<(Session, usize), String>> {
-    /// Larger files are not worth a copy.
-    const LARGEST: u64 = 256 << 20;
-    let (model, count) = match source {
-        Source::File(path) if fs::metadata(path).ok()?.len() <= LARGEST => {
-            kernels::with_kernels(&fs::read(path).ok()?)?
+/// A session and what it contains.
+pub(crate) struct CreatedSession {
+    pub(crate) session: Session,
+    /// Number of this library's kernels.
+    pub(crate) kernels: usize,
+    /// Why the session has no kernels of this library although the model has convolutions for them.
+    pub(crate) kernels_error: Option<String>,
+}
+
+impl SessionRequest<'_> {
+    /// Makes the session.
+    pub(crate) fn create(&self) -> Result<CreatedSession, SessionError> {
+        let ModelOptions { provider, device_id, precision, threads, .. } = *self.options;
+        let cache = match (self.shape, provider, self.engine_cache) {
+            (Some((input_spec, _)), Provider::TensorRt, Some(cache)) => {
+                let key =
+                    provider::tensorrt_key(self.bytes, &(input_spec, precision), device_id, self.runtime.version());
+                let directory = cache.join(key);
+                fs::create_dir_all(&directory).map_err(SessionError::Cache)?;
+                Some(directory)
+            }
+            _ => None,
+        };
+        // Two processes that build the same engine would write the same files. The second one waits
+        // and reads them.
+        let lock = cache.as_ref().map(|directory| fs::File::create(directory.join(".lock")));
+        let lock = lock.transpose().map_err(SessionError::Cache)?;
+        if let Some(lock) = &lock {
+            lock.lock().map_err(SessionError::Cache)?;
         }
-        Source::File(_) => return None,
-        Source::Bytes(bytes) => kernels::with_kernels(bytes)?,
-    };
-    let made = kernels::domain(threads).map_err(SessionError::Ort);
-    let made = made.and_then(|operators| commit(runtime, threads, None, Source::Bytes(&model), Some(operators)));
-    Some(made.map(|session| (session, count)).map_err(|error| match error {
-        SessionError::Ort(error) => on_one_line(error.message()),
-        SessionError::Panic(reason) => reason,
-        SessionError::Cache(error) => error.to_string(),
-    }))
+        let mut kernels_error = None;
+        if provider == Provider::Cpu && self.options.kernels == Kernels::Auto {
+            match self.create_with_kernels() {
+                Some(Ok(created)) => return Ok(created),
+                // If the file is the cause, the session without kernels reports it.
+                Some(Err(error)) => kernels_error = Some(error.message()),
+                None => {}
+            }
+        }
+        let config = ProviderConfig {
+            device_id,
+            threads,
+            precision,
+            cuda_graph: self.options.cuda_graph
+                && self.shape.is_some_and(|(input_spec, _)| !matches!(input_spec, InputSpec::DevicePlanes(_))),
+            cache: cache.as_deref(),
+            profile: self.shape.map(|(input_spec, spec)| input_spec.profile(spec)),
+        };
+        let session = commit(self.runtime, threads, provider.dispatch(&config), self.bytes, None)?;
+        Ok(CreatedSession { session, kernels: 0, kernels_error })
+    }
+
+    /// A session with this library's kernels; `None` if the model has no use for them.
+    fn create_with_kernels(&self) -> Option<Result<CreatedSession, SessionError>> {
+        if self.bytes.len() > MAX_KERNEL_MODEL_BYTES {
+            return None;
+        }
+        let (model, kernels) = kernels::with_kernels(self.bytes)?;
+        let threads = self.options.threads;
+        let operators = kernels::domain(threads).map_err(SessionError::Ort);
+        let session = operators.and_then(|operators| commit(self.runtime, threads, None, &model, Some(operators)));
+        Some(session.map(|session| CreatedSession { session, kernels, kernels_error: None }))
+    }
 }
 
 fn commit(
     runtime: &Runtime,
     threads: usize,
     provider: Option<ExecutionProviderDispatch>,
-    source: Source<'_>,
+    bytes: &[u8],
     operators: Option<OperatorDomain>,
 ) -> Result<Session, SessionError> {
-    // The binding asserts on types that it does not know; a file must never bring the process down.
+    // The binding asserts on types that it does not know. A file must never end the process.
     let made = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
         let mut builder = Session::builder(runtime.environment())?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            // The arena that grows by what is asked for, see `runtime`.
+            // The arena that grows as requested, see `runtime::library`.
             .with_env_allocators()?
-            // Between runs the cores are for preprocessing, decoders and encoders, not for spinning: that costs
-            // the model nothing and took a third off preprocessing (benches/README.md).
+            // Between runs the cores are for preprocessing, decoders and encoders. Spinning did not
+            // speed the model up and took a third off preprocessing (benches/README.md).
             .with_config_entry("session.force_spinning_stop", "1")?
-            // For `nodes_elsewhere`.
+            // For `nodes_on_other_providers`.
             .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
         if threads > 0 {
             builder = builder.with_intra_threads(threads)?;
@@ -241,10 +266,7 @@ fn commit(
         if let Some(operators) = operators {
             builder = builder.with_operators(operators)?;
         }
-        match source {
-            Source::File(path) => builder.commit_from_file(path),
-            Source::Bytes(bytes) => builder.commit_from_memory(bytes),
-        }
+        builder.commit_from_memory(bytes)
     }));
     match made {
         Ok(session) => session.map_err(SessionError::Ort),
@@ -252,29 +274,23 @@ fn commit(
     }
 }
 
-/// What to say if a provider did not take the whole graph.
-pub(crate) fn left_over(session: &Session, provider: Provider) -> Option<String> {
+/// A note for the user if some nodes are not assigned to the provider.
+pub(crate) fn unassigned_nodes_note(session: &Session, provider: Provider) -> Option<String> {
     if provider == Provider::Cpu {
         return None;
     }
-    match runtime::nodes_elsewhere(session, provider) {
+    match library::nodes_on_other_providers(session, provider) {
         Ok(kinds) if kinds.is_empty() => None,
         Ok(kinds) => {
             let count = kinds.iter().map(|(_, count)| count).sum::<usize>();
             let list = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
-            Some(format!("{provider} did not take the whole graph, {count} nodes run on other providers: {list}"))
+            Some(format!("{provider} does not run the whole graph, {count} nodes run on other providers: {list}"))
         }
-        Err(error) => Some(format!("which nodes {provider} took is not known: {error}")),
+        Err(error) => Some(format!("ONNX Runtime does not report which nodes run on {provider}: {error}")),
     }
 }
 
-/// Whether a session that cannot be made is the file's fault rather than the provider's.
+/// Whether the file, and not the provider, is the reason that a session cannot be created.
 fn is_about_the_file(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::InvalidProtobuf | ErrorCode::InvalidGraph | ErrorCode::NoModel | ErrorCode::NoSuchFile)
-}
-
-impl fmt::Debug for Forge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Forge").field("path", &self.path).finish_non_exhaustive()
-    }
 }

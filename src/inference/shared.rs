@@ -1,107 +1,146 @@
-//! A model with the threads that run it, shared by all who use it.
+//! A model with the threads that run it, shared by all of its callers.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::contract::Contract;
-use crate::engine::{Client, Engine};
-use crate::model::{Model, ModelError, Options, Running};
-use crate::provider::Provider;
-use crate::session::Forge;
-use crate::tensors::{Feed, Maker, Tensors};
+use super::engine::{Client, Engine};
+use super::error::ModelError;
+use super::model::Model;
+use super::model_file::ModelFile;
+use super::options::{AUTO_BATCH, BackendInfo, ModelOptions, OpenContext};
+use super::session::SessionFactory;
+use super::tensors::{InputSpec, TensorAllocator, Tensors};
+use crate::model::ModelSpec;
+use crate::runtime::Provider;
+use crate::sync::lock;
 
-/// A running model that several detectors can share.
+/// Maximum size of the input of an automatic batch on a GPU, in bytes.
+const AUTO_BATCH_BYTES: usize = 256 << 20;
+
+/// A running model that several detectors or landmarkers can share.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use retinaface::{Detector, ModelOptions, SharedModel};
+/// let model = SharedModel::open(Path::new("retinaface_mnet025.onnx"), &ModelOptions::default())?;
+/// let (entrance, exit) = (Detector::new(&model), Detector::new(&model));
+/// # Ok::<(), retinaface::ModelError>(())
+/// ```
 #[derive(Debug)]
 pub struct SharedModel {
     engine: Arc<Engine<Tensors>>,
-    maker: Arc<Maker>,
-    forge: Arc<Forge>,
-    contract: Arc<Contract>,
-    pub(crate) running: Running,
-    pub(crate) on_device: bool,
+    allocator: Arc<TensorAllocator>,
+    factory: Arc<SessionFactory>,
+    spec: Arc<ModelSpec>,
+    backend: BackendInfo,
+    preprocesses_on_device: bool,
     parallel_runs: usize,
-    /// Which numbers detectors have, see [`crate::detector::Detector::number`].
-    pub(crate) numbers: Mutex<BTreeSet<usize>>,
+    /// Numbers that are in use, see [`SharedModel::take_number`].
+    numbers: Mutex<BTreeSet<usize>>,
 }
 
 impl SharedModel {
-    /// Opens a model and starts the thread that runs it.
+    /// Reads and opens a model and starts the threads that run it.
     ///
     /// # Errors
-    /// As [`Model::open`].
-    pub fn open(path: &Path, options: &Options) -> Result<Arc<Self>, ModelError> {
-        let model = Model::open(path, options)?;
+    /// As [`SharedModel::open_file`], and if the file cannot be read.
+    pub fn open(path: &Path, options: &ModelOptions) -> Result<Arc<Self>, ModelError> {
+        Self::open_file(&ModelFile::read(path)?, options, &OpenContext::default())
+    }
+
+    /// Opens a model that was read before and starts the threads that run it.
+    ///
+    /// # Errors
+    /// As [`Model::open_file`], and if a thread cannot be started.
+    pub fn open_file(file: &ModelFile, options: &ModelOptions, context: &OpenContext) -> Result<Arc<Self>, ModelError> {
+        let model = Model::open_file(file, options, context)?;
         let parallel_runs = options.parallel_runs.max(1);
-        let (maker, forge) = (Arc::clone(model.maker()), Arc::clone(model.forge()));
-        let contract = Arc::clone(model.contract());
-        let (running, on_device) = (model.running().clone(), model.preprocesses_on_device());
-        let others = (1..parallel_runs).map(|number| model.beside(number)).collect::<Result<Vec<_>, _>>()?;
-        let runners =
-            [model].into_iter().chain(others).map(|mut model| move |pictures: &mut [Tensors]| model.run(pictures));
-        let engine = Engine::spawn(runners).map_err(|cause| ModelError::Read { path: path.to_path_buf(), cause })?;
+        let (allocator, factory) = (Arc::clone(model.allocator()), Arc::clone(model.factory()));
+        let spec = Arc::clone(model.spec());
+        let (backend, preprocesses_on_device) = (model.backend().clone(), model.preprocesses_on_device());
+        let others =
+            (1..parallel_runs).map(|index| model.another_session(file, index)).collect::<Result<Vec<_>, _>>()?;
+        let runners = [model].into_iter().chain(others).map(|mut model| move |items: &mut [Tensors]| model.run(items));
+        let engine = Engine::spawn(runners).map_err(ModelError::Thread)?;
         Ok(Arc::new(Self {
             engine,
-            maker,
-            forge,
-            contract,
-            running,
-            on_device,
+            allocator,
+            factory,
+            spec,
+            backend,
+            preprocesses_on_device,
             parallel_runs,
             numbers: Mutex::default(),
         }))
     }
 
-    /// A caller's handle to the threads that run it.
+    /// A caller's handle to the batching engine.
     pub(crate) fn client(&self) -> Client<Tensors> {
         self.engine.client()
     }
 
-    /// Memory for a picture that is fed so.
-    pub(crate) fn tensors(&self, feed: Feed) -> Result<Tensors, String> {
-        // The threads of the engine run what others have meanwhile.
-        self.forge.prepare(&feed, &self.maker)?;
-        self.maker.tensors(feed).map_err(|error| error.to_string())
+    /// Tensors of one item of that input shape.
+    pub(crate) fn tensors(&self, input_spec: InputSpec) -> Result<Tensors, ModelError> {
+        // This runs on the caller's thread, so that the engine's threads continue with other
+        // shapes.
+        self.factory.prepare(&input_spec, &self.allocator)?;
+        self.allocator.tensors(input_spec)
     }
 
     /// What the model is.
-    pub fn contract(&self) -> &Contract {
-        &self.contract
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
     }
 
-    /// What it runs on.
-    pub fn running(&self) -> &Running {
-        &self.running
+    /// What the model runs on.
+    pub fn backend(&self) -> &BackendInfo {
+        &self.backend
     }
 
-    /// Whether a run has panicked, so that the model has to be opened anew.
+    /// Whether a run has panicked, so that the model must be opened again.
     pub fn has_panicked(&self) -> bool {
         self.engine.has_panicked()
     }
 
-    /// How many frames may be worth a run where it is left open. On a CPU a batch is no faster than its pictures one by
-    /// one, and each of them waits for all.
+    /// Whether the model's graph converts frames to its input.
+    pub(crate) fn preprocesses_on_device(&self) -> bool {
+        self.preprocesses_on_device
+    }
+
+    /// The smallest number, from 0, that no other holder has. Streams with an inference interval
+    /// use it to infer on different frames.
+    pub(crate) fn take_number(&self) -> usize {
+        let mut numbers = lock(&self.numbers);
+        let free = (0..).find(|number| !numbers.contains(number)).expect("the set is finite");
+        numbers.insert(free);
+        free
+    }
+
+    pub(crate) fn release_number(&self, number: usize) {
+        lock(&self.numbers).remove(&number);
+    }
+
+    /// The automatic batch size for an input of `width` x `height`. On a CPU a batch is not faster
+    /// than single runs, and each item would wait for the whole batch.
     pub(crate) fn auto_batch(&self, width: usize, height: usize) -> usize {
-        if self.running.provider.is_gpu() {
+        if self.backend.is_gpu() {
             (AUTO_BATCH_BYTES / (3 * width * height * size_of::<f32>()).max(1)).clamp(1, AUTO_BATCH)
         } else {
             1
         }
     }
 
-    /// How many pictures may go through at once where `wanted` were asked for: TensorRT builds for a range of batches.
-    pub(crate) fn batch(&self, wanted: usize) -> usize {
-        let most = if self.running.provider == Provider::TensorRt { AUTO_BATCH } else { usize::MAX };
-        self.contract.batch(wanted).min(most)
+    /// Maximum number of items in a run for a requested number. A TensorRT engine is built for a
+    /// range of batch sizes.
+    pub(crate) fn batch(&self, requested: usize) -> usize {
+        let max = if self.backend.provider == Provider::TensorRt { AUTO_BATCH } else { usize::MAX };
+        self.spec.batch(requested).min(max)
     }
 
-    /// Frames of one stream that keep the model busy: one is made ready while others run, on a GPU some as a batch.
-    pub fn busy_with(&self) -> usize {
-        if self.running.provider.is_gpu() { 4 } else { 1 + self.parallel_runs }
+    /// Number of frames in flight that keep the model busy: one is preprocessed while others run,
+    /// on a GPU in batches.
+    pub fn default_inflight(&self) -> usize {
+        if self.backend.is_gpu() { 4 } else { 1 + self.parallel_runs }
     }
 }
-
-/// Frames that share a run on a GPU where it is left open,
-pub(crate) const AUTO_BATCH: usize = 16;
-/// and their tensor stays below this many bytes.
-const AUTO_BATCH_BYTES: usize = 256 << 20;

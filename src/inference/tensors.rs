@@ -1,4 +1,5 @@
-//! A picture's memory: the tensors that a run reads and writes, bound to its session once.
+//! The memory of one batch item: the tensors that a run reads and writes, bound to its session
+//! once.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,87 +10,85 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType};
 
-use crate::contract::Contract;
-use crate::decode::MAX_HEADS;
-use crate::device::{self, Frames};
-use crate::engine::Picture;
-use crate::lock::lock;
+use super::device_graph::{self, FrameSpec};
+use super::engine::BatchItem;
+use super::error::ModelError;
+use super::options::AUTO_BATCH;
+use crate::model::{MAX_HEADS, ModelSpec};
+use crate::sync::lock;
 
-/// What is fed to a model, and how large it is. Pictures that are fed alike can share a run.
+/// The kind and the shape of an input. Items with equal specs can share a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Feed {
-    /// `[3, height, width]` floats, made of the frame on the CPU.
+pub enum InputSpec {
+    /// `[3, height, width]` floats, made from the frame on the CPU.
     Floats {
         /// Columns.
         width: usize,
         /// Rows.
         height: usize,
     },
-    /// The frame's own planes; the rest happens on the device.
-    Planes(Frames),
-    /// The frame's own planes, which are on the device already.
-    Resident(Frames),
+    /// The frame's own planes; the device graph converts them.
+    Planes(FrameSpec),
+    /// The frame's own planes in the device's memory.
+    DevicePlanes(FrameSpec),
 }
 
-impl Feed {
+impl InputSpec {
     /// Width and height of the model's input.
     pub fn input(&self) -> (usize, usize) {
         match self {
             Self::Floats { width, height } => (*width, *height),
-            Self::Planes(frames) | Self::Resident(frames) => frames.letterbox().input(),
+            Self::Planes(frame) | Self::DevicePlanes(frame) => frame.letterbox().input(),
         }
     }
 
-    /// Name, element type and sides, the number of pictures first, of each input.
-    fn inputs(&self, contract: &Contract, count: usize) -> Vec<(String, TensorElementType, Vec<usize>)> {
+    /// Name, element type and shape of each input for `count` items.
+    fn inputs(&self, spec: &ModelSpec, count: usize) -> Vec<(String, TensorElementType, Vec<usize>)> {
         match self {
             Self::Floats { width, height } => {
-                vec![(
-                    contract.input.clone(),
-                    TensorElementType::Float32,
-                    vec![count, contract.channels, *height, *width],
-                )]
+                vec![(spec.input_name.clone(), TensorElementType::Float32, vec![count, spec.channels, *height, *width])]
             }
-            Self::Planes(frames) | Self::Resident(frames) => (0..frames.planes())
+            Self::Planes(frame) | Self::DevicePlanes(frame) => (0..frame.planes())
                 .map(|plane| {
-                    let [rows, cols, channels] = frames.plane_shape(plane);
-                    (device::plane_name(plane), TensorElementType::Uint8, vec![count, rows, cols, channels])
+                    let [rows, cols, channels] = frame.plane_shape(plane);
+                    (device_graph::plane_name(plane), TensorElementType::Uint8, vec![count, rows, cols, channels])
                 })
                 .collect(),
         }
     }
 
-    /// Name and sides of each output.
-    fn outputs(&self, contract: &Contract, count: usize) -> Vec<(String, Vec<usize>)> {
+    /// Name and shape of each output for `count` items.
+    fn outputs(&self, spec: &ModelSpec, count: usize) -> Vec<(String, Vec<usize>)> {
         match self {
-            Self::Floats { width, height } => contract.output_sides((*width, *height), count),
-            Self::Planes(frames) | Self::Resident(frames) => {
-                let candidates = device::candidates(contract, frames);
-                vec![(device::OUTPUT.to_owned(), vec![count, candidates, contract.candidate()])]
+            Self::Floats { width, height } => spec.output_shapes((*width, *height), count),
+            Self::Planes(frame) | Self::DevicePlanes(frame) => {
+                let candidates = device_graph::candidates(spec, frame);
+                vec![(device_graph::OUTPUT.to_owned(), vec![count, candidates, spec.candidate_len()])]
             }
         }
     }
 
-    /// Names and sides of the inputs for one, some and many pictures, as TensorRT wants to hear of them.
-    pub(crate) fn profile(&self, contract: &Contract) -> [String; 3] {
-        let largest = if contract.dynamic_batch { crate::shared::AUTO_BATCH } else { 1 };
-        [1, largest, largest].map(|count| {
-            let input = |(name, _, sides): (String, _, Vec<usize>)| {
-                let sides = sides.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-                format!("{name}:{sides}")
+    /// TensorRT's optimization profile: the inputs' names and shapes for the smallest, the usual
+    /// and the largest batch.
+    pub(crate) fn profile(&self, spec: &ModelSpec) -> [String; 3] {
+        let max = if spec.dynamic_batch { AUTO_BATCH } else { 1 };
+        [1, max, max].map(|count| {
+            let input = |(name, _, shape): (String, _, Vec<usize>)| {
+                let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+                format!("{name}:{shape}")
             };
-            self.inputs(contract, count).into_iter().map(input).collect::<Vec<_>>().join(",")
+            self.inputs(spec, count).into_iter().map(input).collect::<Vec<_>>().join(",")
         })
     }
 }
 
-impl fmt::Display for Feed {
+impl fmt::Display for InputSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (width, height) = self.input();
         write!(f, "an input of {width}x{height}")?;
-        if let Self::Planes(frames) | Self::Resident(frames) = self {
-            let (width, height) = frames.letterbox().frame();
-            write!(f, " made of frames of {width}x{height}")?;
+        if let Self::Planes(frame) | Self::DevicePlanes(frame) = self {
+            let (width, height) = frame.letterbox().frame();
+            write!(f, " made from frames of {width}x{height}")?;
         }
         Ok(())
     }
@@ -97,223 +96,231 @@ impl fmt::Display for Feed {
 
 /// Where a run's tensors are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In the memory that the provider itself works on.
+pub(crate) enum TensorMemory {
+    /// In the memory that the provider itself uses.
     Host,
-    /// In memory that a GPU can copy from and to by itself; the provider does.
+    /// In page-locked memory. The provider copies between it and the GPU.
     Pinned,
-    /// On the GPU, at one place for all runs of a shape and a number of pictures, since a CUDA graph knows no other;
-    /// copied before and after.
+    /// In the GPU's memory, at one address for all runs of a shape and batch size, since a CUDA
+    /// graph records addresses. Inputs are copied before a run and outputs after it.
     Device,
 }
 
-/// Makes tensors for a model, on any thread.
-pub struct Maker {
-    contract: Arc<Contract>,
-    place: Place,
-    /// Of pinned memory; none where plain memory will do.
+/// Allocates a model's tensors, on any thread.
+pub struct TensorAllocator {
+    spec: Arc<ModelSpec>,
+    memory: TensorMemory,
+    /// For page-locked memory; `None` if plain memory suffices.
     pinned: Option<Mutex<Allocator>>,
     device: Option<Mutex<Allocator>>,
-    /// Who still has tensors of a shape.
-    users: Mutex<HashMap<Feed, Weak<User>>>,
-    /// How often the last tensors of some shape were dropped.
-    gone: Arc<AtomicUsize>,
+    /// Which input specs have tensors.
+    users: Mutex<HashMap<InputSpec, Weak<SpecUse>>>,
+    /// How often the last tensors of an input spec were dropped.
+    released: Arc<AtomicUsize>,
 }
 
-impl fmt::Debug for Maker {
+impl fmt::Debug for TensorAllocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Maker").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("TensorAllocator").field("memory", &self.memory).finish_non_exhaustive()
     }
 }
 
-/// Shared by all tensors of a shape; goes with the last of them.
+/// Shared by all tensors of one input spec and dropped with the last of them.
 #[derive(Debug)]
-struct User {
-    gone: Arc<AtomicUsize>,
+struct SpecUse {
+    released: Arc<AtomicUsize>,
 }
 
-impl Drop for User {
+impl Drop for SpecUse {
     fn drop(&mut self) {
-        self.gone.fetch_add(1, Ordering::Release);
+        self.released.fetch_add(1, Ordering::Release);
     }
 }
 
-impl Maker {
-    pub(crate) fn new(session: &Session, contract: Arc<Contract>, place: Place, device_id: u32) -> ort::Result<Self> {
+impl TensorAllocator {
+    pub(crate) fn new(
+        session: &Session,
+        spec: Arc<ModelSpec>,
+        memory: TensorMemory,
+        device_id: u32,
+    ) -> Result<Self, ModelError> {
         let device_id = i32::try_from(device_id).unwrap_or(i32::MAX);
-        let allocator = |device, memory| {
-            let memory = MemoryInfo::new(device, device_id, AllocatorType::Device, memory)?;
-            Allocator::new(session, memory).map(|allocator| Some(Mutex::new(allocator)))
+        let allocator = |device, kind| {
+            let info = MemoryInfo::new(device, device_id, AllocatorType::Device, kind)?;
+            Allocator::new(session, info).map(|allocator| Some(Mutex::new(allocator)))
         };
-        let pinned = match place {
-            Place::Host => None,
-            Place::Pinned | Place::Device => allocator(AllocationDevice::CUDA_PINNED, MemoryType::CPUInput)?,
+        let (pinned, device) = match memory {
+            TensorMemory::Host => (None, None),
+            TensorMemory::Pinned | TensorMemory::Device => (
+                allocator(AllocationDevice::CUDA_PINNED, MemoryType::CPUInput).map_err(ModelError::tensor)?,
+                allocator(AllocationDevice::CUDA, MemoryType::Default).map_err(ModelError::tensor)?,
+            ),
         };
-        let device = match place {
-            Place::Host => None,
-            Place::Pinned | Place::Device => allocator(AllocationDevice::CUDA, MemoryType::Default)?,
-        };
-        Ok(Self { contract, place, pinned, device, users: Mutex::default(), gone: Arc::default() })
+        Ok(Self { spec, memory, pinned, device, users: Mutex::default(), released: Arc::default() })
     }
 
-    /// A maker whose tensors are copied before and after each run, as for a CUDA graph, but from CPU to CPU.
+    /// An allocator whose tensors are copied before and after each run, as for a CUDA graph, but
+    /// from CPU to CPU.
     #[cfg(test)]
     pub(crate) fn copying(self) -> Self {
-        Self { place: Place::Device, ..self }
+        Self { memory: TensorMemory::Device, ..self }
     }
 
-    /// Tensors for one picture that is fed so.
+    /// Tensors of one item.
     ///
     /// # Errors
-    /// If there is no memory.
-    pub fn tensors(&self, feed: Feed) -> ort::Result<Tensors> {
+    /// If the memory cannot be allocated.
+    pub fn tensors(&self, input_spec: InputSpec) -> Result<Tensors, ModelError> {
         let user = {
             let mut users = lock(&self.users);
             users.retain(|_, user| user.strong_count() > 0);
-            let known = users.get(&feed).and_then(Weak::upgrade);
+            let known = users.get(&input_spec).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
-                let user = Arc::new(User { gone: Arc::clone(&self.gone) });
-                users.insert(feed, Arc::downgrade(&user));
+                let user = Arc::new(SpecUse { released: Arc::clone(&self.released) });
+                users.insert(input_spec, Arc::downgrade(&user));
                 user
             })
         };
-        Ok(Tensors { feed, bound: self.bound(&feed, 1, false)?, _user: user })
+        let bound = self.bound(&input_spec, 1, false).map_err(ModelError::tensor)?;
+        Ok(Tensors { input_spec, bound, _user: user })
     }
 
-    /// Whether runs go through tensors at one place on the device, into which pictures are copied.
-    pub(crate) fn runs_in_place(&self, feed: &Feed) -> bool {
-        self.place == Place::Device && !matches!(feed, Feed::Resident(_))
+    /// Whether runs use tensors at one address on the device, into which each item is copied.
+    pub(crate) fn uses_device_buffers(&self, input_spec: &InputSpec) -> bool {
+        self.memory == TensorMemory::Device && !matches!(input_spec, InputSpec::DevicePlanes(_))
     }
 
-    /// Tensors for `count` pictures at once; those that runs go through have their place on the device.
-    pub(crate) fn bound(&self, feed: &Feed, count: usize, runs: bool) -> ort::Result<Bound> {
-        let in_place = runs && self.runs_in_place(feed);
-        let host = |element: TensorElementType, sides: Vec<usize>| match &self.pinned {
-            Some(pinned) => DynTensor::new(&lock(pinned), element, sides),
-            None => DynTensor::new(&Allocator::default(), element, sides),
+    /// Tensors of `count` items. With `for_runs` a run reads and writes them directly.
+    pub(crate) fn bound(&self, input_spec: &InputSpec, count: usize, for_runs: bool) -> ort::Result<BoundTensors> {
+        let in_device_memory = for_runs && self.uses_device_buffers(input_spec);
+        let allocate = |allocator: &Option<Mutex<Allocator>>, element, shape: Vec<usize>| match allocator {
+            Some(allocator) => DynTensor::new(&lock(allocator), element, shape),
+            None => DynTensor::new(&Allocator::default(), element, shape),
         };
-        let on_device = |element: TensorElementType, sides: Vec<usize>| match &self.device {
-            Some(device) => DynTensor::new(&lock(device), element, sides),
-            None => DynTensor::new(&Allocator::default(), element, sides),
-        };
+        let host = |element, shape| allocate(&self.pinned, element, shape);
+        let on_device = |element, shape| allocate(&self.device, element, shape);
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
-        let resident = matches!(feed, Feed::Resident(_));
-        for (name, element, sides) in feed.inputs(&self.contract, count) {
+        let resident = matches!(input_spec, InputSpec::DevicePlanes(_));
+        for (name, element, shape) in input_spec.inputs(&self.spec, count) {
             if resident {
-                inputs.push(Port { name, host: on_device(element, sides)?, device: None });
+                inputs.push(BoundValue { name, host: on_device(element, shape)?, device: None });
                 continue;
             }
-            let mut tensor = host(element, sides.clone())?;
-            // A new tensor holds whatever was there.
+            let mut tensor = host(element, shape.clone())?;
+            // The content of new memory is unspecified.
             match element {
                 TensorElementType::Float32 => tensor.try_extract_tensor_mut::<f32>()?.1.fill(0.0),
                 _ => tensor.try_extract_tensor_mut::<u8>()?.1.fill(0),
             }
-            let device = if in_place { Some(on_device(element, sides)?) } else { None };
-            inputs.push(Port { name, host: tensor, device });
+            let device = if in_device_memory { Some(on_device(element, shape)?) } else { None };
+            inputs.push(BoundValue { name, host: tensor, device });
         }
-        for (name, sides) in feed.outputs(&self.contract, count) {
-            let tensor = host(TensorElementType::Float32, sides.clone())?;
-            let device = if in_place { Some(on_device(TensorElementType::Float32, sides)?) } else { None };
-            outputs.push(Port { name, host: tensor, device });
+        for (name, shape) in input_spec.outputs(&self.spec, count) {
+            let tensor = host(TensorElementType::Float32, shape.clone())?;
+            let device = if in_device_memory { Some(on_device(TensorElementType::Float32, shape)?) } else { None };
+            outputs.push(BoundValue { name, host: tensor, device });
         }
-        Ok(Bound { count, resident, inputs, outputs, bindings: Vec::new() })
+        Ok(BoundTensors { count, resident, inputs, outputs, bindings: Vec::new() })
     }
 
-    /// How many shapes have gone so far.
-    pub(crate) fn gone(&self) -> usize {
-        self.gone.load(Ordering::Acquire)
+    /// How many input specs have lost their last tensors so far.
+    pub(crate) fn released(&self) -> usize {
+        self.released.load(Ordering::Acquire)
     }
 
-    /// Whether somebody has tensors of this shape.
-    pub(crate) fn is_fed(&self, feed: &Feed) -> bool {
-        lock(&self.users).get(feed).is_some_and(|user| user.strong_count() > 0)
+    /// Whether tensors of this input spec exist.
+    pub(crate) fn in_use(&self, input_spec: &InputSpec) -> bool {
+        lock(&self.users).get(input_spec).is_some_and(|user| user.strong_count() > 0)
     }
 }
 
 /// One input or output.
 #[derive(Debug)]
-struct Port {
+struct BoundValue {
     name: String,
-    /// The one that is filled or read here; on the device for inputs that are filled there.
+    /// The tensor that callers fill or read; in the device's memory for inputs that are filled
+    /// there.
     host: DynTensor,
-    /// Its copy on the device, where runs use that one.
+    /// Its copy on the device, if runs use that one.
     device: Option<DynTensor>,
 }
 
-impl Port {
-    fn values<T: PrimitiveTensorElementType>(&self) -> Result<&[T], String> {
-        self.host.try_extract_tensor::<T>().map(|(_, values)| values).map_err(|error| error.to_string())
+impl BoundValue {
+    fn values<T: PrimitiveTensorElementType>(&self) -> Result<&[T], ModelError> {
+        self.host.try_extract_tensor::<T>().map(|(_, values)| values).map_err(ModelError::tensor)
     }
 
-    fn values_mut<T: PrimitiveTensorElementType>(&mut self) -> Result<&mut [T], String> {
-        self.host.try_extract_tensor_mut::<T>().map(|(_, values)| values).map_err(|error| error.to_string())
+    fn values_mut<T: PrimitiveTensorElementType>(&mut self) -> Result<&mut [T], ModelError> {
+        self.host.try_extract_tensor_mut::<T>().map(|(_, values)| values).map_err(ModelError::tensor)
     }
 
-    /// Copies `from`, the tensor of one picture, to picture `index` of this tensor.
-    fn put<T: PrimitiveTensorElementType + Copy>(&mut self, index: usize, from: &Self) -> Result<(), String> {
+    /// Copies `from`, the tensor of one item, to item `index` of this tensor.
+    fn copy_item<T: PrimitiveTensorElementType + Copy>(&mut self, index: usize, from: &Self) -> Result<(), ModelError> {
         let from = from.values::<T>()?;
         let len = from.len();
         let all = self.values_mut::<T>()?;
-        let part = all.get_mut(index * len..(index + 1) * len).ok_or("a batch's tensor is too short")?;
-        part.copy_from_slice(from);
+        all.get_mut(index * len..(index + 1) * len).ok_or_else(batch_too_short)?.copy_from_slice(from);
         Ok(())
     }
 }
 
-/// Tensors for some pictures, bound to a session at their first run on it.
-pub(crate) struct Bound {
+fn batch_too_short() -> ModelError {
+    ModelError::Tensor("the batch's tensor is too short for its items".to_owned())
+}
+
+/// Tensors of one or several items, bound to a session at their first run on it.
+pub(crate) struct BoundTensors {
     count: usize,
-    /// The inputs are on the device for good.
+    /// The inputs stay in the device's memory.
     resident: bool,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
-    /// To each of the sessions that run side by side, see [`crate::model::Model::beside`].
+    inputs: Vec<BoundValue>,
+    outputs: Vec<BoundValue>,
+    /// One binding per concurrent session, see [`super::model::Model::another_session`].
     bindings: Vec<Option<IoBinding>>,
 }
 
-impl Bound {
-    /// For how many pictures.
+impl BoundTensors {
+    /// Number of items.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Runs these tensors on `session`, which is number `number` of those that run side by side.
+    /// Runs the session with index `index` on these tensors.
     pub(crate) fn run(
         &mut self,
-        (number, session): (usize, &mut Session),
-        maker: &Maker,
+        (index, session): (usize, &mut Session),
+        allocator: &TensorAllocator,
         options: Option<&RunOptions>,
     ) -> ort::Result<()> {
-        if self.bindings.len() <= number {
-            self.bindings.resize_with(number + 1, || None);
+        if self.bindings.len() <= index {
+            self.bindings.resize_with(index + 1, || None);
         }
-        let slot = &mut self.bindings[number];
+        let slot = &mut self.bindings[index];
         let binding = match slot {
             Some(binding) => binding,
             None => {
                 let mut binding = session.create_binding()?;
-                for port in &self.inputs {
-                    binding.bind_input(&port.name, port.device.as_ref().unwrap_or(&port.host))?;
+                for value in &self.inputs {
+                    binding.bind_input(&value.name, value.device.as_ref().unwrap_or(&value.host))?;
                 }
-                for port in &mut self.outputs {
-                    binding.bind_output(&port.name, port.device.as_mut().unwrap_or(&mut port.host))?;
+                for value in &mut self.outputs {
+                    binding.bind_output(&value.name, value.device.as_mut().unwrap_or(&mut value.host))?;
                 }
                 slot.insert(binding)
             }
         };
-        match maker.place {
+        match allocator.memory {
             _ if self.resident => {}
-            Place::Host => {}
-            // Binding is what copies to the device.
-            Place::Pinned => {
-                for port in &self.inputs {
-                    binding.bind_input(&port.name, &port.host)?;
+            TensorMemory::Host => {}
+            // Binding an input copies it to the device.
+            TensorMemory::Pinned => {
+                for value in &self.inputs {
+                    binding.bind_input(&value.name, &value.host)?;
                 }
             }
-            Place::Device => {
-                for Port { host, device, .. } in &mut self.inputs {
+            TensorMemory::Device => {
+                for BoundValue { host, device, .. } in &mut self.inputs {
                     device.as_mut().map_or(Ok(()), |device| host.copy_into(device))?;
                 }
             }
@@ -322,7 +329,7 @@ impl Bound {
             Some(options) => session.run_binding_with_options(binding, options).map(drop)?,
             None => session.run_binding(binding).map(drop)?,
         }
-        for Port { host, device, .. } in &mut self.outputs {
+        for BoundValue { host, device, .. } in &mut self.outputs {
             device.as_ref().map_or(Ok(()), |device| device.copy_into(&mut *host))?;
         }
         Ok(())
@@ -330,126 +337,132 @@ impl Bound {
 
     #[cfg(test)]
     pub(crate) fn clear_outputs(&mut self) {
-        self.outputs.iter_mut().for_each(|port| port.values_mut::<f32>().unwrap().fill(0.0));
+        self.outputs.iter_mut().for_each(|value| value.values_mut::<f32>().unwrap().fill(0.0));
     }
 
-    /// Takes the inputs of `picture` as those of picture `index`.
-    pub(crate) fn gather(&mut self, index: usize, picture: &Self) -> Result<(), String> {
-        for (port, from) in self.inputs.iter_mut().zip(&picture.inputs) {
-            match port.host.data_type() {
-                TensorElementType::Uint8 => port.put::<u8>(index, from)?,
-                _ => port.put::<f32>(index, from)?,
+    /// Copies the inputs of `item` to item `index` of this batch.
+    pub(crate) fn gather(&mut self, index: usize, item: &Self) -> Result<(), ModelError> {
+        for (value, from) in self.inputs.iter_mut().zip(&item.inputs) {
+            match value.host.data_type() {
+                TensorElementType::Uint8 => value.copy_item::<u8>(index, from)?,
+                _ => value.copy_item::<f32>(index, from)?,
             }
         }
         Ok(())
     }
 
-    /// Gives the outputs of picture `index` to `picture`.
-    pub(crate) fn scatter(&self, index: usize, picture: &mut Self) -> Result<(), String> {
-        for (port, to) in self.outputs.iter().zip(&mut picture.outputs) {
+    /// Copies the outputs of item `index` of this batch to `item`.
+    pub(crate) fn scatter(&self, index: usize, item: &mut Self) -> Result<(), ModelError> {
+        for (value, to) in self.outputs.iter().zip(&mut item.outputs) {
             let to = to.values_mut::<f32>()?;
             let len = to.len();
-            let part = port.values::<f32>()?.get(index * len..(index + 1) * len);
-            to.copy_from_slice(part.ok_or("a batch's tensor is too short")?);
+            let part = value.values::<f32>()?.get(index * len..(index + 1) * len);
+            to.copy_from_slice(part.ok_or_else(batch_too_short)?);
         }
         Ok(())
     }
 }
 
-/// The tensors of one picture: filled by who has a frame, run by [`crate::model::Model::run`], read by who asked.
+/// The tensors of one item: a caller fills them, [`crate::inference::Model::run`] runs them, the
+/// caller reads the output.
 pub struct Tensors {
-    feed: Feed,
-    bound: Bound,
-    _user: Arc<User>,
+    input_spec: InputSpec,
+    bound: BoundTensors,
+    _user: Arc<SpecUse>,
 }
 
 impl fmt::Debug for Tensors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tensors").field("feed", &self.feed).finish_non_exhaustive()
+        f.debug_struct("Tensors").field("input_spec", &self.input_spec).finish_non_exhaustive()
     }
 }
 
-impl Picture for Tensors {
-    type Shape = Feed;
+impl BatchItem for Tensors {
+    type Shape = InputSpec;
 
-    fn shape(&self) -> Feed {
-        self.feed
+    fn shape(&self) -> InputSpec {
+        self.input_spec
     }
 }
 
-/// What a run found for a picture.
+/// The output of a run for one item.
 #[derive(Clone, Copy, Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "it lives on the stack for a moment; a box would be an allocation a frame"
+    reason = "it lives on the stack for a moment; a box would be one allocation per frame"
 )]
-pub enum Found<'a> {
-    /// The outputs that are read, in the contract's order.
-    Heads(Heads<'a>),
-    /// The best candidates, decoded, best first, see [`crate::decode::from_candidates`].
+pub enum RunOutput<'a> {
+    /// The model's outputs, in the order of [`ModelSpec::output_names`].
+    Heads(HeadOutputs<'a>),
+    /// Decoded candidates of the device graph, the best first.
     Candidates(&'a [f32]),
 }
 
-/// Outputs of a model, in the contract's order; on the stack, since each frame has some.
+/// A model's outputs, in the order of [`ModelSpec::output_names`]; on the stack, since each frame
+/// has some.
 #[derive(Clone, Copy, Debug)]
-pub struct Heads<'a> {
+pub struct HeadOutputs<'a> {
     values: [&'a [f32]; MAX_HEADS],
     count: usize,
 }
 
-impl<'a> Heads<'a> {
-    /// Each output's numbers.
+impl<'a> HeadOutputs<'a> {
+    /// The values of each output.
     pub fn values(&self) -> &[&'a [f32]] {
         &self.values[..self.count]
     }
 }
 
 impl Tensors {
-    /// What is fed, and how large it is.
-    pub fn feed(&self) -> Feed {
-        self.feed
+    /// The kind and the shape of the input.
+    pub fn input_spec(&self) -> InputSpec {
+        self.input_spec
     }
 
-    pub(crate) fn bound(&mut self) -> &mut Bound {
+    pub(crate) fn bound(&mut self) -> &mut BoundTensors {
         &mut self.bound
     }
 
-    /// The input `[3, height, width]`, if floats are fed.
+    /// The input `[3, height, width]` of [`InputSpec::Floats`].
     ///
     /// # Errors
-    /// If planes are.
-    pub fn floats(&mut self) -> Result<&mut [f32], String> {
-        self.bound.inputs.first_mut().ok_or("no input")?.values_mut::<f32>()
+    /// If the input has another kind.
+    pub fn floats(&mut self) -> Result<&mut [f32], ModelError> {
+        self.input(0)?.values_mut::<f32>()
     }
 
-    /// Plane `plane` of the frame, `[rows, columns, channels]`, if planes are fed.
+    /// Plane `plane` of [`InputSpec::Planes`], `[rows, columns, channels]`.
     ///
     /// # Errors
-    /// If floats are, or there is no such plane.
-    pub fn plane(&mut self, plane: usize) -> Result<&mut [u8], String> {
-        self.bound.inputs.get_mut(plane).ok_or("no such plane")?.values_mut::<u8>()
+    /// If the input has another kind, or there is no such plane.
+    pub fn plane(&mut self, plane: usize) -> Result<&mut [u8], ModelError> {
+        self.input(plane)?.values_mut::<u8>()
     }
 
-    /// Where plane `plane` of a frame that is resident on the device has to be copied to.
+    fn input(&mut self, index: usize) -> Result<&mut BoundValue, ModelError> {
+        self.bound.inputs.get_mut(index).ok_or_else(|| ModelError::Tensor(format!("there is no input {index}")))
+    }
+
+    /// Address of plane `plane` of [`InputSpec::DevicePlanes`] in the device's memory.
     #[cfg(feature = "cuda-memory")]
-    pub(crate) fn address(&mut self, plane: usize) -> Result<u64, String> {
-        let port = self.bound.inputs.get_mut(plane).ok_or("no such plane")?;
-        Ok(port.host.data_ptr_mut() as u64)
+    pub(crate) fn address(&mut self, plane: usize) -> Result<u64, ModelError> {
+        Ok(self.input(plane)?.host.data_ptr_mut() as u64)
     }
 
-    /// What the last run found.
+    /// The output of the last run.
     ///
     /// # Errors
-    /// If the outputs are not floats that the CPU can read.
-    pub fn found(&self) -> Result<Found<'_>, String> {
+    /// If the outputs are not floats in memory that the CPU can read.
+    pub fn output(&self) -> Result<RunOutput<'_>, ModelError> {
         let outputs = self.bound.outputs.as_slice();
-        if !matches!(self.feed, Feed::Floats { .. }) {
-            return Ok(Found::Candidates(outputs.first().ok_or("no output")?.values()?));
+        if !matches!(self.input_spec, InputSpec::Floats { .. }) {
+            let output = outputs.first().ok_or_else(|| ModelError::Tensor("there is no output".to_owned()))?;
+            return Ok(RunOutput::Candidates(output.values()?));
         }
-        let mut heads = Heads { values: [&[]; MAX_HEADS], count: outputs.len() };
-        for (port, values) in outputs.iter().zip(&mut heads.values) {
-            *values = port.values()?;
+        let mut heads = HeadOutputs { values: [&[]; MAX_HEADS], count: outputs.len() };
+        for (value, values) in outputs.iter().zip(&mut heads.values) {
+            *values = value.values()?;
         }
-        Ok(Found::Heads(heads))
+        Ok(RunOutput::Heads(heads))
     }
 }

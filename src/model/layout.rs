@@ -1,65 +1,79 @@
-//! What a detector's outputs mean: which tensors there are, and how their numbers become scores, boxes and landmarks.
+//! The layout of a detector's outputs: which tensors exist, and how their values encode scores,
+//! boxes and landmarks.
 //!
-//! All families that are known here are described by the same few words, see [`crate::families`]; decoding
-//! ([`crate::decode`], [`crate::device`]) reads the description and knows no family.
+//! [`Layout`] describes all known detector families; see [`super::families`]. The decoders on the
+//! CPU and in the device graph use this description only, and do not depend on a family.
 
 use std::fmt;
 
-use crate::priors::{self, Level, Prior};
+use super::input::Normalization;
+use super::priors::{self, Level, Prior};
 
-/// How the numbers of the levels and cells lie in the outputs. Sides are given without the batch.
+/// Maximum number of heads (output tensors) of a layout.
+pub(crate) const MAX_HEADS: usize = 64;
+
+/// Number of values of a candidate that the device graph decoded: score and box (x, y, w, h), in
+/// input pixels.
+pub(crate) const CANDIDATE_LEN: usize = 5;
+/// The same with five landmarks (x, y).
+pub(crate) const CANDIDATE_LEN_WITH_LANDMARKS: usize = 15;
+
+/// The arrangement of levels, cells and anchors in the output tensors, without the batch dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
-    /// One tensor `[anchors of all levels, numbers]` a role.
-    Together,
-    /// One tensor `[anchors of the level, numbers]` a role and level.
+    /// One tensor per role, of shape `[anchors of all levels, channels]`.
+    Concatenated,
+    /// One tensor per role and level, of shape `[anchors of the level, channels]`.
     Rows,
-    /// One tensor `[anchors of a cell * numbers, rows, columns]` a role and level. Scores come as the background of
-    /// each anchor, then the face of each.
-    Planes,
+    /// One tensor per role and level, of shape `[anchors per cell * channels, rows, columns]`.
+    /// Score tensors contain the background planes of all anchors, followed by the face planes.
+    Nchw,
 }
 
-/// What says how sure the model is of a face.
+/// How scores are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scores {
-    /// Two numbers an anchor: background, face.
+    /// Two values per anchor: background and face.
     Pairs,
-    /// One number an anchor.
+    /// One value per anchor.
     Single,
-    /// One number an anchor in each of two tensors, whose geometric mean is the score: class and objectness.
+    /// One value per anchor in each of two tensors, class and objectness. The score is their
+    /// geometric mean.
     Product,
 }
 
-/// What the four numbers of a box are, with `unit` for the prior's side times the variance of centres.
+/// How the four values of a box are encoded. The unit is the size of the prior times
+/// [`Variances::centre`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boxes {
-    /// The centre's offset in units; the logarithm of the sides over the prior's.
+    /// Offset of the centre in units, and logarithm of the size relative to the prior.
     CentreSize,
-    /// The same in whole pixels whose last one is part of the box: it is one pixel less wide than it counts.
+    /// As [`Boxes::CentreSize`], with a size that includes the last pixel: the box is one pixel
+    /// narrower and lower than the encoded size.
     CentreSizeInclusive,
-    /// From the prior's centre to the left, top, right and bottom edge, in units.
+    /// Distances from the centre of the prior to the left, top, right and bottom edge, in units.
     Distances,
 }
 
-/// Factors that the outputs' numbers are multiplied by: what training divided them by.
+/// Factors of the output values, by which the training divides its targets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Variances {
-    /// Of centres, or of distances.
+    /// Factor of centre offsets and of distances.
     pub centre: f32,
-    /// Of sizes, within the exponential.
+    /// Factor of sizes, applied before the exponential.
     pub size: f32,
-    /// Of landmarks.
+    /// Factor of landmark offsets.
     pub point: f32,
 }
 
-/// What a tensor tells of each anchor.
+/// What a tensor contains for each anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// How sure the model is.
+    /// The score.
     Score,
     /// The box.
     Box,
-    /// The five points.
+    /// The five landmarks.
     Landmarks,
 }
 
@@ -73,36 +87,36 @@ impl fmt::Display for Role {
     }
 }
 
-/// One tensor of a layout.
+/// An output tensor of a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// What it tells.
+    /// What the tensor contains.
     pub role: Role,
-    /// Index of its level; `None` for all of them.
+    /// Index of its level; `None` if it contains all levels.
     pub level: Option<usize>,
 }
 
-/// What a detector's outputs mean.
+/// The layout of a detector's outputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
-    /// How numbers lie in the outputs.
+    /// Arrangement of the values in the outputs.
     pub arrangement: Arrangement,
-    /// What scores are.
+    /// Encoding of scores.
     pub scores: Scores,
-    /// Whether scores are what comes before a softmax or sigmoid, which is then left to us.
+    /// Whether scores are logits, so that the decoder applies a softmax or sigmoid.
     pub logits: bool,
-    /// What boxes are.
+    /// Encoding of boxes.
     pub boxes: Boxes,
-    /// Whether there are landmarks.
+    /// Whether the model outputs landmarks.
     pub landmarks: bool,
-    /// Strides and anchors.
+    /// Levels of the feature pyramid.
     pub levels: Vec<Level>,
-    /// Factors of the numbers.
+    /// Factors of the output values.
     pub variances: Variances,
 }
 
 impl Layout {
-    /// The tensors: all scores before all boxes before all landmarks, each level by level.
+    /// The output tensors: scores, boxes, landmarks; each role ordered by level.
     pub fn heads(&self) -> Vec<Head> {
         let scores: &[Role] = match self.scores {
             Scores::Pairs | Scores::Single => &[Role::Score],
@@ -110,15 +124,15 @@ impl Layout {
         };
         let landmarks: &[Role] = if self.landmarks { &[Role::Landmarks] } else { &[] };
         let roles = [scores, &[Role::Box], landmarks].concat();
-        let of_levels = |role: Role| match self.arrangement {
-            Arrangement::Together => vec![Head { role, level: None }],
+        let heads_of_role = |role: Role| match self.arrangement {
+            Arrangement::Concatenated => vec![Head { role, level: None }],
             _ => (0..self.levels.len()).map(|level| Head { role, level: Some(level) }).collect(),
         };
-        roles.into_iter().flat_map(of_levels).collect()
+        roles.into_iter().flat_map(heads_of_role).collect()
     }
 
-    /// Numbers that a role has for each anchor.
-    pub fn numbers(&self, role: Role) -> usize {
+    /// Number of values of a role per anchor.
+    pub fn channels(&self, role: Role) -> usize {
         match (role, self.scores) {
             (Role::Score, Scores::Pairs) => 2,
             (Role::Score, Scores::Single | Scores::Product) => 1,
@@ -127,47 +141,89 @@ impl Layout {
         }
     }
 
-    /// Sides of a head's tensor for an input of `width` x `height`, without the batch.
-    pub fn sides(&self, head: Head, width: usize, height: usize) -> Vec<usize> {
-        let numbers = self.numbers(head.role);
+    /// Shape of a head's tensor for an input of `width` x `height`, without the batch dimension.
+    pub fn shape(&self, head: Head, width: usize, height: usize) -> Vec<usize> {
+        let channels = self.channels(head.role);
         match head.level.map(|level| &self.levels[level]) {
-            None => vec![priors::count(&self.levels, width, height), numbers],
+            None => vec![priors::count(&self.levels, width, height), channels],
             Some(level) => {
                 let (cols, rows) = level.cells(width, height);
                 match self.arrangement {
-                    Arrangement::Planes => vec![level.anchors.len() * numbers, rows, cols],
-                    _ => vec![level.anchors.len() * rows * cols, numbers],
+                    Arrangement::Nchw => vec![level.anchors.len() * channels, rows, cols],
+                    _ => vec![level.anchors.len() * rows * cols, channels],
                 }
             }
         }
     }
 
-    /// The anchors of an input of `width` x `height`.
+    /// The priors for an input of `width` x `height`, ordered by level, row, column and anchor.
     pub fn priors(&self, width: usize, height: usize) -> Vec<Prior> {
         priors::generate(&self.levels, width, height)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::families;
+/// The position of anchor centres in their cell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum AnchorCentre {
+    /// The centre of the cell.
+    CellCentre,
+    /// This number of pixels from the left and top edge of the cell.
+    Pixels(f32),
+}
 
-    #[test]
-    fn a_head_a_role_and_level_with_the_sides_of_its_arrangement() {
-        let layout = families::INSIGHTFACE.layout();
-        let heads = layout.heads();
-        assert_eq!(heads.len(), 9);
-        assert_eq!(heads[0], Head { role: Role::Score, level: Some(0) });
-        // 70 x 50 at stride 8, cells rounded up; two anchors.
-        assert_eq!(layout.sides(heads[0], 70, 50), [4, 7, 9]);
-        assert_eq!(layout.sides(heads[3], 70, 50), [8, 7, 9]);
-        assert_eq!(layout.sides(heads[8], 70, 50), [20, 2, 3]);
-        let layout = families::RETINAFACE.layout();
-        let sides = layout.heads().into_iter().map(|head| layout.sides(head, 640, 640)).collect::<Vec<_>>();
-        assert_eq!(sides, [[16_800, 2], [16_800, 4], [16_800, 10]]);
-        let layout = families::YUNET.layout();
-        assert_eq!(layout.heads().len(), 12);
-        assert_eq!(layout.sides(layout.heads()[4], 640, 640), [1600, 1]);
+impl AnchorCentre {
+    /// The offset from the top left corner of a cell, in pixels, for cells of this stride.
+    pub fn offset(self, stride: usize) -> f32 {
+        match self {
+            Self::CellCentre => 0.5 * stride as f32,
+            Self::Pixels(pixels) => pixels,
+        }
+    }
+}
+
+/// The description of a detector family.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Common name of the family.
+    pub name: &'static str,
+    /// The outputs by which the family is recognised, for users.
+    pub signature: &'static str,
+    /// Arrangement of the values in the outputs.
+    pub arrangement: Arrangement,
+    /// Encoding of scores.
+    pub scores: Scores,
+    /// Encoding of boxes.
+    pub boxes: Boxes,
+    /// Whether the models output landmarks.
+    pub landmarks: bool,
+    /// Stride of each level, with the sizes of the anchors of a cell in input pixels.
+    pub levels: &'static [(usize, &'static [f32])],
+    /// Position of the anchor centres.
+    pub anchor_centre: AnchorCentre,
+    /// Factors of the output values.
+    pub variances: Variances,
+    /// Normalization used in training.
+    pub normalization: Normalization,
+    /// Width and height of an input must be multiples of this.
+    pub size_multiple: usize,
+}
+
+impl Family {
+    /// The layout of the outputs.
+    pub fn layout(&self) -> Layout {
+        let level = |(stride, anchors): &(usize, &[f32])| Level {
+            stride: *stride,
+            centre_offset: self.anchor_centre.offset(*stride),
+            anchors: anchors.to_vec(),
+        };
+        Layout {
+            arrangement: self.arrangement,
+            scores: self.scores,
+            logits: false,
+            boxes: self.boxes,
+            landmarks: self.landmarks,
+            levels: self.levels.iter().map(level).collect(),
+            variances: self.variances,
+        }
     }
 }

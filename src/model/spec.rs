@@ -1,158 +1,160 @@
-//! What is known of a model once it is open.
+//! The specification of an opened model: its input, its outputs and how to decode them.
 
 use std::fmt;
 
-use crate::decode::{CANDIDATE, CANDIDATE_WITH_POINTS};
-use crate::families::{Family, Recognised};
-use crate::layout::Layout;
-use crate::letterbox::{InputSize, Letterbox};
-use crate::overrides::PointUnit;
-use crate::preprocess::{ChannelOrder, Normalization, Padding};
+use super::input::{ChannelOrder, Normalization, Padding};
+use super::layout::{Arrangement, CANDIDATE_LEN, CANDIDATE_LEN_WITH_LANDMARKS, Family, Layout, Role, Variances};
+use super::overrides::PointUnit;
+use super::recognise::FamilyMatch;
+use crate::geometry::{InputSize, Letterbox};
 
-/// What a model's outputs mean.
+/// What the outputs of a model contain.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Meaning {
-    /// Faces.
-    Faces {
-        /// How they are decoded.
+pub enum OutputSpec {
+    /// Candidate faces.
+    Detection {
+        /// How the outputs are decoded.
         layout: Layout,
-        /// Whether the outputs lack the batch's side.
-        batchless: bool,
+        /// Whether the outputs have no batch dimension.
+        no_batch_dim: bool,
     },
-    /// Points of one face.
-    Points(Points),
+    /// The landmarks of one face.
+    Landmarks(LandmarkOutput),
 }
 
-/// What a landmark model's output means.
+/// The output of a landmark model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Points {
-    /// How many.
+pub struct LandmarkOutput {
+    /// Number of points.
     pub count: usize,
-    /// Numbers a point has: x, y, and more that are not read.
-    pub numbers: usize,
-    /// Numbers in the output before the first point: some models put others first.
+    /// Values per point: x, y and further values, which are ignored.
+    pub point_dims: usize,
+    /// Number of values before the first point, which are ignored.
     pub skipped: usize,
-    /// What x and y are.
+    /// Unit of x and y.
     pub unit: PointUnit,
-    /// Sides of the output, without the batch.
-    pub sides: Vec<usize>,
+    /// Shape of the output, without the batch dimension.
+    pub shape: Vec<usize>,
 }
 
-/// What is known of a model once it is open.
+/// The specification of an opened model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Contract {
-    /// The family's name, for people.
+pub struct ModelSpec {
+    /// Name of the family, for users.
     pub family: &'static str,
-    /// What it was recognised by, for people.
-    pub sign: String,
+    /// The outputs by which the family was recognised, for users.
+    pub signature: String,
     /// Name of the input.
-    pub input: String,
-    /// Channels of the input: 3, or 1 for grey.
+    pub input_name: String,
+    /// Number of channels of the input: 3, or 1 for grey.
     pub channels: usize,
-    /// Width and height, for a model that takes one size only.
+    /// Width and height of a fixed input size; `None` if the size is dynamic.
     pub fixed_size: Option<(usize, usize)>,
-    /// What both sides of an input must be a multiple of.
-    pub multiple: usize,
-    /// Whether several pictures can go through at once.
+    /// Width and height of the input must be multiples of this.
+    pub size_multiple: usize,
+    /// Whether the batch size is dynamic.
     pub dynamic_batch: bool,
-    /// Names of the outputs that are read, for faces in the order of [`Layout::heads`].
-    pub outputs: Vec<String>,
-    /// What is done to the pixels.
+    /// Names of the outputs that are decoded; for detectors in the order of [`Layout::heads`].
+    pub output_names: Vec<String>,
+    /// Normalization of the input.
     pub normalization: Normalization,
-    /// What the outputs mean.
-    pub meaning: Meaning,
-    /// What a user should know: outputs that are not read, what was said in place of the family's own.
+    /// What the outputs contain.
+    pub output: OutputSpec,
+    /// Notes for the user: ignored outputs, overridden parameters.
     pub notes: Vec<String>,
 }
 
-impl Contract {
-    /// Where a frame of `width` x `height` lies in the input, where `wanted` was asked for, `scale` times as large.
-    pub fn letterbox(&self, width: usize, height: usize, wanted: InputSize, scale: f32) -> Letterbox {
-        let wanted = self.fixed_size.map_or(wanted, |(width, height)| InputSize::Fixed(width, height));
-        Letterbox::scaled(width, height, wanted, scale, self.multiple)
+impl ModelSpec {
+    /// The letterbox of a frame of `width` x `height` for this model, with the requested input size
+    /// and a scale relative to it. A fixed input size of the model takes precedence over
+    /// `requested`.
+    pub fn letterbox(&self, width: usize, height: usize, requested: InputSize, scale: f32) -> Letterbox {
+        let size = self.fixed_size.map_or(requested, |(width, height)| InputSize::Fixed(width, height));
+        Letterbox::scaled(width, height, size, scale, self.size_multiple)
     }
 
-    /// How many pictures may go through at once where `wanted` were asked for.
-    pub fn batch(&self, wanted: usize) -> usize {
-        if self.dynamic_batch { wanted.max(1) } else { 1 }
+    /// The batch size to use if `requested` is requested.
+    pub fn batch(&self, requested: usize) -> usize {
+        if self.dynamic_batch { requested.max(1) } else { 1 }
     }
 
-    /// How faces are decoded, if it finds any.
+    /// The layout of the outputs, if this is a detector.
     pub fn layout(&self) -> Option<&Layout> {
-        match &self.meaning {
-            Meaning::Faces { layout, .. } => Some(layout),
-            Meaning::Points(_) => None,
+        match &self.output {
+            OutputSpec::Detection { layout, .. } => Some(layout),
+            OutputSpec::Landmarks(_) => None,
         }
     }
 
-    /// What its points are, if it is a landmark model.
-    pub fn points(&self) -> Option<&Points> {
-        match &self.meaning {
-            Meaning::Faces { .. } => None,
-            Meaning::Points(points) => Some(points),
+    /// The output, if this is a landmark model.
+    pub fn points(&self) -> Option<&LandmarkOutput> {
+        match &self.output {
+            OutputSpec::Detection { .. } => None,
+            OutputSpec::Landmarks(points) => Some(points),
         }
     }
 
-    /// Name and sides of each output that is read, for `count` inputs of `width` x `height`.
-    pub(crate) fn output_sides(&self, (width, height): (usize, usize), count: usize) -> Vec<(String, Vec<usize>)> {
-        let with_batch = |sides: Vec<usize>| std::iter::once(count).chain(sides).collect();
-        let sides = match &self.meaning {
-            Meaning::Faces { layout, batchless } => {
-                let sides = layout.heads().into_iter().map(|head| layout.sides(head, width, height));
-                sides.map(|sides| if *batchless { sides } else { with_batch(sides) }).collect::<Vec<_>>()
+    /// Name and shape of each decoded output, for a batch of `count` inputs of `width` x `height`.
+    pub(crate) fn output_shapes(&self, (width, height): (usize, usize), count: usize) -> Vec<(String, Vec<usize>)> {
+        let with_batch = |shape: Vec<usize>| std::iter::once(count).chain(shape).collect();
+        let shapes = match &self.output {
+            OutputSpec::Detection { layout, no_batch_dim } => {
+                let shapes = layout.heads().into_iter().map(|head| layout.shape(head, width, height));
+                shapes.map(|shape| if *no_batch_dim { shape } else { with_batch(shape) }).collect::<Vec<_>>()
             }
-            Meaning::Points(points) => vec![with_batch(points.sides.clone())],
+            OutputSpec::Landmarks(points) => vec![with_batch(points.shape.clone())],
         };
-        self.outputs.iter().cloned().zip(sides).collect()
+        self.output_names.iter().cloned().zip(shapes).collect()
     }
 
-    /// Numbers of each candidate that is decoded on a device.
-    pub(crate) fn candidate(&self) -> usize {
-        if self.layout().is_some_and(|layout| layout.landmarks) { CANDIDATE_WITH_POINTS } else { CANDIDATE }
+    /// Number of values of a candidate that the device graph decodes.
+    pub(crate) fn candidate_len(&self) -> usize {
+        if self.layout().is_some_and(|layout| layout.landmarks) { CANDIDATE_LEN_WITH_LANDMARKS } else { CANDIDATE_LEN }
     }
 
-    /// As the family says, with what was said in its place.
-    pub(crate) fn of_faces(
+    /// The specification of a recognised detector. `names` are the names of all its outputs.
+    pub(crate) fn for_detector(
         input: Input,
         names: &[String],
-        recognised: Recognised,
-        batchless: bool,
+        recognised: FamilyMatch,
+        no_batch_dim: bool,
         normalization: Normalization,
     ) -> Self {
-        let Recognised { family, layout, outputs } = recognised;
-        let Family { name, sign, multiple, .. } = *family;
-        let unread = names.iter().enumerate().filter(|(index, _)| !outputs.contains(index));
-        let notes = unread.map(|(_, name)| format!("output `{name}` is no part of the layout and is not read"));
+        let FamilyMatch { family, layout, outputs } = recognised;
+        let Family { name, signature, size_multiple, .. } = *family;
+        let ignored = names.iter().enumerate().filter(|(index, _)| !outputs.contains(index));
+        let notes = ignored.map(|(_, name)| format!("output `{name}` does not belong to the layout and is ignored"));
         Self {
             family: name,
-            sign: format!("{} outputs: {sign}", outputs.len()),
-            input: input.name,
+            signature: format!("{} outputs: {signature}", outputs.len()),
+            input_name: input.name,
             channels: input.channels,
             fixed_size: input.fixed_size,
-            multiple,
-            dynamic_batch: input.dynamic_batch && !batchless,
+            size_multiple,
+            dynamic_batch: input.dynamic_batch && !no_batch_dim,
             notes: notes.collect(),
-            outputs: outputs.into_iter().map(|index| names[index].clone()).collect(),
+            output_names: outputs.into_iter().map(|index| names[index].clone()).collect(),
             normalization,
-            meaning: Meaning::Faces { layout, batchless },
+            output: OutputSpec::Detection { layout, no_batch_dim },
         }
     }
 }
 
-/// A model's one input.
+/// The input of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Input {
     pub(crate) name: String,
     pub(crate) channels: usize,
+    /// Width and height; `None` if the size is dynamic.
     pub(crate) fixed_size: Option<(usize, usize)>,
     pub(crate) dynamic_batch: bool,
 }
 
-impl fmt::Display for Contract {
+impl fmt::Display for ModelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Normalization { order, mean, scale, padding } = &self.normalization;
         let batch = if self.dynamic_batch { "N" } else { "1" };
-        let size = match (self.fixed_size, self.multiple) {
+        let size = match (self.fixed_size, self.size_multiple) {
             (Some((width, height)), _) => format!("{height}, {width}"),
             (None, 1) => "height, width".to_owned(),
             (None, multiple) => format!("height, width (multiples of {multiple})"),
@@ -167,21 +169,22 @@ impl fmt::Display for Contract {
             Padding::Black => "black",
         };
         writeln!(f, "layout:     {}", self.family)?;
-        writeln!(f, "because:    {}", self.sign)?;
-        write!(f, "input:      {} [{batch}, {}, {size}] float32, {pixels} * {scale}", self.input, self.channels)?;
-        match &self.meaning {
-            Meaning::Faces { layout, batchless } => {
+        writeln!(f, "signature:  {}", self.signature)?;
+        write!(f, "input:      {} [{batch}, {}, {size}] float32, ", self.input_name, self.channels)?;
+        write!(f, "{pixels} * {scale}")?;
+        match &self.output {
+            OutputSpec::Detection { layout, no_batch_dim } => {
                 writeln!(f, ", padded with {padding}")?;
-                self.write_heads(f, layout, if *batchless { "" } else { batch })?;
+                self.write_heads(f, layout, if *no_batch_dim { "" } else { batch })?;
             }
-            Meaning::Points(points) => {
+            OutputSpec::Landmarks(points) => {
                 let unit = match points.unit {
-                    PointUnit::Fraction => "parts of the crop, 0 to 1",
-                    PointUnit::Signed => "from its middle, -1 to 1",
+                    PointUnit::Fraction => "fractions of the input size, 0 to 1",
+                    PointUnit::Signed => "relative to the centre, -1 to 1",
                     PointUnit::Pixels => "pixels of the input",
                 };
-                write!(f, "\npoints:     {} [{batch}, ", self.outputs[0])?;
-                write!(f, "{}]: {} points, {unit}", list(&points.sides), points.count)?;
+                write!(f, "\npoints:     {} [{batch}, ", self.output_names[0])?;
+                write!(f, "{}]: {} points, {unit}", list(&points.shape), points.count)?;
             }
         }
         for note in &self.notes {
@@ -191,40 +194,35 @@ impl fmt::Display for Contract {
     }
 }
 
-impl Contract {
+impl ModelSpec {
+    /// Writes a line for each head, and the parameters of the layout.
     fn write_heads(&self, f: &mut fmt::Formatter<'_>, layout: &Layout, batch: &str) -> fmt::Result {
-        for (head, name) in layout.heads().into_iter().zip(&self.outputs) {
-            let numbers = layout.numbers(head.role);
-            let (of, sides) = match head.level.map(|level| &layout.levels[level]) {
-                None => (String::new(), format!("A, {numbers}")),
-                Some(level) => {
-                    let of = format!(" of stride {}", level.stride);
-                    match layout.arrangement {
-                        crate::layout::Arrangement::Planes => {
-                            (of, format!("{}, rows, columns", level.anchors.len() * numbers))
-                        }
-                        _ => (of, format!("A, {numbers}")),
-                    }
-                }
+        for (head, name) in layout.heads().into_iter().zip(&self.output_names) {
+            let channels = layout.channels(head.role);
+            let level = head.level.map(|level| &layout.levels[level]);
+            let shape = match (level, layout.arrangement) {
+                (Some(level), Arrangement::Nchw) => format!("{}, rows, columns", level.anchors.len() * channels),
+                _ => format!("A, {channels}"),
             };
+            let stride = level.map(|level| format!(" of stride {}", level.stride)).unwrap_or_default();
             let comma = if batch.is_empty() { "" } else { ", " };
             let kind = match (head.role, layout.logits) {
-                (crate::layout::Role::Score, true) => ", logits",
-                (crate::layout::Role::Score, false) => ", probabilities",
+                (Role::Score, true) => ", logits",
+                (Role::Score, false) => ", probabilities",
                 _ => "",
             };
-            writeln!(f, "{:<11} {name} [{batch}{comma}{sides}]{of}{kind}", format!("{}:", head.role))?;
+            writeln!(f, "{:<11} {name} [{batch}{comma}{shape}]{stride}{kind}", format!("{}:", head.role))?;
         }
         let levels = layout.levels.iter().map(|level| {
-            let sides = level.anchors.iter().map(f32::to_string).collect::<Vec<_>>().join(" and ");
-            format!("{} (anchors of {sides} px, {} px into their cell)", level.stride, level.centre)
+            let sizes = level.anchors.iter().map(f32::to_string).collect::<Vec<_>>().join(" and ");
+            format!("{} (anchors of {sizes} px, centred {} px into the cell)", level.stride, level.centre_offset)
         });
         writeln!(f, "strides:    {}", levels.collect::<Vec<_>>().join(", "))?;
-        let crate::layout::Variances { centre, size, point } = layout.variances;
+        let Variances { centre, size, point } = layout.variances;
         write!(f, "variances:  {centre} (centres), {size} (sizes), {point} (landmarks)")
     }
 }
 
-fn list(sides: &[usize]) -> String {
-    sides.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+fn list(dims: &[usize]) -> String {
+    dims.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,30 +1,29 @@
-//! The JSON-lines schema: one line a frame or picture.
+//! The JSON Lines records: one line per frame or image.
 //!
-//! `assets/retinaface.frame-1.schema.json` documents it. Fields are added within `/1`; a change of
-//! meaning is a new number.
+//! `assets/retinaface.frame-1.schema.json` is the JSON schema. New fields keep the version `/1`; a
+//! changed meaning requires a new version.
 
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::face::Face;
-use crate::pose::HeadPose;
+use crate::geometry::{Face, HeadPose};
 
-/// Value of the field `schema`.
+/// Value of the field `schema`: name and version.
 pub const SCHEMA: &str = "retinaface.frame/1";
 
-/// Where a frame came from.
+/// The origin of a frame.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub enum Origin<'a> {
-    /// A stream's name.
+    /// Name of the stream.
     #[serde(rename = "stream")]
     Stream(&'a str),
-    /// A file's name.
+    /// Name of the file.
     #[serde(rename = "source")]
     Source(&'a str),
 }
 
-/// One line.
+/// The record of one frame; one line of JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct FrameRecord<'a> {
     schema: &'static str,
@@ -36,6 +35,7 @@ pub struct FrameRecord<'a> {
     width: usize,
     height: usize,
     age_ns: Option<u64>,
+    dropped: usize,
     faces: Vec<FaceRecord>,
 }
 
@@ -80,33 +80,41 @@ impl From<&Face> for FaceRecord {
 }
 
 impl<'a> FrameRecord<'a> {
-    /// The record of frame number `frame` (from 0) of `width` x `height` pixels.
+    /// The record of frame `frame`, counted from 0, of `width` x `height` pixels. The coordinates
+    /// of `faces` are frame pixels.
     pub fn new(origin: Origin<'a>, frame: u64, width: usize, height: usize, faces: &[Face]) -> Self {
         let faces = faces.iter().map(FaceRecord::from).collect();
-        Self { schema: SCHEMA, origin, frame, pts_ns: None, utc: None, width, height, age_ns: None, faces }
+        Self { schema: SCHEMA, origin, frame, pts_ns: None, utc: None, width, height, age_ns: None, dropped: 0, faces }
     }
 
-    /// With the frame's time in its stream, in nanoseconds.
+    /// Sets the presentation timestamp, in nanoseconds.
     #[must_use]
     pub fn with_pts(self, pts_ns: Option<u64>) -> Self {
         Self { pts_ns, ..self }
     }
 
-    /// With the time at which the frame was taken, as nanoseconds since 1970-01-01 UTC.
+    /// Sets the capture time, in nanoseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn with_utc(self, unix_ns: Option<u64>) -> Self {
         let time = unix_ns.map(|ns| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns));
         Self { utc: time.map(|time| humantime::format_rfc3339_nanos(time).to_string()), ..self }
     }
 
-    /// With how much older than the frame the one is in which its faces were found: zero where it is the same. Without
-    /// it, no detector looked.
+    /// Sets the age of the faces: the time from the analysed frame to this frame. It is zero if the
+    /// faces were detected in this frame, and `None` if the frame was not analysed.
     #[must_use]
     pub fn with_age(self, age: Option<Duration>) -> Self {
         Self { age_ns: age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)), ..self }
     }
 
-    /// The line, with its end.
+    /// Sets the number of detected faces that were dropped because their position in this frame is
+    /// unknown.
+    #[must_use]
+    pub fn with_dropped(self, dropped: usize) -> Self {
+        Self { dropped, ..self }
+    }
+
+    /// The record as JSON, with a newline at the end.
     pub fn to_line(&self) -> String {
         let mut line = serde_json::to_string(self).expect("plain data with string keys always serialises");
         line.push('\n');
@@ -117,23 +125,23 @@ impl<'a> FrameRecord<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::face::{Point, Rect};
+    use crate::geometry::{Point, Rect};
 
     #[test]
-    fn a_line_is_the_documented_one() {
-        // On a line, and so without a pose.
+    fn a_record_serialises_as_documented() {
+        // Collinear landmarks have no pose.
         let landmarks = std::array::from_fn(|i| Point::new(i as f32 + 0.5, 2.0 * i as f32));
         let rect = Rect::new(1.5, -2.0, 30.25, 40.0);
         let points = vec![Point::new(3.5, 4.0)];
         let face = Face { score: 0.75, rect, landmarks: Some(landmarks), points, ..Face::default() };
         let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, 640, 360, &[face]);
         let record = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789));
-        let line = record.with_age(Some(Duration::from_millis(80))).to_line();
+        let line = record.with_age(Some(Duration::from_millis(80))).with_dropped(2).to_line();
         assert_eq!(
             line,
             concat!(
                 r#"{"schema":"retinaface.frame/1","stream":"cam\"1","frame":7,"pts_ns":40000000,"#,
-                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"age_ns":80000000,"faces":[{"score":0.75,"#,
+                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"age_ns":80000000,"dropped":2,"faces":[{"score":0.75,"#,
                 r#""box":{"x":1.5,"y":-2.0,"w":30.25,"h":40.0},"landmarks":[[0.5,0.0],[1.5,2.0],[2.5,4.0],[3.5,6.0],[4.5,8.0]],"#,
                 r#""points":[[3.5,4.0]],"pose":null,"track_id":null}]}"#,
                 "\n"
@@ -142,9 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_a_source_and_no_time() {
+    fn an_image_has_a_source_and_no_timestamps() {
         let line = FrameRecord::new(Origin::Source("a.jpg"), 0, 10, 20, &[]).to_line();
-        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"age_ns":null,"faces":[]}"#;
+        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"age_ns":null,"dropped":0,"faces":[]}"#;
         assert_eq!(line.trim_end(), expected);
     }
 }

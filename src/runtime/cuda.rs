@@ -1,9 +1,10 @@
-//! Frames that lie in a GPU's memory already, as GStreamer's `nvcodec` decodes them: taken without a way through the
-//! system's memory.
+//! Frames in CUDA memory, for example from GStreamer's `nvcodec` decoders, copied to tensors on the
+//! device without a detour through system memory.
 //!
-//! The decoder's memory belongs to a CUDA context of its own, ONNX Runtime's to the device's primary one. The driver's
-//! peer copy goes between any two contexts and takes off the padding of rows on the way, at the speed of the GPU's own
-//! memory. The driver is loaded when it is first needed: this crate links none of CUDA.
+//! The memory of the decoder belongs to its own CUDA context, that of ONNX Runtime to the primary
+//! context of the device. The driver's peer copy works between any two contexts and removes the
+//! padding of rows, at the bandwidth of device memory. The driver is loaded on first use, so that
+//! this crate does not link CUDA.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -11,18 +12,19 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL, Symbol};
 
+use super::error::RuntimeError;
 use crate::image::{ImageError, ImageInfo};
 
-/// One plane in a GPU's memory.
+/// One plane in CUDA memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DevicePlane {
-    /// Address of the first pixel, as CUDA's driver gives it.
+    /// Device address of the first pixel (`CUdeviceptr`).
     pub address: u64,
-    /// Bytes from row to row.
+    /// Distance between rows, in bytes.
     pub pitch: usize,
 }
 
-/// A frame in a GPU's memory. Whoever makes one keeps the memory until it has been handed over.
+/// A frame in borrowed CUDA memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceFrame<'a> {
     info: ImageInfo,
@@ -30,15 +32,15 @@ pub struct DeviceFrame<'a> {
 }
 
 impl<'a> DeviceFrame<'a> {
-    /// A frame of `info` in `planes`.
+    /// A frame with the description `info` in `planes`.
     ///
     /// # Errors
-    /// If the number of planes is not the format's, or a row is longer than the pitch.
+    /// If the number of planes does not match the format, or a pitch is shorter than a row.
     ///
     /// # Safety
-    /// Each plane has to have as many rows of that pitch as `info` says, in memory of a CUDA device, for as long as the
-    /// frame is in use.
-    #[expect(unsafe_code, reason = "nothing here can see whether an address on a GPU is what it is said to be")]
+    /// Each plane must be memory of a CUDA device that contains all rows of the plane at the given
+    /// pitch, and must stay allocated while the frame exists.
+    #[expect(unsafe_code, reason = "this function cannot check that the addresses are valid device memory")]
     pub unsafe fn new(info: ImageInfo, planes: &'a [DevicePlane]) -> Result<Self, ImageError> {
         let format = info.format;
         if planes.len() != format.planes() {
@@ -53,35 +55,36 @@ impl<'a> DeviceFrame<'a> {
         Ok(Self { info, planes })
     }
 
-    /// What the frame looks like.
+    /// The description of the frame.
     pub fn info(&self) -> ImageInfo {
         self.info
     }
 
-    /// Copies plane `plane` without padding to `target`, an address on a device with room for it, and waits for it.
+    /// Copies plane `plane` without padding to the device address `target` and waits for
+    /// completion. The memory at `target` must hold all rows of the plane.
     ///
     /// # Errors
-    /// If there is no driver, or it does not copy.
-    pub(crate) fn copy_plane(&self, plane: usize, target: u64) -> Result<(), String> {
+    /// If the driver cannot be loaded or the copy fails.
+    pub(crate) fn copy_plane(&self, plane: usize, target: u64) -> Result<(), RuntimeError> {
         let DevicePlane { address, pitch } = self.planes[plane];
         let (row, rows) = self.info.format.plane_bytes(plane, self.info.width, self.info.height);
         driver()?.copy(address, pitch, target, row, rows)
     }
 }
 
-/// `CUDA_MEMCPY3D_PEER` of `cuda.h`.
+/// `CUDA_MEMCPY3D_PEER` in `cuda.h`.
 #[repr(C)]
 struct PeerCopy {
-    source: End,
-    target: End,
+    source: CopyEndpoint,
+    target: CopyEndpoint,
     width_in_bytes: usize,
     height: usize,
     depth: usize,
 }
 
-/// Either half of `CUDA_MEMCPY3D_PEER`.
+/// The source or destination fields of `CUDA_MEMCPY3D_PEER`.
 #[repr(C)]
-struct End {
+struct CopyEndpoint {
     x_in_bytes: usize,
     y: usize,
     z: usize,
@@ -107,20 +110,16 @@ struct Driver {
     _library: Library,
 }
 
-/// The driver, loaded by the first call.
-fn driver() -> Result<&'static Driver, String> {
-    static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
+/// The CUDA driver, loaded by the first call.
+fn driver() -> Result<&'static Driver, RuntimeError> {
+    static DRIVER: OnceLock<Result<Driver, RuntimeError>> = OnceLock::new();
     DRIVER.get_or_init(Driver::load).as_ref().map_err(Clone::clone)
 }
 
 impl Driver {
-    #[expect(unsafe_code, reason = "loads NVIDIA's driver and names its functions by the signatures of cuda.h")]
-    fn load() -> Result<Self, String> {
-        let missing = |error: libloading::Error| {
-            format!(
-                "{error}; frames in CUDA memory need NVIDIA's driver: install it, and in a container pass the GPU through"
-            )
-        };
+    #[expect(unsafe_code, reason = "loads NVIDIA's driver; the signatures are those of cuda.h")]
+    fn load() -> Result<Self, RuntimeError> {
+        let missing = |error: libloading::Error| RuntimeError::CudaDriver { reason: error.to_string() };
         unsafe {
             let library = Library::open(Some("libcuda.so.1"), RTLD_LAZY | RTLD_LOCAL).map_err(missing)?;
             Ok(Self {
@@ -134,9 +133,9 @@ impl Driver {
         }
     }
 
-    /// The context that an address belongs to.
-    #[expect(unsafe_code, reason = "the driver writes one pointer, and says so if the address is none of its own")]
-    fn context(&self, address: u64) -> Result<Context, String> {
+    /// The context of a device address.
+    #[expect(unsafe_code, reason = "the driver writes one pointer and returns an error for unknown addresses")]
+    fn context(&self, address: u64) -> Result<Context, RuntimeError> {
         const CU_POINTER_ATTRIBUTE_CONTEXT: c_int = 1;
         let mut context: Context = ptr::null_mut();
         let status =
@@ -145,9 +144,9 @@ impl Driver {
         Ok(context)
     }
 
-    /// Waits until what was asked for in a context is done.
-    #[expect(unsafe_code, reason = "the context is pushed for the call and popped whatever it says")]
-    fn wait_for(&self, context: Context) -> Result<(), String> {
+    /// Waits until all work of a context is complete.
+    #[expect(unsafe_code, reason = "the context is pushed before the call and popped after it, also on errors")]
+    fn wait_for(&self, context: Context) -> Result<(), RuntimeError> {
         unsafe {
             check("cuCtxPushCurrent", (self.push_context)(context))?;
             let status = (self.synchronize)();
@@ -157,14 +156,11 @@ impl Driver {
         }
     }
 
-    #[expect(
-        unsafe_code,
-        reason = "both addresses and their extents are vouched for by who made the frame and the tensor"
-    )]
-    fn copy(&self, source: u64, pitch: usize, target: u64, row: usize, rows: usize) -> Result<(), String> {
+    #[expect(unsafe_code, reason = "`DeviceFrame::new` and the tensor guarantee both addresses and their extents")]
+    fn copy(&self, source: u64, pitch: usize, target: u64, row: usize, rows: usize) -> Result<(), RuntimeError> {
         const CU_MEMORYTYPE_DEVICE: c_int = 2;
-        let end = |device: u64, pitch: usize| -> Result<End, String> {
-            Ok(End {
+        let endpoint = |device: u64, pitch: usize| -> Result<CopyEndpoint, RuntimeError> {
+            Ok(CopyEndpoint {
                 x_in_bytes: 0,
                 y: 0,
                 z: 0,
@@ -178,8 +174,8 @@ impl Driver {
                 height: rows,
             })
         };
-        let (source, target) = (end(source, pitch)?, end(target, row)?);
-        // The decoder may still be writing, on a stream that we do not know.
+        let (source, target) = (endpoint(source, pitch)?, endpoint(target, row)?);
+        // The decoder can still be writing on a stream that is unknown here.
         self.wait_for(source.context)?;
         let context = target.context;
         let copy = PeerCopy { source, target, width_in_bytes: row, height: rows, depth: 1 };
@@ -188,8 +184,8 @@ impl Driver {
     }
 }
 
-fn check(call: &str, status: Status) -> Result<(), String> {
-    if status == 0 { Ok(()) } else { Err(format!("CUDA's {call} fails with error {status}")) }
+fn check(function: &'static str, status: Status) -> Result<(), RuntimeError> {
+    if status == 0 { Ok(()) } else { Err(RuntimeError::CudaCall { function, status }) }
 }
 
 #[cfg(test)]
@@ -198,16 +194,17 @@ mod tests {
     use crate::image::PixelFormat;
 
     #[test]
-    fn the_copys_layout_is_that_of_cuda_h() {
-        // On 64 bits: 4 * 8, an int and its padding, 3 * 8, a context, 2 * 8 for each end, and three sizes.
-        assert_eq!((size_of::<End>(), size_of::<PeerCopy>()), (88, 200));
-        assert_eq!(std::mem::offset_of!(End, device), 48);
-        assert_eq!(std::mem::offset_of!(End, pitch), 72);
+    fn the_layout_of_the_copy_matches_cuda_h() {
+        // 64-bit layout of an endpoint: 4 sizes, an int with padding, 3 pointers, a context, 2
+        // sizes.
+        assert_eq!((size_of::<CopyEndpoint>(), size_of::<PeerCopy>()), (88, 200));
+        assert_eq!(std::mem::offset_of!(CopyEndpoint, device), 48);
+        assert_eq!(std::mem::offset_of!(CopyEndpoint, pitch), 72);
     }
 
     #[test]
-    #[expect(unsafe_code, reason = "frames that nothing reads")]
-    fn a_frame_whose_planes_do_not_fit_its_format_is_refused() {
+    #[expect(unsafe_code, reason = "the frames are not read")]
+    fn planes_that_do_not_fit_the_format_are_an_error() {
         let info = ImageInfo::new(PixelFormat::Nv12, 640, 360);
         let plane = |pitch| DevicePlane { address: 0, pitch };
         let fits = |planes: &[DevicePlane]| unsafe { DeviceFrame::new(info, planes) }.is_ok();
@@ -217,12 +214,12 @@ mod tests {
     }
 
     #[test]
-    #[expect(unsafe_code, reason = "an address that is none is for the driver to refuse")]
-    fn without_a_driver_or_with_an_address_that_is_none_the_copy_is_an_error_with_its_reason() {
+    #[expect(unsafe_code, reason = "the driver refuses the invalid address")]
+    fn copy_without_driver_or_valid_address_is_an_error() {
         let info = ImageInfo::new(PixelFormat::Gray8, 64, 64);
         let planes = [DevicePlane { address: 0, pitch: 64 }];
         let frame = unsafe { DeviceFrame::new(info, &planes) }.unwrap();
         let error = frame.copy_plane(0, 0).unwrap_err();
-        assert!(error.contains("NVIDIA's driver") || error.contains("CUDA's cu"), "{error}");
+        assert!(matches!(error, RuntimeError::CudaDriver { .. } | RuntimeError::CudaCall { .. }), "{error}");
     }
 }

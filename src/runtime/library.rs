@@ -1,11 +1,11 @@
-//! ONNX Runtime: found, and loaded once a process.
+//! Loading of ONNX Runtime, once per process.
 
 use std::ffi::{CStr, c_int};
 use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
 use ort::environment::Environment;
@@ -13,78 +13,12 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::{AsPointer as _, LoadDynamicError};
 
-use crate::locate::{self, NotFound, RUNTIME_FILE, RUNTIME_VARIABLE};
-use crate::provider::{Precision, Provider};
+use super::error::RuntimeError;
+use super::locate::{self, RUNTIME_FILE};
+use super::provider::Provider;
+use crate::sync::lock;
 
-/// Why ONNX Runtime cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum RuntimeError {
-    /// There is no library.
-    #[error(transparent)]
-    NotFound(#[from] NotFound),
-    /// The library is older than this program can use.
-    #[error(
-        "ONNX Runtime at {path} is version {found}, too old: 1.{needed} or newer is needed; \
-         run `make setup` for one that fits, or set {RUNTIME_VARIABLE}"
-    )]
-    TooOld {
-        /// The library.
-        path: String,
-        /// Its version.
-        found: String,
-        /// The minor version needed.
-        needed: u32,
-    },
-    /// The file cannot be loaded, or is no ONNX Runtime.
-    #[error("{path} cannot be used as ONNX Runtime: {reason}; set {RUNTIME_VARIABLE} to libonnxruntime.so")]
-    Load {
-        /// The file.
-        path: String,
-        /// What the loader said.
-        reason: String,
-    },
-    /// The requested provider is not part of the library.
-    #[error("execution provider {provider} is not available in {library}; {}", provider.remedy())]
-    Provider {
-        /// What was asked for.
-        provider: Provider,
-        /// The ONNX Runtime in use.
-        library: PathBuf,
-    },
-    /// The library for the requested provider is there, but another one is already loaded.
-    #[error(
-        "execution provider {provider} is in {wanted}, but this process has already loaded {loaded}, and two ONNX Runtimes \
-         cannot live in one process: run this element in a process of its own, or set {RUNTIME_VARIABLE} to {wanted} for all"
-    )]
-    OneRuntime {
-        /// What was asked for.
-        provider: Provider,
-        /// The library that has it.
-        wanted: PathBuf,
-        /// The library in use.
-        loaded: PathBuf,
-    },
-    /// The provider is there but does not start.
-    #[error("execution provider {provider} does not start: {reason}; {remedy}")]
-    ProviderStart {
-        /// What was asked for.
-        provider: Provider,
-        /// What ONNX Runtime said.
-        reason: String,
-        /// What to do about it.
-        remedy: String,
-    },
-    /// The provider has no arithmetic of that precision.
-    #[error(
-        "precision={precision} is not there on the CPU provider, which computes in 32 bits; use execution-provider=openvino"
-    )]
-    Precision {
-        /// What was asked for.
-        precision: Precision,
-    },
-}
-
-/// The library in use.
+/// The loaded ONNX Runtime.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     environment: Environment,
@@ -92,16 +26,17 @@ pub struct Runtime {
 }
 
 impl Runtime {
+    /// The environment of all sessions.
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
     }
 
-    /// The library's file.
+    /// The library file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its version and how it was built, as it says itself.
+    /// Version and build information that the library reports.
     pub fn version(&self) -> &'static str {
         ort::info()
     }
@@ -109,41 +44,42 @@ impl Runtime {
 
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// The process's ONNX Runtime, loaded by the first call that succeeds: the build for `provider` if there is one.
+/// Loads ONNX Runtime, preferably the build for `provider`. A process loads it once; later calls
+/// return the same library.
 ///
-/// `home` is the folder of the plugin or program that asks; see [`locate`].
+/// `base_dir` is the directory of the calling plugin or program; see [`locate`].
 ///
 /// # Errors
-/// If no library is found, or what is found cannot be loaded or is too old; a later call tries again. If one is loaded
-/// that was built without `provider`.
-pub fn load(home: Option<&Path>, provider: Provider) -> Result<Runtime, RuntimeError> {
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+/// If no library is found, or the library cannot be loaded, is too old or was built without
+/// `provider`. After an error a later call tries again.
+pub fn load(base_dir: Option<&Path>, provider: Provider) -> Result<Runtime, RuntimeError> {
+    let mut loaded = lock(&LOADED);
     if let Some(runtime) = &*loaded {
         let runtime = runtime.clone();
         if !provider.is_built_in() {
-            let elsewhere = locate::runtime(home, &provider.sets()[..1]).ok().filter(|path| *path != runtime.path);
-            return Err(match elsewhere {
+            let other = locate::runtime(base_dir, &provider.builds()[..1]).ok().filter(|path| *path != runtime.path);
+            return Err(match other {
                 Some(wanted) => RuntimeError::OneRuntime { provider, wanted, loaded: runtime.path },
                 None => RuntimeError::Provider { provider, library: runtime.path },
             });
         }
         return Ok(runtime);
     }
-    let (environment, path) = find(home, provider)?;
+    let (environment, path) = find(base_dir, provider)?;
     let runtime = loaded.insert(Runtime { environment, path }).clone();
     if provider.is_built_in() { Ok(runtime) } else { Err(RuntimeError::Provider { provider, library: runtime.path }) }
 }
 
-/// The best library for `provider` that can be loaded.
-fn find(home: Option<&Path>, provider: Provider) -> Result<(Environment, PathBuf), RuntimeError> {
+/// Opens the preferred library for `provider`.
+fn find(base_dir: Option<&Path>, provider: Provider) -> Result<(Environment, PathBuf), RuntimeError> {
     if provider == Provider::Auto {
-        // One that is broken is no reason to do without the others.
-        let found = provider.sets().iter().filter_map(|set| locate::runtime(home, &[*set]).ok());
+        // A build that cannot be loaded does not exclude the other builds.
+        let found = provider.builds().iter().filter_map(|build| locate::runtime(base_dir, &[*build]).ok());
         if let Some(opened) = found.filter_map(|path| Some((open(&path).ok()?, path))).next() {
             return Ok(opened);
         }
     }
-    match locate::runtime(home, provider.sets()) {
+    match locate::runtime(base_dir, provider.builds()) {
         Ok(path) => Ok((open(&path)?, path)),
         Err(not_found) if not_found.is_by_variable() => Err(not_found.into()),
         Err(not_found) => {
@@ -151,7 +87,7 @@ fn find(home: Option<&Path>, provider: Provider) -> Result<(Environment, PathBuf
             match open(&by_name) {
                 Ok(environment) => Ok((environment, by_name)),
                 Err(RuntimeError::Load { .. }) => {
-                    Err(not_found.also_tried(PathBuf::from("the dynamic linker's folders")).into())
+                    Err(not_found.also_tried(PathBuf::from("the search path of the dynamic linker")).into())
                 }
                 Err(other) => Err(other),
             }
@@ -159,12 +95,13 @@ fn find(home: Option<&Path>, provider: Provider) -> Result<(Environment, PathBuf
     }
 }
 
-/// What `provider` is likely to stand for: for `auto`, the best that the library was built with.
+/// The provider that `provider` probably selects: for [`Provider::Auto`] the preferred provider
+/// that the library was built with. Whether it starts is not checked.
 ///
 /// # Errors
 /// As [`load`].
-pub fn likely(home: Option<&Path>, provider: Provider) -> Result<Provider, RuntimeError> {
-    load(home, provider)?;
+pub fn likely_provider(base_dir: Option<&Path>, provider: Provider) -> Result<Provider, RuntimeError> {
+    load(base_dir, provider)?;
     let built_in = provider.candidates().iter().find(|provider| provider.is_built_in());
     Ok(*built_in.unwrap_or(&provider))
 }
@@ -172,37 +109,37 @@ pub fn likely(home: Option<&Path>, provider: Provider) -> Result<Provider, Runti
 fn open(path: &Path) -> Result<Environment, RuntimeError> {
     let shown = path.display().to_string();
     let failed = |reason: String| RuntimeError::Load { path: shown.clone(), reason };
-    // The binding asserts where a library is not what it seems; a start error is what users can act on.
+    // The binding panics on some invalid libraries; users need an error instead.
     let result = panic::catch_unwind(|| {
         let builder = ort::init_from(path).map_err(|error| match error {
             LoadDynamicError::BadVersion { version_str, .. } => {
                 RuntimeError::TooOld { path: shown.clone(), found: version_str, needed: ort::MINOR_VERSION }
             }
             LoadDynamicError::Dlopen { error, .. } => failed(with_causes(&error)),
-            LoadDynamicError::MissingApi { .. } => failed("it does not export OrtGetApiBase".to_owned()),
-            LoadDynamicError::InvalidVersionString => failed("its version is not readable".to_owned()),
+            LoadDynamicError::MissingApi { .. } => failed("the file does not export OrtGetApiBase".to_owned()),
+            LoadDynamicError::InvalidVersionString => failed("its version string is invalid".to_owned()),
         })?;
         let environment = builder.with_name("retinaface").with_telemetry(false).build();
         let environment = environment.map_err(|error| failed(error.to_string()))?;
-        share_a_modest_arena(&environment).map_err(|error| failed(error.to_string()))?;
+        register_shared_arena(&environment).map_err(|error| failed(error.to_string()))?;
         Ok(environment)
     });
     result.unwrap_or_else(|payload| Err(failed(panic_message(payload.as_ref()))))
 }
 
-/// Gives all sessions one CPU arena that grows by what is asked for. A session's own one would double each time, and
-/// keep what it has.
-fn share_a_modest_arena(environment: &Environment) -> ort::Result<()> {
+/// Registers a CPU arena that all sessions share and that grows by the requested size. The default
+/// arena of a session doubles its size with each extension and never shrinks.
+fn register_shared_arena(environment: &Environment) -> ort::Result<()> {
     const SAME_AS_REQUESTED: c_int = 1;
     let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default)?;
     #[expect(
         unsafe_code,
-        reason = "the binding has no call for it; the arena's settings outlive the call that reads them"
+        reason = "the binding has no function for it; the arena configuration outlives the call that reads it"
     )]
     unsafe {
         let api = ort::api();
         let mut settings = ptr::null_mut();
-        // 0: no limit, -1: the default.
+        // 0 means no limit, -1 the default.
         check((api.CreateArenaCfg)(0, SAME_AS_REQUESTED, -1, -1, &mut settings))?;
         let status = (api.CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory.ptr(), settings);
         (api.ReleaseArenaCfg)(settings);
@@ -210,13 +147,14 @@ fn share_a_modest_arena(environment: &Environment) -> ort::Result<()> {
     }
 }
 
-#[expect(unsafe_code, reason = "takes the status that a call of ONNX Runtime gave, which is not used again")]
+/// Converts a status of the C API.
+#[expect(unsafe_code, reason = "the status was returned by a function of ONNX Runtime and is not used again")]
 pub(crate) fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
     unsafe { ort::Error::result_from_status(status) }
 }
 
-/// Loads NVIDIA's libraries that lie beside ONNX Runtime, so that its CUDA and TensorRT parts find them there and nowhere
-/// else needs to be searched. What cannot be loaded is left for ONNX Runtime to name.
+/// Loads NVIDIA's libraries from the directory of ONNX Runtime, so that its CUDA and TensorRT
+/// providers find them. ONNX Runtime reports libraries that cannot be loaded.
 pub(crate) fn preload_nvidia(library: &Path) {
     const NAMES: [&str; 9] = [
         "libcudart.so",
@@ -229,47 +167,47 @@ pub(crate) fn preload_nvidia(library: &Path) {
         "libnvinfer",
         "libnvonnxparser",
     ];
-    let Some(folder) = library.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return };
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let is_wanted = |path: &PathBuf| {
+    let Some(directory) = library.parent().filter(|directory| !directory.as_os_str().is_empty()) else { return };
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let is_nvidia = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.contains(".so") && NAMES.iter().any(|start| name.starts_with(start))
     };
-    let mut left = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_wanted).collect::<Vec<_>>();
-    left.sort();
-    // They need each other: whatever loads may be what another one waits for.
+    let mut remaining = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_nvidia).collect::<Vec<_>>();
+    remaining.sort();
+    // The libraries depend on each other, so that a loaded library can make another one loadable.
     loop {
-        let before = left.len();
-        left.retain(|path| {
+        let before = remaining.len();
+        remaining.retain(|path| {
             #[expect(
                 unsafe_code,
-                reason = "NVIDIA's libraries may run code when loaded; they are what the user asked for"
+                reason = "loading runs the initialisers of NVIDIA's libraries, which the user installed"
             )]
             let opened = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_GLOBAL) };
-            // They stay loaded for the process's life, as ONNX Runtime's own parts do.
+            // Like ONNX Runtime, the libraries stay loaded until the process ends.
             opened.map(std::mem::forget).is_err()
         });
-        if left.len() == before {
+        if remaining.len() == before {
             return;
         }
     }
 }
 
-/// The nodes of a session that run elsewhere than on the provider that was asked for: for each kind, how many.
+/// The operator types of nodes that are not assigned to `provider`, each with its number of nodes.
 ///
 /// # Errors
-/// If the loaded ONNX Runtime does not say.
-pub(crate) fn nodes_elsewhere(session: &Session, wanted: Provider) -> ort::Result<Vec<(String, usize)>> {
-    let wanted = match wanted {
+/// If ONNX Runtime does not report the assignment.
+pub(crate) fn nodes_on_other_providers(session: &Session, provider: Provider) -> ort::Result<Vec<(String, usize)>> {
+    let provider_name = match provider {
         Provider::Auto | Provider::Cpu => "CPUExecutionProvider",
         Provider::Cuda => "CUDAExecutionProvider",
         Provider::TensorRt => "TensorrtExecutionProvider",
         Provider::OpenVino => "OpenVINOExecutionProvider",
     };
-    let mut kinds = std::collections::BTreeMap::<String, usize>::new();
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
     #[expect(
         unsafe_code,
-        reason = "the binding has no call for it; all pointers belong to the session, which is borrowed"
+        reason = "the binding has no function for it; all pointers belong to the session, which is borrowed"
     )]
     unsafe {
         let api = ort::api();
@@ -279,28 +217,28 @@ pub(crate) fn nodes_elsewhere(session: &Session, wanted: Provider) -> ort::Resul
             let graph = *graphs.add(graph);
             let mut name = ptr::null();
             check((api.EpAssignedSubgraph_GetEpName)(graph, &mut name))?;
-            if CStr::from_ptr(name).to_string_lossy() == wanted {
+            if CStr::from_ptr(name).to_string_lossy() == provider_name {
                 continue;
             }
             let (mut nodes, mut count) = (ptr::null(), 0);
             check((api.EpAssignedSubgraph_GetNodes)(graph, &mut nodes, &mut count))?;
             for node in 0..count {
-                let mut kind = ptr::null();
-                check((api.EpAssignedNode_GetOperatorType)(*nodes.add(node), &mut kind))?;
-                *kinds.entry(CStr::from_ptr(kind).to_string_lossy().into_owned()).or_default() += 1;
+                let mut op_type = ptr::null();
+                check((api.EpAssignedNode_GetOperatorType)(*nodes.add(node), &mut op_type))?;
+                *counts.entry(CStr::from_ptr(op_type).to_string_lossy().into_owned()).or_default() += 1;
             }
         }
     }
-    Ok(kinds.into_iter().collect())
+    Ok(counts.into_iter().collect())
 }
 
-/// An error's text with those of its causes.
+/// The message of an error, followed by those of its sources.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// The text that a panic carried.
+/// The message of a panic.
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic without a message".to_owned())

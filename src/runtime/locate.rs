@@ -1,40 +1,41 @@
-//! Where the run-time files are: ONNX Runtime's library and the default model.
+//! Locating the ONNX Runtime library and the default model.
 //!
-//! Each is looked for in this order, and the first that exists is taken:
+//! The search order is as follows; the first existing file is used:
 //!
-//! 1. the variable: `ORT_DYLIB_PATH` for the library, `RETINAFACE_MODEL` for the model. A variable that
-//!    is set is obeyed: if it names nothing, that is an error, not a reason to look further;
-//! 2. for the library, the folder that `RETINAFACE_RUNTIMES` names;
-//! 3. the folder of the plugin or program itself;
-//! 4. the installed place relative to it: `PREFIX/lib/retinaface` and `PREFIX/share/retinaface` for a
-//!    plugin in `PREFIX/lib/gstreamer-1.0` or a program in `PREFIX/bin`;
-//! 5. the same below `/usr/local` and `/usr`;
-//! 6. for the library, what the dynamic linker finds by name.
+//! 1. the environment variable: `ORT_DYLIB_PATH` for the library, `RETINAFACE_MODEL` for the model.
+//!    If the variable is set and the file does not exist, the search fails;
+//! 2. for the library, the directory in `RETINAFACE_RUNTIMES`;
+//! 3. the directory of the plugin or program;
+//! 4. the installation prefix: `PREFIX/lib/retinaface` and `PREFIX/share/retinaface` for a plugin
+//!    in `PREFIX/lib/gstreamer-1.0` or a program in `PREFIX/bin`;
+//! 5. the same subdirectories of `/usr/local` and `/usr`;
+//! 6. for the library, the search path of the dynamic linker.
 //!
-//! Builds of ONNX Runtime for different hardware are different libraries of one name, so each [`RuntimeSet`] has a
-//! folder of its own within these places: `onnxruntime`, `onnxruntime-cuda`, `onnxruntime-openvino`.
+//! Builds of ONNX Runtime for different hardware have the same file name. Each [`RuntimeBuild`] is
+//! therefore installed in a separate subdirectory: `onnxruntime`, `onnxruntime-cuda`,
+//! `onnxruntime-openvino`.
 
 use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// File name of ONNX Runtime's library; the number is its ABI version.
+/// File name of the ONNX Runtime library; the number is its ABI version.
 pub const RUNTIME_FILE: &str = "libonnxruntime.so.1";
 /// File name of the default model.
 pub const MODEL_FILE: &str = "retinaface_mnet025.onnx";
-/// Variable that names ONNX Runtime's library.
+/// Environment variable with the path of the ONNX Runtime library.
 pub const RUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
-/// Variable that names a folder of [`RuntimeSet`]s.
+/// Environment variable with the path of a directory of [`RuntimeBuild`]s.
 pub const RUNTIMES_VARIABLE: &str = "RETINAFACE_RUNTIMES";
-/// Variable that names the default model.
+/// Environment variable with the path of the default model.
 pub const MODEL_VARIABLE: &str = "RETINAFACE_MODEL";
 
-/// A file that is in none of the places where it was looked for.
+/// The error of a search that found no file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotFound {
     what: &'static str,
     variable: &'static str,
-    /// What the variable says, if it is set; nothing else was looked at then.
+    /// Value of the variable if it is set; no other path is searched then.
     set_to: Option<PathBuf>,
     tried: Vec<PathBuf>,
 }
@@ -49,29 +50,29 @@ impl fmt::Display for NotFound {
                 path.display()
             );
         }
-        write!(f, "{what} was not found; looked at ${variable} (not set)")?;
+        write!(f, "{what} was not found; searched ${variable} (not set)")?;
         for path in tried {
             write!(f, ", {}", path.display())?;
         }
-        write!(f, "; run `make setup` and `. ./env.sh` in the project's folder, or set {variable}")
+        write!(f, "; run `make setup` and `. ./env.sh` in the project directory, or set {variable}")
     }
 }
 
 impl std::error::Error for NotFound {}
 
-/// The folders below `home`'s prefix and the system's prefixes.
-fn folders(home: Option<&Path>, below_prefix: &str) -> Vec<PathBuf> {
-    let mut folders = Vec::new();
-    if let Some(home) = home {
-        folders.push(home.to_path_buf());
+/// `base_dir`, and the subdirectory `below_prefix` of its prefix and of the system's prefixes.
+fn directories(base_dir: Option<&Path>, below_prefix: &str) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    if let Some(base_dir) = base_dir {
+        directories.push(base_dir.to_path_buf());
         // PREFIX/bin, PREFIX/lib/gstreamer-1.0 and PREFIX/lib/TRIPLET/gstreamer-1.0.
-        folders.extend(home.ancestors().skip(1).take(3).map(|prefix| prefix.join(below_prefix)));
+        directories.extend(base_dir.ancestors().skip(1).take(3).map(|prefix| prefix.join(below_prefix)));
     }
-    folders.extend(["/usr/local", "/usr"].map(|prefix| Path::new(prefix).join(below_prefix)));
-    folders
+    directories.extend(["/usr/local", "/usr"].map(|prefix| Path::new(prefix).join(below_prefix)));
+    directories
 }
 
-/// What the variable names, if it is set.
+/// The path in the environment variable; `None` if it is not set.
 fn by_variable(what: &'static str, variable: &'static str) -> Result<Option<PathBuf>, NotFound> {
     let Some(path) = env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from) else {
         return Ok(None);
@@ -81,7 +82,7 @@ fn by_variable(what: &'static str, variable: &'static str) -> Result<Option<Path
 }
 
 /// The first of `paths` that exists.
-fn first(
+fn first_existing(
     what: &'static str,
     variable: &'static str,
     paths: impl IntoIterator<Item = PathBuf>,
@@ -98,20 +99,20 @@ fn first(
     Err(NotFound { what, variable, set_to: None, tried })
 }
 
-/// A build of ONNX Runtime, with the libraries that its hardware needs.
+/// A build of ONNX Runtime, installed with the libraries for its hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RuntimeSet {
-    /// The plain one: CPU.
+pub enum RuntimeBuild {
+    /// For the CPU.
     Cpu,
-    /// With NVIDIA CUDA and TensorRT.
+    /// For NVIDIA CUDA and TensorRT.
     Cuda,
-    /// With Intel OpenVINO.
+    /// For Intel OpenVINO.
     OpenVino,
 }
 
-impl RuntimeSet {
-    /// Its folder.
-    pub const fn folder(self) -> &'static str {
+impl RuntimeBuild {
+    /// Name of its installation directory.
+    pub const fn directory(self) -> &'static str {
         match self {
             Self::Cpu => "onnxruntime",
             Self::Cuda => "onnxruntime-cuda",
@@ -120,53 +121,53 @@ impl RuntimeSet {
     }
 }
 
-/// ONNX Runtime's library, of the first of `sets` that is there. `home` is the folder of the plugin or program that
-/// asks.
+/// The path of the ONNX Runtime library, of the first of `builds` that is installed. `base_dir` is
+/// the directory of the calling plugin or program.
 ///
 /// # Errors
-/// If it is in none of the places; the dynamic linker is for the caller to ask.
-pub fn runtime(home: Option<&Path>, sets: &[RuntimeSet]) -> Result<PathBuf, NotFound> {
-    const WHAT: &str = "ONNX Runtime's library";
+/// If the library is not found. The search path of the dynamic linker is not included.
+pub fn runtime(base_dir: Option<&Path>, builds: &[RuntimeBuild]) -> Result<PathBuf, NotFound> {
+    const WHAT: &str = "the ONNX Runtime library";
     if let Some(path) = by_variable(WHAT, RUNTIME_VARIABLE)? {
         return Ok(path);
     }
     let runtimes = env::var_os(RUNTIMES_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let places = runtimes.into_iter().chain(folders(home, "lib/retinaface")).collect::<Vec<_>>();
-    let of_set = |set: RuntimeSet| {
-        places.iter().flat_map(move |place| {
-            // The plain library of an installation or of one's own may also lie in the place itself.
-            let itself = (set == RuntimeSet::Cpu).then(|| place.join(RUNTIME_FILE));
-            itself.into_iter().chain([place.join(set.folder()).join(RUNTIME_FILE)])
+    let directories = runtimes.into_iter().chain(directories(base_dir, "lib/retinaface")).collect::<Vec<_>>();
+    let paths_of_build = |build: RuntimeBuild| {
+        directories.iter().flat_map(move |directory| {
+            // The CPU build can also be installed in the directory itself.
+            let direct = (build == RuntimeBuild::Cpu).then(|| directory.join(RUNTIME_FILE));
+            direct.into_iter().chain([directory.join(build.directory()).join(RUNTIME_FILE)])
         })
     };
-    first(WHAT, RUNTIME_VARIABLE, sets.iter().copied().flat_map(of_set))
+    first_existing(WHAT, RUNTIME_VARIABLE, builds.iter().copied().flat_map(paths_of_build))
 }
 
-/// The default model. `home` is the folder of the plugin or program that asks.
+/// The path of the default model. `base_dir` is the directory of the calling plugin or program.
 ///
 /// # Errors
-/// If it is in none of the places.
-pub fn model(home: Option<&Path>) -> Result<PathBuf, NotFound> {
+/// If the model is not found.
+pub fn model(base_dir: Option<&Path>) -> Result<PathBuf, NotFound> {
     const WHAT: &str = "the default face detection model";
     match by_variable(WHAT, MODEL_VARIABLE)? {
         Some(path) => Ok(path),
-        None => first(WHAT, MODEL_VARIABLE, model_places(home)),
+        None => first_existing(WHAT, MODEL_VARIABLE, model_paths(base_dir)),
     }
 }
 
-fn model_places(home: Option<&Path>) -> impl Iterator<Item = PathBuf> {
-    folders(home, "share/retinaface").into_iter().map(|folder| folder.join(MODEL_FILE))
+fn model_paths(base_dir: Option<&Path>) -> impl Iterator<Item = PathBuf> {
+    directories(base_dir, "share/retinaface").into_iter().map(|directory| directory.join(MODEL_FILE))
 }
 
 impl NotFound {
-    /// Whether a variable was set, so that no other place may be tried.
+    /// Whether the environment variable is set, so that no other path may be tried.
     pub(crate) fn is_by_variable(&self) -> bool {
         self.set_to.is_some()
     }
 
-    /// The same error with one more place that was tried.
-    pub(crate) fn also_tried(mut self, place: PathBuf) -> Self {
-        self.tried.push(place);
+    /// Adds another path to the list of searched paths.
+    pub(crate) fn also_tried(mut self, path: PathBuf) -> Self {
+        self.tried.push(path);
         self
     }
 }
@@ -176,21 +177,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_installed_plugin_finds_its_files_by_its_own_place() {
+    fn an_installed_plugin_finds_the_model_in_its_prefix() {
         let root = tempfile::tempdir().unwrap();
         let plugin = root.path().join("lib/gstreamer-1.0");
         let share = root.path().join("share/retinaface");
         std::fs::create_dir_all(&plugin).unwrap();
         std::fs::create_dir_all(&share).unwrap();
         std::fs::write(share.join(MODEL_FILE), "model").unwrap();
-        let found = first("the model", "RETINAFACE_TEST_UNSET", model_places(Some(&plugin))).unwrap();
+        let found = first_existing("the model", "RETINAFACE_TEST_UNSET", model_paths(Some(&plugin))).unwrap();
         assert_eq!(found.canonicalize().unwrap(), share.join(MODEL_FILE).canonicalize().unwrap());
     }
 
     #[test]
-    fn the_error_says_each_place_and_the_remedy() {
-        let home = Path::new("/nowhere/lib/gstreamer-1.0");
-        let error = first("the model", "RETINAFACE_TEST_UNSET", model_places(Some(home))).unwrap_err();
+    fn the_error_lists_the_searched_paths_and_the_remedy() {
+        let base_dir = Path::new("/nowhere/lib/gstreamer-1.0");
+        let error = first_existing("the model", "RETINAFACE_TEST_UNSET", model_paths(Some(base_dir))).unwrap_err();
         let text = error.to_string();
         for part in [
             "$RETINAFACE_TEST_UNSET (not set)",

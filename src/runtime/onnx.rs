@@ -1,12 +1,22 @@
-//! The parts of ONNX's file format that are needed to read a model's nodes and constants, to put others before, after or in
-//! place of them, and to fix its input's size.
+//! The ONNX file format: reading nodes and constants, building graphs, fixing the input shape and
+//! embedding external data.
 //!
-//! Source: `onnx/onnx.proto` of the ONNX project. A graph's own nodes, weights and annotations are carried as the bytes
-//! that they are, so that nothing of them can be lost on the way.
+//! Source: `onnx/onnx.proto` of the ONNX project. Messages that this crate does not read are stored
+//! as bytes, so that decoding and encoding preserve them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use prost::Message;
 
-/// A file.
+/// Maximum length of an encoded model: the limit of protocol buffers.
+const MAX_MODEL_BYTES: u64 = i32::MAX as u64;
+
+/// `ModelProto`: the content of an ONNX file.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Model {
     #[prost(int64, optional, tag = "1")]
@@ -35,7 +45,7 @@ pub(crate) struct Model {
     configuration: Vec<Vec<u8>>,
 }
 
-/// A graph; what is not looked at stays bytes.
+/// `GraphProto`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Graph {
     #[prost(bytes = "vec", repeated, tag = "1")]
@@ -60,7 +70,7 @@ pub(crate) struct Graph {
     metadata_props: Vec<Vec<u8>>,
 }
 
-/// Which version of a domain's operators a file uses.
+/// `OperatorSetIdProto`: the version of the operators of a domain.
 #[derive(Clone, PartialEq, Message)]
 struct OperatorSet {
     #[prost(string, optional, tag = "1")]
@@ -69,7 +79,7 @@ struct OperatorSet {
     version: Option<i64>,
 }
 
-/// An input or output of a graph.
+/// `ValueInfoProto`: an input or output of a graph.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ValueInfo {
     #[prost(string, optional, tag = "1")]
@@ -82,12 +92,26 @@ pub(crate) struct ValueInfo {
     metadata_props: Vec<Vec<u8>>,
 }
 
+/// `TypeProto`.
 #[derive(Clone, PartialEq, Message)]
 struct Type {
     #[prost(message, optional, tag = "1")]
     tensor_type: Option<TensorType>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    sequence_type: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "5")]
+    map_type: Option<Vec<u8>>,
+    #[prost(string, optional, tag = "6")]
+    denotation: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "7")]
+    opaque_type: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "8")]
+    sparse_tensor_type: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "9")]
+    optional_type: Option<Vec<u8>>,
 }
 
+/// `TypeProto.Tensor`.
 #[derive(Clone, PartialEq, Message)]
 struct TensorType {
     #[prost(int32, optional, tag = "1")]
@@ -96,90 +120,98 @@ struct TensorType {
     shape: Option<Shape>,
 }
 
+/// `TensorShapeProto`.
 #[derive(Clone, PartialEq, Message)]
 struct Shape {
     #[prost(message, repeated, tag = "1")]
     dim: Vec<Dimension>,
 }
 
+/// `TensorShapeProto.Dimension`.
 #[derive(Clone, PartialEq, Message)]
 struct Dimension {
     #[prost(int64, optional, tag = "1")]
     dim_value: Option<i64>,
     #[prost(string, optional, tag = "2")]
     dim_param: Option<String>,
+    #[prost(string, optional, tag = "3")]
+    denotation: Option<String>,
 }
 
-/// Element types, as ONNX numbers them.
+/// Element types, with the values of `TensorProto.DataType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
-pub(crate) enum Element {
+pub(crate) enum ElementType {
     F32 = 1,
     U8 = 2,
     I64 = 7,
 }
 
-/// One side of a tensor.
+/// One dimension of a tensor.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Side {
-    /// The number of pictures, open until a run.
+pub(crate) enum Dim {
+    /// The batch dimension, whose length is set by each run.
     Batch,
+    /// A dimension of fixed length.
     Fixed(usize),
 }
 
 impl ValueInfo {
-    pub(crate) fn new(name: &str, element: Element, sides: &[Side]) -> Self {
-        let dimension = |side: &Side| match side {
-            Side::Batch => Dimension { dim_value: None, dim_param: Some("N".to_owned()) },
-            Side::Fixed(len) => Dimension { dim_value: Some(*len as i64), dim_param: None },
+    /// An input or output of type tensor.
+    pub(crate) fn new(name: &str, element: ElementType, dims: &[Dim]) -> Self {
+        let dimension = |dim: &Dim| match dim {
+            Dim::Batch => Dimension { dim_param: Some("N".to_owned()), ..Dimension::default() },
+            Dim::Fixed(len) => Dimension { dim_value: Some(*len as i64), ..Dimension::default() },
         };
-        let shape = Shape { dim: sides.iter().map(dimension).collect() };
-        let tensor_type = TensorType { elem_type: Some(element as i32), shape: Some(shape) };
-        Self { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor_type) }), ..Self::default() }
+        let shape = Shape { dim: dims.iter().map(dimension).collect() };
+        let tensor_type = Some(TensorType { elem_type: Some(element as i32), shape: Some(shape) });
+        let r#type = Some(Type { tensor_type, ..Type::default() });
+        Self { name: Some(name.to_owned()), r#type, ..Self::default() }
     }
 }
 
 impl Model {
-    /// Reads a file's bytes.
+    /// Decodes the bytes of an ONNX file.
     ///
     /// # Errors
-    /// If they are not ONNX, or have no graph.
+    /// If the bytes are not ONNX or contain no graph.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let model = Self::decode(bytes).map_err(|error| error.to_string())?;
-        if model.graph.is_some() { Ok(model) } else { Err("the file has no graph".to_owned()) }
+        if model.graph.is_some() { Ok(model) } else { Err("the model has no graph".to_owned()) }
     }
 
-    /// The version of the standard operators that it uses; 0 if it says none.
+    /// The version of the standard operator set; 0 if the model declares none.
     pub(crate) fn opset(&self) -> i64 {
         let standard = |set: &&OperatorSet| matches!(set.domain.as_deref(), None | Some("" | "ai.onnx"));
         self.opset_import.iter().find(standard).and_then(|set| set.version).unwrap_or(0)
     }
 
-    /// Whether it has operators of its own, made of nodes.
+    /// Whether the model defines functions, that is operators composed of nodes.
     pub(crate) fn has_functions(&self) -> bool {
         !self.functions.is_empty()
     }
 
-    /// Says that nodes of `domain` are used.
+    /// Declares that nodes use version 1 of the operators of `domain`.
     pub(crate) fn import(&mut self, domain: &str) {
         self.opset_import.push(OperatorSet { domain: Some(domain.to_owned()), version: Some(1) });
     }
 
-    /// Declares the input `name` as of this shape.
+    /// Sets the shape of the float32 input `name`.
     ///
     /// # Errors
-    /// If there is no such input.
-    pub(crate) fn fix_input(&mut self, name: &str, sides: &[Side]) -> Result<(), String> {
-        let graph = self.graph.as_mut().ok_or("the file has no graph")?;
+    /// If the model has no input of that name.
+    pub(crate) fn fix_input(&mut self, name: &str, dims: &[Dim]) -> Result<(), String> {
+        let graph = self.graph.as_mut().ok_or("the model has no graph")?;
         let input = graph.input.iter_mut().find(|input| input.name.as_deref() == Some(name));
-        *input.ok_or_else(|| format!("there is no input {name}"))? = ValueInfo::new(name, Element::F32, sides);
-        // What was inferred for open sides may contradict the fixed ones.
+        *input.ok_or_else(|| format!("the model has no input `{name}`"))? =
+            ValueInfo::new(name, ElementType::F32, dims);
+        // Shapes that were inferred for the dynamic input can contradict the fixed one.
         graph.value_info.clear();
         Ok(())
     }
 }
 
-/// A node.
+/// `NodeProto`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Node {
     #[prost(string, repeated, tag = "1")]
@@ -192,21 +224,29 @@ pub(crate) struct Node {
     op_type: Option<String>,
     #[prost(message, repeated, tag = "5")]
     attribute: Vec<Attribute>,
+    #[prost(string, optional, tag = "6")]
+    doc_string: Option<String>,
     #[prost(string, optional, tag = "7")]
     domain: Option<String>,
+    #[prost(string, optional, tag = "8")]
+    overload: Option<String>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    metadata_props: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "10")]
+    device_configurations: Vec<Vec<u8>>,
 }
 
 impl Node {
-    /// Which of the standard operators it is; empty for any other.
-    pub(crate) fn standard(&self) -> &str {
+    /// The operator type, if it is a standard operator; otherwise empty.
+    pub(crate) fn standard_op(&self) -> &str {
         match self.domain.as_deref() {
             None | Some("" | "ai.onnx") => self.op_type.as_deref().unwrap_or_default(),
             Some(_) => "",
         }
     }
 
-    /// Whether it is one of `domain`'s operators.
-    pub(crate) fn is_of(&self, domain: &str) -> bool {
+    /// Whether its operator belongs to `domain`.
+    pub(crate) fn is_in_domain(&self, domain: &str) -> bool {
         self.domain.as_deref() == Some(domain)
     }
 
@@ -214,39 +254,44 @@ impl Node {
         self.attribute.iter().find(|attribute| attribute.name.as_deref() == Some(name))
     }
 
+    /// The value of a float attribute.
     pub(crate) fn float(&self, name: &str, default: f32) -> f32 {
         self.attribute(name).map_or(default, |attribute| attribute.f.unwrap_or(0.0))
     }
 
+    /// The value of an integer attribute.
     pub(crate) fn int(&self, name: &str, default: i64) -> i64 {
         self.attribute(name).map_or(default, |attribute| attribute.i.unwrap_or(0))
     }
 
+    /// The value of an attribute that is a list of integers.
     pub(crate) fn ints(&self, name: &str) -> Option<&[i64]> {
         self.attribute(name).map(|attribute| attribute.ints.as_slice())
     }
 
+    /// The value of a string attribute.
     pub(crate) fn text(&self, name: &str) -> Option<&[u8]> {
         self.attribute(name).and_then(|attribute| attribute.s.as_deref())
     }
 
-    /// Whether it has a graph of its own, as loops and branches do; whatever its attributes are said to be.
+    /// Whether an attribute contains a subgraph, as in loops and branches. The declared type of the
+    /// attribute is not taken into account.
     pub(crate) fn has_graph(&self) -> bool {
         self.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
     }
 
-    /// Whether an attribute comes twice, or is a constant that is not in the file.
-    pub(crate) fn is_odd(&self) -> bool {
-        let comes_twice = |(index, attribute): (usize, &Attribute)| {
+    /// Whether an attribute is duplicated, or is a tensor with external data.
+    pub(crate) fn has_unsupported_attributes(&self) -> bool {
+        let is_duplicate = |(index, attribute): (usize, &Attribute)| {
             self.attribute[..index].iter().any(|other| other.name == attribute.name)
         };
-        let is_elsewhere =
-            |tensor: &Vec<u8>| Tensor::decode(tensor.as_slice()).is_ok_and(|tensor| tensor.is_elsewhere());
-        self.attribute.iter().enumerate().any(comes_twice)
-            || self.attribute.iter().filter_map(|attribute| attribute.t.as_ref()).any(is_elsewhere)
+        let is_external = |tensor: &Vec<u8>| Tensor::decode(tensor.as_slice()).is_ok_and(|tensor| tensor.is_external());
+        self.attribute.iter().enumerate().any(is_duplicate)
+            || self.attribute.iter().filter_map(|attribute| attribute.t.as_ref()).any(is_external)
     }
 }
 
+/// `AttributeProto`.
 #[derive(Clone, PartialEq, Message)]
 struct Attribute {
     #[prost(string, optional, tag = "1")]
@@ -265,47 +310,90 @@ struct Attribute {
     floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    strings: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "10")]
+    tensors: Vec<Vec<u8>>,
     #[prost(bytes = "vec", repeated, tag = "11")]
     graphs: Vec<Vec<u8>>,
+    #[prost(string, optional, tag = "13")]
+    doc_string: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "14")]
+    tp: Option<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    type_protos: Vec<Vec<u8>>,
     #[prost(int32, optional, tag = "20")]
     r#type: Option<i32>,
+    #[prost(string, optional, tag = "21")]
+    ref_attr_name: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "22")]
+    sparse_tensor: Option<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "23")]
+    sparse_tensors: Vec<Vec<u8>>,
 }
 
-/// A constant.
+/// `TensorProto`: a constant.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Tensor {
     #[prost(int64, repeated, packed = "false", tag = "1")]
     dims: Vec<i64>,
     #[prost(int32, optional, tag = "2")]
     data_type: Option<i32>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    segment: Option<Vec<u8>>,
     #[prost(float, repeated, tag = "4")]
     float_data: Vec<f32>,
+    #[prost(int32, repeated, tag = "5")]
+    int32_data: Vec<i32>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    string_data: Vec<Vec<u8>>,
+    #[prost(int64, repeated, tag = "7")]
+    int64_data: Vec<i64>,
     #[prost(string, optional, tag = "8")]
     pub(crate) name: Option<String>,
     #[prost(bytes = "vec", optional, tag = "9")]
     raw_data: Option<Vec<u8>>,
+    #[prost(double, repeated, tag = "10")]
+    double_data: Vec<f64>,
+    #[prost(uint64, repeated, tag = "11")]
+    uint64_data: Vec<u64>,
+    #[prost(string, optional, tag = "12")]
+    doc_string: Option<String>,
+    #[prost(message, repeated, tag = "13")]
+    external_data: Vec<StringEntry>,
     #[prost(int32, optional, tag = "14")]
     data_location: Option<i32>,
+    #[prost(bytes = "vec", repeated, tag = "16")]
+    metadata_props: Vec<Vec<u8>>,
+}
+
+/// `StringStringEntryProto`.
+#[derive(Clone, PartialEq, Message)]
+struct StringEntry {
+    #[prost(string, optional, tag = "1")]
+    key: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    value: Option<String>,
 }
 
 impl Tensor {
-    /// Whether its values are in another file.
-    pub(crate) fn is_elsewhere(&self) -> bool {
+    /// Whether its values are stored in another file.
+    pub(crate) fn is_external(&self) -> bool {
         self.data_location.unwrap_or(0) != 0
     }
 
-    /// Its sides.
-    pub(crate) fn sides(&self) -> Option<Vec<usize>> {
-        self.dims.iter().map(|side| usize::try_from(*side).ok()).collect()
+    /// Its dimensions; `None` if one is negative.
+    pub(crate) fn dims(&self) -> Option<Vec<usize>> {
+        self.dims.iter().map(|len| usize::try_from(*len).ok()).collect()
     }
 
-    /// Its sides and values, if they are floats and in the file.
+    /// Its dimensions and values, if it is a float32 tensor without external data.
     pub(crate) fn floats(&self) -> Option<(Vec<usize>, Vec<f32>)> {
-        if self.data_type != Some(Element::F32 as i32) || self.is_elsewhere() {
+        if self.data_type != Some(ElementType::F32 as i32) || self.is_external() {
             return None;
         }
-        let dims = self.sides()?;
-        let count = dims.iter().try_fold(1usize, |count, side| count.checked_mul(*side))?;
+        let dims = self.dims()?;
+        let count = dims.iter().try_fold(1usize, |count, len| count.checked_mul(*len))?;
         let values = match &self.raw_data {
             Some(raw) => raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             None => self.float_data.clone(),
@@ -315,29 +403,33 @@ impl Tensor {
     }
 }
 
-/// The value of a node's attribute.
+/// The value of an attribute.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Value<'a> {
+pub(crate) enum AttributeValue<'a> {
     Int(i64),
     Ints(&'a [i64]),
     Floats(&'a [f32]),
     Text(&'a str),
 }
 
-/// Nodes and constants to put into a model, each named with a prefix of their own.
+/// Builds nodes and constants to add to a model. All names begin with a prefix, so that they do not
+/// collide with names of the model.
 #[derive(Debug)]
-pub(crate) struct Builder {
+pub(crate) struct GraphBuilder {
     prefix: &'static str,
     pub(crate) nodes: Vec<Vec<u8>>,
     pub(crate) initializers: Vec<Vec<u8>>,
 }
 
-impl Builder {
+// The kernels still use the previous name.
+
+impl GraphBuilder {
+    /// A builder whose names begin with `prefix`.
     pub(crate) fn new(prefix: &'static str) -> Self {
         Self { prefix, nodes: Vec::new(), initializers: Vec::new() }
     }
 
-    fn constant(&mut self, element: Element, dims: &[usize], raw_data: Vec<u8>) -> String {
+    fn constant(&mut self, element: ElementType, dims: &[usize], raw_data: Vec<u8>) -> String {
         let name = format!("{}constant{}", self.prefix, self.initializers.len());
         let tensor = Tensor {
             dims: dims.iter().map(|len| *len as i64).collect(),
@@ -350,28 +442,28 @@ impl Builder {
         name
     }
 
-    /// A constant of floats; its name.
+    /// Adds a float32 constant and returns its name.
     pub(crate) fn floats(&mut self, dims: &[usize], values: &[f32]) -> String {
-        self.constant(Element::F32, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        self.constant(ElementType::F32, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    /// A constant list of whole numbers; its name.
+    /// Adds a constant list of int64 values and returns its name.
     pub(crate) fn ints(&mut self, values: &[i64]) -> String {
-        self.constant(Element::I64, &[values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        self.constant(ElementType::I64, &[values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    /// A node with one output; its name.
-    pub(crate) fn node(&mut self, op_type: &str, inputs: &[&str], attributes: &[(&str, Value<'_>)]) -> String {
+    /// Adds a standard node with one output and returns the name of the output.
+    pub(crate) fn node(&mut self, op_type: &str, inputs: &[&str], attributes: &[(&str, AttributeValue<'_>)]) -> String {
         let [output] = self.node_with(op_type, inputs, attributes);
         output
     }
 
-    /// A node with several outputs; their names.
+    /// Adds a standard node with `N` outputs and returns their names.
     pub(crate) fn node_with<const N: usize>(
         &mut self,
         op_type: &str,
         inputs: &[&str],
-        attributes: &[(&str, Value<'_>)],
+        attributes: &[(&str, AttributeValue<'_>)],
     ) -> [String; N] {
         let name = format!("{}{op_type}{}", self.prefix, self.nodes.len());
         let outputs = std::array::from_fn(|index| format!("{name}:{index}"));
@@ -379,38 +471,41 @@ impl Builder {
         outputs
     }
 
-    /// A node whose output has this name.
+    /// Adds a standard node with one output of the given name.
     pub(crate) fn node_named(
         &mut self,
         output: &str,
         op_type: &str,
         inputs: &[&str],
-        attributes: &[(&str, Value<'_>)],
+        attributes: &[(&str, AttributeValue<'_>)],
     ) {
         self.push(op_type, inputs, &[output.to_owned()], attributes, None);
     }
 
-    /// A node whose outputs have these names, of `domain`'s operators or, without one, a standard one.
+    /// Adds a node with outputs of the given names. `domain` is the operator domain; `None` selects
+    /// the standard operators.
     pub(crate) fn push(
         &mut self,
         op_type: &str,
         inputs: &[&str],
         outputs: &[String],
-        attributes: &[(&str, Value<'_>)],
+        attributes: &[(&str, AttributeValue<'_>)],
         domain: Option<&str>,
     ) {
-        // The numbers of AttributeProto.AttributeType.
+        // Values of `AttributeProto.AttributeType`.
         const INT: i32 = 2;
         const STRING: i32 = 3;
         const FLOATS: i32 = 6;
         const INTS: i32 = 7;
-        let attribute = |(name, value): &(&str, Value<'_>)| {
+        let attribute = |(name, value): &(&str, AttributeValue<'_>)| {
             let named = Attribute { name: Some((*name).to_owned()), ..Attribute::default() };
             match value {
-                Value::Int(value) => Attribute { i: Some(*value), r#type: Some(INT), ..named },
-                Value::Ints(values) => Attribute { ints: values.to_vec(), r#type: Some(INTS), ..named },
-                Value::Floats(values) => Attribute { floats: values.to_vec(), r#type: Some(FLOATS), ..named },
-                Value::Text(text) => Attribute { s: Some(text.as_bytes().to_vec()), r#type: Some(STRING), ..named },
+                AttributeValue::Int(value) => Attribute { i: Some(*value), r#type: Some(INT), ..named },
+                AttributeValue::Ints(values) => Attribute { ints: values.to_vec(), r#type: Some(INTS), ..named },
+                AttributeValue::Floats(values) => Attribute { floats: values.to_vec(), r#type: Some(FLOATS), ..named },
+                AttributeValue::Text(text) => {
+                    Attribute { s: Some(text.as_bytes().to_vec()), r#type: Some(STRING), ..named }
+                }
             }
         };
         let node = Node {
@@ -420,18 +515,28 @@ impl Builder {
             op_type: Some(op_type.to_owned()),
             attribute: attributes.iter().map(attribute).collect(),
             domain: domain.map(str::to_owned),
+            ..Node::default()
         };
         self.nodes.push(node.encode_to_vec());
     }
 }
 
 impl Model {
-    /// Puts `before` in front of this graph and `after` behind it, and declares these inputs and outputs in place of its
-    /// own: `before` has to make what its inputs were called, `after` may use what its outputs were called.
-    pub(crate) fn enclose(&mut self, before: Builder, after: Builder, input: Vec<ValueInfo>, output: Vec<ValueInfo>) {
+    /// Adds the nodes of `before` at the beginning of the graph and those of `after` at its end,
+    /// and replaces its inputs and outputs.
+    ///
+    /// `before` must produce values with the names of the previous inputs; `after` can consume
+    /// values with the names of the previous outputs.
+    pub(crate) fn enclose(
+        &mut self,
+        before: GraphBuilder,
+        after: GraphBuilder,
+        input: Vec<ValueInfo>,
+        output: Vec<ValueInfo>,
+    ) {
         let graph = self.graph.get_or_insert_default();
-        let own = std::mem::take(&mut graph.node);
-        graph.node = [before.nodes, own, after.nodes].concat();
+        let nodes = std::mem::take(&mut graph.node);
+        graph.node = [before.nodes, nodes, after.nodes].concat();
         graph.initializer.extend(before.initializers);
         graph.initializer.extend(after.initializers);
         (graph.input, graph.output) = (input, output);
@@ -439,33 +544,349 @@ impl Model {
     }
 }
 
+/// Why the external data of a tensor cannot be embedded.
+#[derive(Debug, thiserror::Error)]
+#[error("tensor `{tensor}` with external data in `{location}`: {kind}")]
+pub struct ExternalDataError {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// Location of the data, as the tensor states it.
+    pub location: String,
+    /// What is wrong.
+    #[source]
+    pub kind: ExternalDataErrorKind,
+}
+
+/// What is wrong with external data.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalDataErrorKind {
+    /// The location is missing, absolute or contains `..`.
+    #[error("the location must be a path relative to the model's directory, without `..`; export the model again")]
+    Location,
+    /// The location leads out of the model's directory through a symbolic link.
+    #[error("the file is outside of the model's directory; copy it beside the model instead of linking it")]
+    OutsideDirectory,
+    /// The file cannot be read.
+    #[error("the file cannot be read ({0}); keep it beside the model under its original name")]
+    Read(#[source] io::Error),
+    /// Offset or length is not a number.
+    #[error("{key}={value} is not a number of bytes; export the model again")]
+    Number {
+        /// `offset` or `length`.
+        key: &'static str,
+        /// The value in the tensor.
+        value: String,
+    },
+    /// Offset and length exceed the file.
+    #[error(
+        "{length} bytes at offset {offset} exceed the file of {file_length} bytes; the file is truncated or belongs to \
+         another model, so copy it again"
+    )]
+    Range {
+        /// Offset of the data, in bytes.
+        offset: u64,
+        /// Length of the data, in bytes.
+        length: u64,
+        /// Length of the file, in bytes.
+        file_length: u64,
+    },
+    /// The model with its data is longer than a protocol buffer can be.
+    #[error("the model with its data exceeds 2 GiB; use a smaller model or one with 16-bit weights")]
+    TooLarge,
+}
+
+/// Reads external data of a model.
+struct ExternalData<'a> {
+    /// The directory of the model.
+    directory: &'a Path,
+    /// Open files with their lengths, by location. Each file is opened once, so that all tensors
+    /// come from the same version of it.
+    files: HashMap<String, (File, u64)>,
+    /// Bytes that can still be embedded.
+    budget: u64,
+}
+
+impl Model {
+    /// Replaces external data by `raw_data`: in initializers, in tensor attributes of nodes and in
+    /// subgraphs. Returns whether any tensor had external data.
+    ///
+    /// `directory` is the directory of the model file.
+    ///
+    /// # Errors
+    /// If a location is not below `directory`, a file cannot be read, a range exceeds its file, or
+    /// the result exceeds 2 GiB. The model is then unusable.
+    pub(crate) fn embed_external_data(&mut self, directory: &Path) -> Result<bool, ExternalDataError> {
+        let budget = MAX_MODEL_BYTES.saturating_sub(self.encoded_len() as u64);
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let mut data = ExternalData { directory, files: HashMap::new(), budget };
+        self.graph.as_mut().map_or(Ok(false), |graph| data.embed_in_graph(graph))
+    }
+}
+
+impl ExternalData<'_> {
+    fn embed_in_graph(&mut self, graph: &mut Graph) -> Result<bool, ExternalDataError> {
+        let mut embedded = false;
+        for tensor in &mut graph.initializer {
+            embedded |= self.embed_in_tensor(tensor)?;
+        }
+        for bytes in &mut graph.node {
+            // ONNX Runtime reports nodes that cannot be decoded.
+            let Ok(mut node) = Node::decode(bytes.as_slice()) else { continue };
+            let mut changed = false;
+            for Attribute { t, tensors, g, graphs, .. } in &mut node.attribute {
+                for tensor in t.iter_mut().chain(tensors) {
+                    changed |= self.embed_in_tensor(tensor)?;
+                }
+                for bytes in g.iter_mut().chain(graphs) {
+                    let Ok(mut graph) = Graph::decode(bytes.as_slice()) else { continue };
+                    if self.embed_in_graph(&mut graph)? {
+                        *bytes = graph.encode_to_vec();
+                        changed = true;
+                    }
+                }
+            }
+            if changed {
+                *bytes = node.encode_to_vec();
+                embedded = true;
+            }
+        }
+        Ok(embedded)
+    }
+
+    /// Embeds the data of an encoded tensor; returns whether it was external.
+    fn embed_in_tensor(&mut self, bytes: &mut Vec<u8>) -> Result<bool, ExternalDataError> {
+        // ONNX Runtime reports tensors that cannot be decoded.
+        let Ok(mut tensor) = Tensor::decode(bytes.as_slice()) else { return Ok(false) };
+        if !tensor.is_external() {
+            return Ok(false);
+        }
+        let location = entry(&tensor, "location").unwrap_or_default().to_owned();
+        match self.read(&tensor, &location) {
+            Ok(data) => tensor.raw_data = Some(data),
+            Err(kind) => {
+                return Err(ExternalDataError { tensor: tensor.name.unwrap_or_default(), location, kind });
+            }
+        }
+        tensor.external_data.clear();
+        tensor.data_location = None;
+        *bytes = tensor.encode_to_vec();
+        Ok(true)
+    }
+
+    fn read(&mut self, tensor: &Tensor, location: &str) -> Result<Vec<u8>, ExternalDataErrorKind> {
+        let number = |key: &'static str| {
+            let number =
+                |value: &str| value.parse().map_err(|_| ExternalDataErrorKind::Number { key, value: value.to_owned() });
+            entry(tensor, key).map(number).transpose()
+        };
+        let (offset, length) = (number("offset")?.unwrap_or(0u64), number("length")?);
+        let (file, file_length) = match self.files.entry(location.to_owned()) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(open_external(self.directory, location)?),
+        };
+        let length = length.unwrap_or(file_length.saturating_sub(offset));
+        if offset.checked_add(length).is_none_or(|end| end > *file_length) {
+            return Err(ExternalDataErrorKind::Range { offset, length, file_length: *file_length });
+        }
+        self.budget = self.budget.checked_sub(length).ok_or(ExternalDataErrorKind::TooLarge)?;
+        let mut data = vec![0; usize::try_from(length).map_err(|_| ExternalDataErrorKind::TooLarge)?];
+        file.read_exact_at(&mut data, offset).map_err(ExternalDataErrorKind::Read)?;
+        Ok(data)
+    }
+}
+
+/// The value of an entry of a tensor's `external_data`.
+fn entry<'a>(tensor: &'a Tensor, key: &str) -> Option<&'a str> {
+    let entry = tensor.external_data.iter().find(|entry| entry.key.as_deref() == Some(key));
+    entry.and_then(|entry| entry.value.as_deref())
+}
+
+/// Opens a file of external data, and returns it with its length.
+fn open_external(directory: &Path, location: &str) -> Result<(File, u64), ExternalDataErrorKind> {
+    let relative = Path::new(location);
+    let is_plain = |component: Component<'_>| matches!(component, Component::Normal(_) | Component::CurDir);
+    if location.is_empty() || !relative.components().all(is_plain) {
+        return Err(ExternalDataErrorKind::Location);
+    }
+    let canonical = |path: PathBuf| fs::canonicalize(path).map_err(ExternalDataErrorKind::Read);
+    let path = canonical(directory.join(relative))?;
+    if !path.starts_with(canonical(directory.to_path_buf())?) {
+        return Err(ExternalDataErrorKind::OutsideDirectory);
+    }
+    // Opening a FIFO would block until another process writes to it.
+    let metadata = fs::metadata(&path).map_err(ExternalDataErrorKind::Read)?;
+    if !metadata.is_file() {
+        return Err(ExternalDataErrorKind::Read(io::Error::other("it is not a regular file")));
+    }
+    let file = File::open(&path).map_err(ExternalDataErrorKind::Read)?;
+    let length = file.metadata().map_err(ExternalDataErrorKind::Read)?.len();
+    Ok((file, length))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MODEL: &str = ".fetch/models/retinaface_mnet025.onnx";
+
+    /// The test model with its first initializer of raw data moved to `weights.bin` at offset 3,
+    /// and the index of that initializer.
+    fn with_external_data(directory: &Path) -> (Model, usize) {
+        let mut model = Model::parse(&fs::read(MODEL).unwrap()).unwrap();
+        let initializers = &mut model.graph.as_mut().unwrap().initializer;
+        let decode = |bytes: &Vec<u8>| Tensor::decode(bytes.as_slice()).unwrap();
+        let index = initializers.iter().position(|bytes| decode(bytes).raw_data.is_some()).unwrap();
+        let mut tensor = decode(&initializers[index]);
+        let data = tensor.raw_data.take().unwrap();
+        fs::write(directory.join("weights.bin"), [&[1, 2, 3][..], &data].concat()).unwrap();
+        let entry = |key: &str, value: String| StringEntry { key: Some(key.to_owned()), value: Some(value) };
+        tensor.external_data = vec![
+            entry("location", "weights.bin".to_owned()),
+            entry("offset", "3".to_owned()),
+            entry("length", data.len().to_string()),
+        ];
+        tensor.data_location = Some(1);
+        initializers[index] = tensor.encode_to_vec();
+        (model, index)
+    }
+
+    /// The error after `change` was applied to the tensor with external data.
+    fn error_after(directory: &Path, change: impl FnOnce(&mut Tensor)) -> ExternalDataErrorKind {
+        let (mut model, index) = with_external_data(directory);
+        let bytes = &mut model.graph.as_mut().unwrap().initializer[index];
+        let mut tensor = Tensor::decode(bytes.as_slice()).unwrap();
+        change(&mut tensor);
+        *bytes = tensor.encode_to_vec();
+        let error = model.embed_external_data(directory).unwrap_err();
+        assert_eq!(Some(&error.tensor), tensor.name.as_ref());
+        error.kind
+    }
+
+    fn set(tensor: &mut Tensor, key: &str, value: &str) {
+        let entry = tensor.external_data.iter_mut().find(|entry| entry.key.as_deref() == Some(key));
+        entry.unwrap().value = Some(value.to_owned());
+    }
+
     #[test]
-    fn a_file_survives_reading_and_writing() {
-        let file = std::fs::read(".fetch/models/retinaface_mnet025.onnx").unwrap();
+    fn embedding_restores_the_model_with_internal_data() {
+        let directory = tempfile::tempdir().unwrap();
+        let original = Model::parse(&fs::read(MODEL).unwrap()).unwrap();
+        let (mut model, _) = with_external_data(directory.path());
+        assert_ne!(model, original);
+        assert!(model.embed_external_data(directory.path()).unwrap());
+        assert_eq!(model, original);
+        assert!(!model.embed_external_data(directory.path()).unwrap(), "nothing is left to embed");
+    }
+
+    #[test]
+    fn tensors_of_constant_nodes_and_subgraphs_are_embedded() {
+        let directory = tempfile::tempdir().unwrap();
+        let (model, index) = with_external_data(directory.path());
+        let tensor = model.graph.unwrap().initializer[index].clone();
+        let constant = |name: &str| {
+            let attribute = Attribute { name: Some(name.to_owned()), t: Some(tensor.clone()), ..Attribute::default() };
+            Node { attribute: vec![attribute], doc_string: Some("kept".to_owned()), ..Node::default() }
+        };
+        let body = Graph { node: vec![constant("inner").encode_to_vec()], ..Graph::default() };
+        let attribute = Attribute { g: Some(body.encode_to_vec()), ..Attribute::default() };
+        let branch = Node { attribute: vec![attribute], ..Node::default() };
+        let node = vec![constant("outer").encode_to_vec(), branch.encode_to_vec()];
+        let mut model = Model { graph: Some(Graph { node, ..Graph::default() }), ..Model::default() };
+        assert!(model.embed_external_data(directory.path()).unwrap());
+        let nodes = model.graph.unwrap().node;
+        let [outer, branch] = [0, 1].map(|index| Node::decode(nodes[index].as_slice()).unwrap());
+        let body = Graph::decode(branch.attribute[0].g.as_deref().unwrap()).unwrap();
+        for node in [outer, Node::decode(body.node[0].as_slice()).unwrap()] {
+            let tensor = Tensor::decode(node.attribute[0].t.as_deref().unwrap()).unwrap();
+            assert!(tensor.raw_data.is_some() && !tensor.is_external());
+            assert_eq!(node.doc_string.as_deref(), Some("kept"));
+        }
+    }
+
+    #[test]
+    fn locations_outside_of_the_directory_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for location in ["../weights.bin", "/etc/passwd", "", "a/../../weights.bin"] {
+            let error = error_after(directory.path(), |tensor| set(tensor, "location", location));
+            assert!(matches!(error, ExternalDataErrorKind::Location), "{location}: {error}");
+        }
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::symlink(outside.path(), directory.path().join("link.bin")).unwrap();
+        let error = error_after(directory.path(), |tensor| set(tensor, "location", "link.bin"));
+        assert!(matches!(error, ExternalDataErrorKind::OutsideDirectory), "{error}");
+    }
+
+    #[test]
+    fn missing_files_and_invalid_ranges_are_errors() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = error_after(directory.path(), |tensor| set(tensor, "location", "missing.bin"));
+        assert!(matches!(&error, ExternalDataErrorKind::Read(_)), "{error}");
+        let error = error_after(directory.path(), |tensor| set(tensor, "location", "."));
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+        let error = error_after(directory.path(), |tensor| set(tensor, "offset", "-1"));
+        assert!(matches!(&error, ExternalDataErrorKind::Number { key: "offset", .. }), "{error}");
+        for (key, value) in [("offset", "4"), ("offset", "18446744073709551615"), ("length", "99999999999")] {
+            let error = error_after(directory.path(), |tensor| set(tensor, key, value));
+            assert!(matches!(error, ExternalDataErrorKind::Range { .. }), "{key}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn data_that_exceeds_the_limit_of_protocol_buffers_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = error_after(directory.path(), |tensor| {
+            // A sparse file.
+            File::create(directory.path().join("weights.bin")).unwrap().set_len(3 << 30).unwrap();
+            set(tensor, "length", &(2u64 << 30).to_string());
+        });
+        assert!(matches!(error, ExternalDataErrorKind::TooLarge), "{error}");
+    }
+
+    #[test]
+    fn encoding_a_tensor_keeps_all_fields() {
+        let tensor = Tensor {
+            dims: vec![2],
+            data_type: Some(11),
+            segment: Some(vec![8, 1]),
+            float_data: vec![1.0],
+            int32_data: vec![-2],
+            string_data: vec![b"a".to_vec()],
+            int64_data: vec![3],
+            name: Some("tensor".to_owned()),
+            raw_data: Some(vec![4]),
+            double_data: vec![5.0],
+            uint64_data: vec![6],
+            doc_string: Some("doc".to_owned()),
+            external_data: vec![StringEntry { key: Some("location".to_owned()), value: None }],
+            data_location: Some(1),
+            metadata_props: vec![vec![10, 1, b'k']],
+        };
+        assert_eq!(Tensor::decode(tensor.encode_to_vec().as_slice()).unwrap(), tensor);
+    }
+
+    #[test]
+    fn decoding_and_encoding_preserve_a_file() {
+        let file = fs::read(MODEL).unwrap();
         let model = Model::parse(&file).unwrap();
         assert_eq!(model.opset(), 11);
         let written = model.encode_to_vec();
         assert_eq!(Model::parse(&written).unwrap(), model);
-        // Weights and nodes are most of a file: nothing of them went missing.
+        // Weights and nodes make up most of the file; losing any would show in the length.
         assert!(written.len() + 1024 > file.len(), "{} bytes became {}", file.len(), written.len());
     }
 
     #[test]
-    fn what_is_no_model_is_an_error() {
+    fn bytes_that_are_not_onnx_are_an_error() {
         for bytes in [&b""[..], b"\xff\xff\xff", b"<html></html>", &[0; 64]] {
             assert!(Model::parse(bytes).is_err());
         }
     }
 
     #[test]
-    fn an_input_that_is_not_there_cannot_be_fixed() {
-        let file = std::fs::read(".fetch/models/retinaface_mnet025.onnx").unwrap();
+    fn fixing_a_missing_input_is_an_error() {
+        let file = fs::read(MODEL).unwrap();
         let mut model = Model::parse(&file).unwrap();
-        assert!(model.fix_input("input", &[Side::Batch, Side::Fixed(3), Side::Fixed(32), Side::Fixed(64)]).is_ok());
+        assert!(model.fix_input("input", &[Dim::Batch, Dim::Fixed(3), Dim::Fixed(32), Dim::Fixed(64)]).is_ok());
         assert!(model.fix_input("data", &[]).unwrap_err().contains("data"));
     }
 }

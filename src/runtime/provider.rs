@@ -1,21 +1,26 @@
-//! What a model runs on, how each kind of hardware is asked for, and what is told when it is not there.
+//! Execution providers: selection, configuration, remedies for start errors, and the engine cache
+//! of TensorRT.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::{self, DirBuilder, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
 
-use crate::locate::RuntimeSet;
+use super::locate::RuntimeBuild;
 
-/// What the model runs on.
+/// The execution provider of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Provider {
-    /// The best of the others that works here: CUDA, then OpenVINO, then the CPU. Never TensorRT, which builds for minutes.
+    /// The first provider that starts, in the order CUDA, OpenVINO, CPU. TensorRT is not included,
+    /// because building its engine takes minutes.
     #[default]
     Auto,
-    /// ONNX Runtime's own CPU kernels.
+    /// The CPU provider of ONNX Runtime.
     Cpu,
     /// NVIDIA CUDA.
     Cuda,
@@ -26,10 +31,10 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// All providers, in the order in which they are offered.
+    /// All providers, in the order of documentation and messages.
     pub const ALL: [Self; 5] = [Self::Auto, Self::Cpu, Self::Cuda, Self::TensorRt, Self::OpenVino];
 
-    /// The name by which users know it.
+    /// The name in settings and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -40,7 +45,7 @@ impl Provider {
         }
     }
 
-    /// What [`Self::Auto`] tries, best first; itself for all others.
+    /// The providers to try, in order of preference; a single one unless this is [`Self::Auto`].
     pub(crate) fn candidates(self) -> &'static [Self] {
         match self {
             Self::Auto => &[Self::Cuda, Self::OpenVino, Self::Cpu],
@@ -51,10 +56,10 @@ impl Provider {
         }
     }
 
-    /// Which builds of ONNX Runtime may have it, the one made for it first. The others are looked at as well: one that
-    /// somebody put in the plain one's place may have everything.
-    pub(crate) fn sets(self) -> &'static [RuntimeSet] {
-        use RuntimeSet::{Cpu, Cuda, OpenVino};
+    /// The builds of ONNX Runtime to search, in order of preference. Builds for other hardware are
+    /// included, because a custom build in their directory can contain this provider.
+    pub(crate) fn builds(self) -> &'static [RuntimeBuild] {
+        use RuntimeBuild::{Cpu, Cuda, OpenVino};
         match self {
             Self::Auto if has_nvidia_driver() => &[Cuda, OpenVino, Cpu],
             Self::Auto => &[OpenVino, Cpu, Cuda],
@@ -64,26 +69,26 @@ impl Provider {
         }
     }
 
-    /// How to get a build of ONNX Runtime that has it.
+    /// How the user can install a build of ONNX Runtime with this provider.
     pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::Auto | Self::Cpu => "run `make setup`, or set ORT_DYLIB_PATH to a libonnxruntime.so",
             Self::Cuda => {
-                "run `scripts/setup.sh --cuda`, which brings ONNX Runtime for CUDA 13 and NVIDIA's libraries, or set \
+                "run `scripts/setup.sh --cuda`, which installs ONNX Runtime for CUDA 13 and NVIDIA's libraries, or set \
                  ORT_DYLIB_PATH to a build with CUDA"
             }
             Self::TensorRt => {
-                "run `scripts/setup.sh --cuda`, which brings ONNX Runtime for CUDA 13, and put TensorRT 10's libnvinfer.so.10 and \
-                 libnvonnxparser.so.10 beside it or where the dynamic linker looks"
+                "run `scripts/setup.sh --cuda`, which installs ONNX Runtime for CUDA 13, and copy libnvinfer.so.10 and \
+                 libnvonnxparser.so.10 of TensorRT 10 beside it or into the search path of the dynamic linker"
             }
             Self::OpenVino => {
-                "run `scripts/setup.sh --openvino`, which brings ONNX Runtime with OpenVINO, or set ORT_DYLIB_PATH to a \
+                "run `scripts/setup.sh --openvino`, which installs ONNX Runtime with OpenVINO, or set ORT_DYLIB_PATH to a \
                  build with OpenVINO"
             }
         }
     }
 
-    /// Whether the loaded ONNX Runtime was built with it.
+    /// Whether the loaded ONNX Runtime was built with this provider.
     pub(crate) fn is_built_in(self) -> bool {
         let available = match self {
             Self::Auto | Self::Cpu => return true,
@@ -94,13 +99,13 @@ impl Provider {
         available.unwrap_or(false)
     }
 
-    /// Whether tensors have to be brought to another device and back.
+    /// Whether the provider runs on a GPU, so that tensors are copied to and from the device.
     pub(crate) const fn is_gpu(self) -> bool {
         matches!(self, Self::Cuda | Self::TensorRt)
     }
 
-    /// Whether a session made for one shape is worth having: OpenVINO and TensorRT compile for shapes, and a CUDA graph
-    /// has but one.
+    /// Whether a session with a fixed input shape is faster: OpenVINO and TensorRT compile for the
+    /// shape, and a CUDA graph is recorded for one shape.
     pub(crate) const fn wants_fixed_shapes(self) -> bool {
         !matches!(self, Self::Auto | Self::Cpu)
     }
@@ -112,34 +117,22 @@ impl fmt::Display for Provider {
     }
 }
 
-impl FromStr for Provider {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let known = Self::ALL.map(Self::name).join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|provider| provider.name() == name)
-            .ok_or_else(|| format!("no execution provider is called {name}; there are {known}"))
-    }
-}
-
-/// In which arithmetic a provider runs the model.
+/// The numeric precision of inference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// 32 bits throughout: what the reference gives.
+    /// float32 throughout; the results equal the reference implementation.
     #[default]
     Full,
-    /// 16 bits where the provider and its hardware have them: bfloat16 on OpenVINO, fp16 on TensorRT, TensorFloat-32 on
-    /// CUDA. Faster; scores move by some thousandths.
+    /// The reduced precision of the provider: bfloat16 with OpenVINO, float16 with TensorRT,
+    /// TensorFloat-32 with CUDA. It is faster; scores change by a few thousandths.
     Reduced,
 }
 
 impl Precision {
-    /// Both.
+    /// All precisions.
     pub const ALL: [Self; 2] = [Self::Full, Self::Reduced];
 
-    /// The name by which users know it.
+    /// The name in settings and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -154,33 +147,23 @@ impl fmt::Display for Precision {
     }
 }
 
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|precision| precision.name() == name)
-            .ok_or_else(|| format!("no precision is called {name}; there are full and reduced"))
-    }
-}
-
-/// What a provider is told when a session is made on it.
+/// The configuration of a provider for one session.
 #[derive(Clone, Debug)]
-pub(crate) struct Setting<'a> {
+pub(crate) struct ProviderConfig<'a> {
     pub(crate) device_id: u32,
     pub(crate) threads: usize,
     pub(crate) precision: Precision,
     pub(crate) cuda_graph: bool,
-    /// Where TensorRT keeps what it builds.
+    /// Directory of TensorRT's engine and timing caches; `None` disables the caches.
     pub(crate) cache: Option<&'a Path>,
-    /// The inputs' names and shapes for the least, the usual and the largest batch, for TensorRT.
+    /// Names and shapes of the inputs at the minimum, optimum and maximum batch size, for TensorRT.
     pub(crate) profile: Option<[String; 3]>,
 }
 
 impl Provider {
-    /// How to register it with a session, failing if it cannot start; `None` for the CPU, which is always there.
-    pub(crate) fn dispatch(self, setting: &Setting<'_>) -> Option<ExecutionProviderDispatch> {
+    /// The provider to register with a session; `None` for the CPU provider, which is always
+    /// registered. Creating the session fails if the provider does not start.
+    pub(crate) fn dispatch(self, setting: &ProviderConfig<'_>) -> Option<ExecutionProviderDispatch> {
         let device = i32::try_from(setting.device_id).unwrap_or(i32::MAX);
         let reduced = setting.precision == Precision::Reduced;
         let dispatch = match self {
@@ -188,7 +171,8 @@ impl Provider {
             Self::Cuda => ep::CUDA::default()
                 .with_device_id(device)
                 .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
-                // The exhaustive search takes ten seconds for a handful of shapes, this one some milliseconds.
+                // The exhaustive search takes ten seconds for a few shapes, this one a few
+                // milliseconds.
                 .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
                 .with_tf32(reduced)
                 .with_cuda_graph(setting.cuda_graph)
@@ -207,16 +191,14 @@ impl Provider {
                         .with_timing_cache(true)
                         .with_timing_cache_path(&cache);
                 }
-                if let Some([least, usual, most]) = &setting.profile {
-                    tensorrt = tensorrt
-                        .with_profile_min_shapes(least)
-                        .with_profile_opt_shapes(usual)
-                        .with_profile_max_shapes(most);
+                if let Some([min, opt, max]) = &setting.profile {
+                    tensorrt =
+                        tensorrt.with_profile_min_shapes(min).with_profile_opt_shapes(opt).with_profile_max_shapes(max);
                 }
                 tensorrt.build()
             }
             Self::OpenVino => {
-                // OpenVINO would take bfloat16 by itself where the CPU has it; here that is for the user to say.
+                // OpenVINO would select bfloat16 on CPUs that support it; here the user decides.
                 let hint = if reduced { "bf16" } else { "f32" };
                 let config =
                     format!(r#"{{"CPU":{{"PERFORMANCE_HINT":"LATENCY","INFERENCE_PRECISION_HINT":"{hint}"}}}}"#);
@@ -232,46 +214,118 @@ impl Provider {
     }
 }
 
-/// Whether the kernel has an NVIDIA GPU to offer; `/dev/dxg` is the way to one from WSL.
+/// Whether the kernel driver of an NVIDIA GPU is present; under WSL its device is `/dev/dxg`.
 pub(crate) fn has_nvidia_driver() -> bool {
     ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
 }
 
-/// Which shared library a loader's message misses: `libcublasLt.so.13` of "libcublasLt.so.13: cannot open shared object
-/// file: No such file or directory".
+/// The shared library that a message of the dynamic linker reports as missing: `libcublasLt.so.13`
+/// in "libcublasLt.so.13: cannot open shared object file: No such file or directory".
 pub(crate) fn missing_library(message: &str) -> Option<&str> {
     let (before, _) = message.split_once(": cannot open shared object file")?;
     before.rsplit([' ', '\'', '"']).next().filter(|name| name.starts_with("lib"))
 }
 
-/// What a user can do about a provider that is built in but does not start.
+/// What the user can do if a provider is available but does not start.
 pub(crate) fn start_remedy(provider: Provider, message: &str) -> String {
     let missing = missing_library(message);
     match (provider, missing) {
         (Provider::Cuda | Provider::TensorRt, Some("libcuda.so.1")) => {
-            "libcuda.so.1 comes with NVIDIA's driver: install the driver, and in a container pass the GPU through"
+            "libcuda.so.1 is part of NVIDIA's driver: install the driver, and pass the GPU through to a container"
                 .to_owned()
         }
         (_, Some(library)) => format!("{library} is missing: {}", provider.remedy()),
         (Provider::Cuda | Provider::TensorRt, None) if !has_nvidia_driver() => {
-            "no NVIDIA GPU is visible here: install the driver, and in a container pass the GPU through".to_owned()
+            "no NVIDIA GPU is visible: install the driver, and pass the GPU through to a container".to_owned()
         }
         (Provider::Cuda | Provider::TensorRt, None) => {
-            "check device-id and `nvidia-smi`; CUDA 13 needs driver 580 or newer".to_owned()
+            "check device-id and `nvidia-smi`; CUDA 13 requires driver 580 or newer".to_owned()
         }
         _ => provider.remedy().to_owned(),
     }
 }
 
-/// Where TensorRT keeps what it builds: `$XDG_CACHE_HOME/retinaface/tensorrt`.
-pub(crate) fn tensorrt_caches() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").filter(|base| !base.is_empty()).map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    base.or_else(home).unwrap_or_else(std::env::temp_dir).join("retinaface/tensorrt")
+/// Why there is no directory for TensorRT's engine cache.
+///
+/// Engines are executable code for the GPU, so that the directory must be private.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheDirError {
+    /// The environment names no base directory.
+    #[error("neither XDG_CACHE_HOME nor HOME is an absolute path; set XDG_CACHE_HOME to a private directory")]
+    NoBase,
+    /// The directory cannot be created or read.
+    #[error("cache directory {path} cannot be created ({source}); set XDG_CACHE_HOME to a writable directory")]
+    Create {
+        /// The directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The path is a symbolic link or a file.
+    #[error("cache directory {path} is not a directory but a link or file; remove it")]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The directory belongs to another user.
+    #[error("cache directory {path} belongs to user id {owner}; set XDG_CACHE_HOME to a directory of this user")]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// User id of the owner.
+        owner: u32,
+    },
+    /// The directory is accessible to other users and its permissions cannot be changed.
+    #[error("permissions of cache directory {path} cannot be set to 0700 ({source}); set XDG_CACHE_HOME")]
+    Permissions {
+        /// The directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
 }
 
-/// The name within [`tensorrt_caches`] for this model, shape, device and ONNX Runtime. TensorRT's own version and the GPU's
-/// architecture are part of the names that ONNX Runtime gives to the files.
+/// The directory of TensorRT's engine caches, `$XDG_CACHE_HOME/retinaface/tensorrt` or
+/// `~/.cache/retinaface/tensorrt`; created if it does not exist.
+///
+/// # Errors
+/// If no base directory is set, or the directory is not private: owned by the effective user, with
+/// mode 0700 and not a symbolic link.
+pub(crate) fn tensorrt_cache_dir() -> Result<PathBuf, CacheDirError> {
+    private_cache_dir(&cache_base(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?)
+}
+
+/// The base directory of caches, by the XDG base directory specification: relative paths are
+/// ignored.
+fn cache_base(xdg_cache_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, CacheDirError> {
+    let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute(xdg_cache_home).or_else(|| Some(absolute(home)?.join(".cache")));
+    base.ok_or(CacheDirError::NoBase)
+}
+
+/// Creates the cache directory below `base` and checks that it is private.
+fn private_cache_dir(base: &Path) -> Result<PathBuf, CacheDirError> {
+    const PRIVATE: u32 = 0o700;
+    let path = base.join("retinaface/tensorrt");
+    let create = |source| CacheDirError::Create { path: path.clone(), source };
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(&path).map_err(create)?;
+    let metadata = fs::symlink_metadata(&path).map_err(create)?;
+    if !metadata.is_dir() {
+        return Err(CacheDirError::NotADirectory { path });
+    }
+    if metadata.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(CacheDirError::Owner { path, owner: metadata.uid() });
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let set = fs::set_permissions(&path, Permissions::from_mode(PRIVATE));
+        set.map_err(|source| CacheDirError::Permissions { path: path.clone(), source })?;
+    }
+    Ok(path)
+}
+
+/// The name of the subdirectory of [`tensorrt_cache_dir`] for a model, shape, device and version of
+/// ONNX Runtime. The file names in it contain the version of TensorRT and the architecture of the
+/// GPU.
 pub(crate) fn tensorrt_key(model: &[u8], shape: &impl Hash, device_id: u32, version: &str) -> String {
     let mut key = DefaultHasher::new();
     (model, device_id, version).hash(&mut key);
@@ -284,14 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_back() {
-        assert!(Provider::ALL.into_iter().all(|provider| provider.name().parse() == Ok(provider)));
-        assert!(Precision::ALL.into_iter().all(|precision| precision.name().parse() == Ok(precision)));
-        assert!("gpu".parse::<Provider>().unwrap_err().contains("auto, cpu, cuda, tensorrt, openvino"));
-    }
-
-    #[test]
-    fn the_missing_library_is_found_in_the_loaders_words() {
+    fn missing_library_is_parsed_from_linker_message() {
         let message = "Failed to load library libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open \
                        shared object file: No such file or directory";
         assert_eq!(missing_library(message), Some("libcublasLt.so.13"));
@@ -305,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tensorrt_builds_is_kept_apart_by_model_shape_device_and_version() {
+    fn the_cache_key_depends_on_model_shape_device_and_version() {
         let first = tensorrt_key(b"model", &(640, 384), 0, "1.31.1");
         assert_eq!(first, tensorrt_key(b"model", &(640, 384), 0, "1.31.1"));
         let others = [
@@ -315,5 +362,52 @@ mod tests {
             tensorrt_key(b"model", &(640, 384), 0, "1.32.0"),
         ];
         assert!(others.iter().all(|other| *other != first));
+    }
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn the_cache_directory_is_created_private() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().join("cache");
+        let path = private_cache_dir(&base).unwrap();
+        assert_eq!(path, base.join("retinaface/tensorrt"));
+        assert_eq!((mode(&path), mode(&base.join("retinaface"))), (0o700, 0o700));
+        assert_eq!(private_cache_dir(&base).unwrap(), path, "an existing directory is reused");
+    }
+
+    #[test]
+    fn permissions_for_other_users_are_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let path = private_cache_dir(base.path()).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        private_cache_dir(base.path()).unwrap();
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_link_or_file_is_not_used_as_cache_directory() {
+        let (base, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = base.path().join("retinaface/tensorrt");
+        fs::create_dir(base.path().join("retinaface")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), &path).unwrap();
+        let error = private_cache_dir(base.path()).unwrap_err();
+        assert!(matches!(error, CacheDirError::NotADirectory { .. }), "{error}");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let error = private_cache_dir(base.path()).unwrap_err();
+        assert!(matches!(error, CacheDirError::Create { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_cache_base_follows_the_xdg_specification() {
+        let base = |xdg: Option<&str>, home: Option<&str>| cache_base(xdg.map(Into::into), home.map(Into::into));
+        assert_eq!(base(Some("/cache"), Some("/home/a")).unwrap(), Path::new("/cache"));
+        for ignored in [None, Some(""), Some("cache")] {
+            assert_eq!(base(ignored, Some("/home/a")).unwrap(), Path::new("/home/a/.cache"));
+            assert!(matches!(base(ignored, None), Err(CacheDirError::NoBase)));
+            assert!(matches!(base(None, ignored), Err(CacheDirError::NoBase)));
+        }
     }
 }

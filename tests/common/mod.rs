@@ -1,26 +1,26 @@
-//! What the tests of both packages share: where files are, and the Python references' numbers.
+//! Helpers for the integration tests of all packages: file paths, and the results of the Python
+//! reference implementations.
 
-#![allow(dead_code, reason = "each test file uses its part of this")]
-#![allow(unreachable_pub, reason = "a module of many test crates")]
+#![allow(dead_code, reason = "each test crate uses a part of this module")]
+#![allow(unreachable_pub, reason = "several test crates include this module")]
 
 use std::path::{Path, PathBuf};
 
-use retinaface::detector::SharedModel;
-use retinaface::face::{Face, Landmarks, Point, Rect, iou};
-use retinaface::model::Options;
+use retinaface::geometry::{Face, Landmarks, Point, Rect, iou};
+use retinaface::{ModelOptions, SharedModel};
 use serde::Deserialize;
 
-/// The project's folder, from the package of either.
+/// The root of the repository.
 pub fn root() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = if package.join("plugins").is_dir() { package.to_path_buf() } else { package.join("../..") };
-    root.canonicalize().unwrap()
+    let root = package.ancestors().find(|directory| directory.join("pipelines").is_dir());
+    root.expect("the packages lie below the repository's root").canonicalize().unwrap()
 }
 
-/// A file that `make setup` brought.
+/// A file that `make setup` has installed below `.fetch`.
 pub fn fetched(path: &str) -> PathBuf {
     let file = root().join(".fetch").join(path);
-    assert!(file.exists(), "{} is not there: run `make setup`", file.display());
+    assert!(file.exists(), "{} is missing: run `make setup`", file.display());
     file
 }
 
@@ -32,33 +32,41 @@ pub fn default_model() -> PathBuf {
     fetched("models/retinaface_mnet025.onnx")
 }
 
-/// A file of the test material beside the project, or `None` where it is not there. In CI it must be.
+/// Environment variable with the directory of the evaluation material, and its default relative to
+/// the root.
+pub const TEST_DATA_VARIABLE: &str = "RETINAFACE_TEST_DATA";
+const DEFAULT_TEST_DATA: &str = "../shared";
+
+/// A file of the evaluation material, or `None` if it is missing. In CI (`CI=true`) a missing file
+/// is a failure.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let file = root().join("../shared").join(path);
+    let directory =
+        std::env::var_os(TEST_DATA_VARIABLE).map_or_else(|| PathBuf::from(DEFAULT_TEST_DATA), PathBuf::from);
+    let file = root().join(directory).join(path);
     if file.exists() {
         return Some(file);
     }
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{} is missing in CI", file.display());
-    eprintln!("not run: {} is not there", file.display());
+    eprintln!("skipped: {} is missing", file.display());
     None
 }
 
 pub fn open_default() -> std::sync::Arc<SharedModel> {
-    SharedModel::open(&default_model(), &Options::default()).unwrap()
+    SharedModel::open(&default_model(), &ModelOptions::default()).unwrap()
 }
 
-/// tests/fixtures/reference.json; tests/reference/make_reference.py says how it was made.
+/// tests/fixtures/reference.json, written by tests/reference/make_reference.py.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
-    pub photos: Vec<Picture>,
-    pub frames: Vec<Picture>,
+    pub photos: Vec<ReferenceImage>,
+    pub frames: Vec<ReferenceImage>,
     pub crops: Vec<Crop>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Picture {
+pub struct ReferenceImage {
     pub source: String,
     pub sha256: String,
     pub frame: Option<usize>,
@@ -102,27 +110,26 @@ impl ReferenceFace {
     }
 }
 
-/// How far `faces` are from the reference's: the worst score, the worst box or landmark coordinate.
-/// Fails unless each face of either is matched by one of the other.
+/// Asserts that `faces` equals the reference: the same number of faces, scores within `max_score`,
+/// and box edges and landmarks within `max_pixels`.
 pub fn assert_matched(name: &str, faces: &[Face], expected: &[ReferenceFace], max_score: f32, max_pixels: f32) {
     assert_eq!(faces.len(), expected.len(), "{name}: {faces:?} instead of {expected:?}");
     for (face, expected) in pairs(faces, expected) {
-        let off = (face.score - expected.score).abs();
-        assert!(off <= max_score, "{name}: score {} is not {}", face.score, expected.score);
-        let is = [face.rect.x, face.rect.y, face.rect.right(), face.rect.bottom()];
-        let rect = expected.rect();
-        let should = [rect.x, rect.y, rect.right(), rect.bottom()];
-        for (is, should) in is.iter().zip(should) {
-            assert!((is - should).abs() <= max_pixels, "{name}: {:?} is not {rect:?}", face.rect);
+        let difference = (face.score - expected.score).abs();
+        assert!(difference <= max_score, "{name}: score {} is not {}", face.score, expected.score);
+        let edges = |rect: Rect| [rect.x, rect.y, rect.right(), rect.bottom()];
+        for (edge, expected_edge) in edges(face.rect).iter().zip(edges(expected.rect())) {
+            let is_near = (edge - expected_edge).abs() <= max_pixels;
+            assert!(is_near, "{name}: {:?} is not {:?}", face.rect, expected.rect());
         }
-        for (is, should) in face.landmarks.unwrap().iter().zip(points(&expected.landmarks)) {
-            let near = (is.x - should.x).abs() <= max_pixels && (is.y - should.y).abs() <= max_pixels;
-            assert!(near, "{name}: landmark {is:?} is not {should:?}");
+        for (point, expected) in face.landmarks.unwrap().iter().zip(points(&expected.landmarks)) {
+            let is_near = (point.x - expected.x).abs() <= max_pixels && (point.y - expected.y).abs() <= max_pixels;
+            assert!(is_near, "{name}: landmark {point:?} is not {expected:?}");
         }
     }
 }
 
-/// Each expected face with the one that overlaps it best.
+/// Pairs each expected face with the face of the highest IoU.
 pub fn pairs<'a>(faces: &'a [Face], expected: &'a [ReferenceFace]) -> Vec<(&'a Face, &'a ReferenceFace)> {
     let best = |expected: &'a ReferenceFace| {
         let overlap = |face: &Face| iou(face.rect, expected.rect());
@@ -132,7 +139,8 @@ pub fn pairs<'a>(faces: &'a [Face], expected: &'a [ReferenceFace]) -> Vec<(&'a F
     expected.iter().filter_map(best).collect()
 }
 
-/// The sum over, and the number of, expected faces whose sides are above 32 px of the best overlap's IoU.
+/// The sum of the highest IoU of each expected face with sides above 32 px, and the number of these
+/// faces.
 pub fn overlap_of_large(faces: &[Face], expected: &[ReferenceFace]) -> (f32, usize) {
     let large = expected.iter().filter(|face| face.rect[2].min(face.rect[3]) > 32.0);
     large.fold((0.0, 0), |(sum, count), expected| {

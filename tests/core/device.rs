@@ -1,25 +1,22 @@
-//! The graph that a GPU is given, run on the CPU: it finds what the way over the CPU's own preprocessing finds.
+//! The device graph, run on the CPU, finds the same faces as preprocessing and decoding on the CPU.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
+use crate::common;
 use opencv::core::{Mat, Size};
 use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::imgproc;
 use opencv::prelude::*;
-use retinaface::detector::{Detection, Detector, Settings, SharedModel};
-use retinaface::face::iou;
+use retinaface::detect::{Detection, DetectionSettings, Detector};
+use retinaface::geometry::{InputSize, iou};
 use retinaface::image::{ImageInfo, ImageView, PixelFormat};
-use retinaface::letterbox::InputSize;
-use retinaface::model::{Options, Preprocessing};
+use retinaface::inference::{ModelOptions, Preprocessing, SharedModel};
 
-mod common;
-
-/// A photo of five faces in `format`, `width` x `height`, with rows padded to a multiple of 64 bytes.
-fn picture(format: PixelFormat, width: usize, height: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
-    let photo = imread(common::media("multi_face.jpg"), IMREAD_COLOR).unwrap();
+/// The planes and strides of a photo with five faces, scaled to `width` x `height` and converted to
+/// `format`. Rows are padded to a multiple of 64 bytes.
+fn photo(format: PixelFormat, width: usize, height: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
+    let original = imread(common::media("multi_face.jpg"), IMREAD_COLOR).unwrap();
     let mut bgr = Mat::default();
     let size = Size::new(width as i32, height as i32);
-    imgproc::resize(&photo, &mut bgr, size, 0.0, 0.0, imgproc::INTER_AREA).unwrap();
+    imgproc::resize(&original, &mut bgr, size, 0.0, 0.0, imgproc::INTER_AREA).unwrap();
     let converted = |code| {
         let mut other = Mat::default();
         imgproc::cvt_color(&bgr, &mut other, code, 0).unwrap();
@@ -33,8 +30,8 @@ fn picture(format: PixelFormat, width: usize, height: usize) -> (Vec<Vec<u8>>, V
         PixelFormat::Gray8 => vec![converted(imgproc::COLOR_BGR2GRAY)],
         PixelFormat::I420 | PixelFormat::Nv12 => {
             let yuv = converted(imgproc::COLOR_BGR2YUV_I420);
-            let (luma, colour) = yuv.split_at(width * height);
-            let (cb, cr) = colour.split_at(width * height / 4);
+            let (luma, chroma) = yuv.split_at(width * height);
+            let (cb, cr) = chroma.split_at(width * height / 4);
             if format == PixelFormat::I420 {
                 vec![luma.to_vec(), cb.to_vec(), cr.to_vec()]
             } else {
@@ -57,22 +54,23 @@ fn detect(
     size: (usize, usize),
     input: InputSize,
 ) -> Detection {
-    let (planes, strides) = picture(format, size.0, size.1);
+    let (planes, strides) = photo(format, size.0, size.1);
     let planes = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let frame = ImageView::new(ImageInfo::new(format, size.0, size.1), &planes, &strides).unwrap();
-    let settings = Settings { input_size: input, ..Settings::default() };
+    let settings = DetectionSettings { input_size: input, ..DetectionSettings::default() };
     Detector::new(model).detect(&frame, &settings).unwrap()
 }
 
+/// The default model with preprocessing on the CPU and in the device graph.
 fn models() -> [std::sync::Arc<SharedModel>; 2] {
     [Preprocessing::Cpu, Preprocessing::Device].map(|preprocessing| {
-        let options = Options { preprocessing, ..Options::default() };
+        let options = ModelOptions { preprocessing, ..ModelOptions::default() };
         SharedModel::open(&common::default_model(), &options).unwrap()
     })
 }
 
 #[test]
-fn every_format_gives_the_faces_that_the_way_over_the_cpu_gives() {
+fn device_graph_finds_same_faces_in_every_format() {
     let [cpu, device] = models();
     for format in PixelFormat::ALL {
         for (size, input) in [((1280, 720), InputSize::Longest(640)), ((640, 360), InputSize::Native)] {
@@ -83,7 +81,7 @@ fn every_format_gives_the_faces_that_the_way_over_the_cpu_gives() {
                 let same =
                     expected.faces.iter().max_by(|a, b| iou(a.rect, face.rect).total_cmp(&iou(b.rect, face.rect)));
                 let same = same.unwrap();
-                // Colour at half the resolution, and what rounding to 8 bits in between does.
+                // The device graph resizes chroma planes differently and does not round to 8 bits.
                 assert!(
                     (face.score - same.score).abs() < 0.01,
                     "{format} {size:?}: {} is not {}",
@@ -92,8 +90,8 @@ fn every_format_gives_the_faces_that_the_way_over_the_cpu_gives() {
                 );
                 assert!(iou(face.rect, same.rect) > 0.97, "{format} {size:?}: {:?} is not {:?}", face.rect, same.rect);
                 for (point, other) in face.landmarks.unwrap().iter().zip(same.landmarks.unwrap()) {
-                    let off = (point.x - other.x).abs().max((point.y - other.y).abs());
-                    assert!(off < 1.0, "{format} {size:?}: {point:?} is not {other:?}");
+                    let distance = (point.x - other.x).abs().max((point.y - other.y).abs());
+                    assert!(distance < 1.0, "{format} {size:?}: {point:?} is not {other:?}");
                 }
             }
         }
@@ -101,7 +99,7 @@ fn every_format_gives_the_faces_that_the_way_over_the_cpu_gives() {
 }
 
 #[test]
-fn frames_of_any_shape_fit_the_graph() {
+fn device_graph_accepts_any_frame_size() {
     let [cpu, device] = models();
     for size in [(16, 16), (322, 182), (1918, 1080), (360, 640), (854, 480)] {
         for input in [160, 416, 640] {

@@ -1,126 +1,137 @@
-//! Models that cannot be used: each is refused with a message of its own, that names the file and what to do.
+//! Invalid and damaged models: each is refused with a specific message that names the file and the
+//! remedy.
 //!
-//! tests/fixtures/models/make_models.py says how each file was made.
-
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+//! tests/fixtures/models/make_models.py creates the files.
 
 use std::fs;
 use std::path::Path;
 
-use retinaface::detector::{Detector, Settings, SharedModel};
+use crate::common;
+use retinaface::detect::{DetectionSettings, Detector};
+use retinaface::geometry::InputSize;
 use retinaface::image::{ImageInfo, ImageView, PixelFormat};
-use retinaface::letterbox::InputSize;
-use retinaface::model::{Model, ModelError, Options, Preprocessing};
-
-mod common;
+use retinaface::inference::{Model, ModelError, ModelOptions, Preprocessing, SharedModel};
 
 fn open(path: &Path) -> Result<Model, ModelError> {
-    Model::open(path, &Options::default())
+    Model::open(path, &ModelOptions::default())
 }
 
-fn refused(path: &Path) -> String {
-    let message = open(path).expect_err("it cannot be used").to_string();
+/// The message of the error for an invalid model: one line with the path of the file.
+fn refusal(path: &Path) -> String {
+    let message = open(path).expect_err("the model is invalid").to_string();
     assert!(message.contains(&path.display().to_string()), "{message}");
     assert!(!message.contains('\n'), "{message}");
     message
 }
 
 #[test]
-fn each_unusable_model_has_a_message_of_its_own() {
-    let mut all = Vec::new();
+fn each_invalid_model_has_a_specific_message() {
+    let mut messages = Vec::new();
     for (file, parts) in [
         ("fp16_input.onnx", &["its input is float16", "keep_io_types"][..]),
-        ("int64_input.onnx", &["its input is of whole numbers", "int64", "export it with a float32 input"]),
-        ("uint8_input.onnx", &["its input is of whole numbers", "uint8"]),
-        ("grey_input.onnx", &["its input has 1 channels", "expected one float32 picture [N, 3, height, width]"]),
+        ("int64_input.onnx", &["its input has the integer type", "int64", "export the model with a float32 input"]),
+        ("uint8_input.onnx", &["its input has the integer type", "uint8"]),
+        ("grey_input.onnx", &["its input has 1 channel;", "expected one float32 image [N, 3, height, width]"]),
         ("two_inputs.onnx", &["it has 2 inputs", "`mask`"]),
-        ("nan.onnx", &["numbers that are not finite in output a", "black picture"]),
-        ("opset_future.onnx", &["version 999 of ONNX's operators", "newer ONNX Runtime"]),
-        ("opset_old.onnx", &["version 1 of ONNX's operators", "export it again"]),
-        ("wrong_shape.onnx", &["closest is RetinaFace (biubug6)", "no output for its landmarks", "`c` [1, 84, 8]"]),
+        ("nan.onnx", &["values that are not finite in output a", "black image"]),
+        ("opset_future.onnx", &["operator set 999", "newer ONNX Runtime"]),
+        ("opset_old.onnx", &["operator set 1,", "export the model with operator set 11 to 17"]),
+        (
+            "wrong_shape.onnx",
+            &[
+                "closest is RetinaFace (biubug6)",
+                "no output has the shape [1, 84, 10] of the landmarks",
+                "`c` [1, 84, 8]",
+            ],
+        ),
         ("fp16_outputs.onnx", &["its outputs are float16", "keep_io_types", "f16"]),
         (
             "classifier.onnx",
-            &["none of its outputs is one of a detector's", "[1, 1000]", "SCRFD, SCRFD without keypoints, YuNet"],
+            &["no output has the shape of a detector output", "[1, 1000]", "SCRFD, SCRFD without keypoints, YuNet"],
         ),
-        ("odd_anchors.onnx", &["fit RetinaFace (InsightFace) with 4 anchors a cell", "model option anchors"]),
+        ("odd_anchors.onnx", &["fit RetinaFace (InsightFace) with 4 anchors per cell", "model option anchors"]),
         ("fails_at_run.onnx", &["does not run", "Reshape"]),
         ("external.onnx", &["missing.weights"]),
         ("bad_metadata.onnx", &["model option mean=red", "not a number", "the file's own metadata"]),
-        ("landmarks68.onnx", &["its input has 1 channels", "facelandmarks"]),
-        ("landmarks106.onnx", &["looks like a landmark model", "facelandmarks", "[1, 212]"]),
+        ("landmarks68.onnx", &["its input has 1 channel;", "facelandmarks"]),
+        ("landmarks106.onnx", &["probably a landmark model", "facelandmarks", "[1, 212]"]),
     ] {
-        let message = refused(&common::root().join("tests/fixtures/models").join(file));
+        let message = refusal(&common::root().join("tests/fixtures/models").join(file));
         for part in parts {
             assert!(message.contains(part), "{file}: {message}");
         }
-        all.push(message.replace(file, ""));
+        messages.push(message.replace(file, ""));
     }
-    all.sort();
-    all.dedup();
-    assert_eq!(all.len(), 17, "each has its own words");
+    messages.sort();
+    messages.dedup();
+    assert_eq!(messages.len(), 17, "all messages are different");
 }
 
 #[test]
-fn what_is_said_of_a_model_and_cannot_be_is_no_fault_of_the_model() {
-    let said = |said: &str| {
-        let options = Options { overrides: said.parse().unwrap(), ..Options::default() };
+fn invalid_override_is_not_reported_as_model_fault() {
+    let error_with = |overrides: &str| {
+        let options = ModelOptions { overrides: overrides.parse().unwrap(), ..ModelOptions::default() };
         Model::open(&common::default_model(), &options).err().unwrap()
     };
-    let error = said("strides=8,16");
+    let error = error_with("strides=8,16");
     assert!(matches!(error, ModelError::Override { .. }), "{error}");
     assert!(error.to_string().contains("2 strides and anchors of 3 levels"), "{error}");
-    let Some(old) = common::shared("models/retinaface_biubug6_fixed640.onnx") else { return };
-    let options = Options { preprocessing: Preprocessing::Device, ..Options::default() };
-    let error = Model::open(&old, &options).err().unwrap().to_string();
-    assert!(error.contains("version 9, 11 or newer is needed") && error.contains("preprocessing=cpu"), "{error}");
+    // Its operator set is older than that of the nodes of the device graph.
+    let Some(old_model) = common::shared("models/retinaface_biubug6_fixed640.onnx") else { return };
+    let options = ModelOptions { preprocessing: Preprocessing::Device, ..ModelOptions::default() };
+    let error = Model::open(&old_model, &options).err().unwrap().to_string();
+    assert!(
+        error.contains("operator set 9, but operator set 11 or newer is required")
+            && error.contains("preprocessing=cpu"),
+        "{error}"
+    );
 }
 
 #[test]
-fn damaged_files_say_what_they_are() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    let whole = fs::read(common::default_model()).unwrap();
-    for (bytes, part) in [
+fn damaged_file_is_described_in_the_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.onnx");
+    let bytes = fs::read(common::default_model()).unwrap();
+    for (content, part) in [
         (&[][..], "it is empty"),
         (b"<html><body>Not found</body></html>", "it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
-        (b"\xff\xff\xff\xff not a model", "truncated or of another format"),
-        (&whole[..whole.len() / 2], "truncated or of another format"),
-        (&whole[..whole.len() - 1], "truncated or of another format"),
+        (b"\xff\xff\xff\xff not a model", "truncated or has another format"),
+        (&bytes[..bytes.len() / 2], "truncated or has another format"),
+        (&bytes[..bytes.len() - 1], "truncated or has another format"),
     ] {
-        fs::write(&path, bytes).unwrap();
-        let message = refused(&path);
+        fs::write(&path, content).unwrap();
+        let message = refusal(&path);
         assert!(message.contains(part), "{message}");
     }
-    // Of two gigabytes and more, of which none is on the disk.
+    // A sparse file of 2 GiB, which occupies no disk space.
     fs::File::create(&path).unwrap().set_len(1 << 31).unwrap();
-    let message = refused(&path);
+    let message = refusal(&path);
     assert!(message.contains("2147483648 bytes") && message.contains("2 GiB"), "{message}");
-    let message = refused(folder.path());
+    let message = refusal(directory.path());
     assert!(message.contains("directory"), "{message}");
-    // Opening it would wait for ever, or read for ever.
-    let message = refused(std::path::Path::new("/dev/zero"));
-    assert!(message.contains("no regular file"), "{message}");
-    let message = refused(&folder.path().join("none.onnx"));
+    // Reading a device could block or never end.
+    let message = refusal(Path::new("/dev/zero"));
+    assert!(message.contains("not a regular file"), "{message}");
+    let message = refusal(&directory.path().join("none.onnx"));
     assert!(message.contains("No such file"), "{message}");
 }
 
 #[test]
-fn a_file_with_a_byte_changed_anywhere_is_refused_or_runs_but_never_harms() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    let whole = fs::read(common::root().join("tests/fixtures/models/scrfd.onnx")).unwrap();
+fn corrupted_byte_causes_error_or_valid_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.onnx");
+    let bytes = fs::read(common::root().join("tests/fixtures/models/scrfd.onnx")).unwrap();
     let pixels = vec![90; 3 * 64 * 64];
     let view = ImageView::new(ImageInfo::new(PixelFormat::Bgr, 64, 64), &[&pixels], &[3 * 64]).unwrap();
     let (mut refused, mut ran) = (0, 0);
-    for (round, at) in (0..whole.len()).step_by(whole.len() / 60).enumerate() {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 1 << (round % 8);
-        fs::write(&path, bytes).unwrap();
-        match SharedModel::open(&path, &Options::default()) {
+    for (round, at) in (0..bytes.len()).step_by(bytes.len() / 60).enumerate() {
+        let mut corrupted = bytes.clone();
+        corrupted[at] ^= 1 << (round % 8);
+        fs::write(&path, corrupted).unwrap();
+        match SharedModel::open(&path, &ModelOptions::default()) {
             Ok(model) => {
-                let _ = Detector::new(&model).detect(&view, &Settings::default());
+                let _ = Detector::new(&model).detect(&view, &DetectionSettings::default());
                 ran += 1;
             }
             Err(error) => {
@@ -134,13 +145,14 @@ fn a_file_with_a_byte_changed_anywhere_is_refused_or_runs_but_never_harms() {
 }
 
 #[test]
-fn numbers_that_are_none_in_some_pictures_are_dropped_and_counted() {
+fn non_finite_candidates_are_dropped_and_counted() {
     let path = common::root().join("tests/fixtures/models/inf_sometimes.onnx");
     for preprocessing in [Preprocessing::Cpu, Preprocessing::Device] {
-        let model = SharedModel::open(&path, &Options { preprocessing, ..Options::default() }).unwrap();
+        let model = SharedModel::open(&path, &ModelOptions { preprocessing, ..ModelOptions::default() }).unwrap();
         let pixels = vec![255; 3 * 64 * 64];
         let view = ImageView::new(ImageInfo::new(PixelFormat::Bgr, 64, 64), &[&pixels], &[3 * 64]).unwrap();
-        let settings = Settings { input_size: InputSize::Native, score_threshold: 0.3, ..Settings::default() };
+        let settings =
+            DetectionSettings { input_size: InputSize::Native, score_threshold: 0.3, ..DetectionSettings::default() };
         let found = Detector::new(&model).detect(&view, &settings).unwrap();
         assert_eq!(found.faces, []);
         assert!(found.non_finite > 0, "{found:?}");

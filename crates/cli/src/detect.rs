@@ -1,4 +1,5 @@
-//! `retinaface detect`: pictures to JSON lines, crops and drawn copies.
+//! `retinaface detect`: detects faces in images and writes JSON lines, aligned crops and annotated
+//! copies.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,82 +9,86 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use retinaface::align::{self, ARCFACE_SIZE, Scratch};
-use retinaface::detector::{Detector, Settings};
-use retinaface::draw::{self, Style};
-use retinaface::face::Face;
-use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
-use retinaface::letterbox::InputSize;
+use retinaface::crops::align;
+use retinaface::crops::align::WarpBuffers;
+use retinaface::detect::{DetectionSettings, Detector};
+use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize};
+use retinaface::image::{ImageInfo, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
 use retinaface::record::{FrameRecord, Origin};
 
-use super::progress::{self, tell};
-use super::{Looking, Outcome, Run, open_detector, part, picture};
+use crate::args::{ModelArgs, ViewArgs, parse_fraction};
+use crate::image_file;
+use crate::status::{Outcome, progress_bar, report_input};
 
 #[derive(Debug, Args)]
-pub(super) struct Detect {
-    /// Pictures: JPEG, PNG, WebP, anything that OpenCV reads
+pub(crate) struct Detect {
+    /// Image files: JPEG, PNG, WebP or any other format that OpenCV reads
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
-    /// ONNX file of the detector; none: $RETINAFACE_MODEL, beside the program, or the installed one
+    /// ONNX file of the detector; default: $RETINAFACE_MODEL, the model in the program's directory,
+    /// or the installed model
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Keep faces scored above this
-    #[arg(long, value_name = "0..1", default_value_t = Settings::default().score_threshold, value_parser = part)]
+    /// Keep faces whose score is above this value
+    #[arg(long, value_name = "0..1", default_value_t = DetectionSettings::default().score_threshold, value_parser = parse_fraction)]
     score_threshold: f32,
-    /// Of two faces whose intersection over union is above this, keep the better
-    #[arg(long, value_name = "0..1", default_value_t = Settings::default().iou_threshold, value_parser = part)]
+    /// Of two faces whose intersection over union is above this value, keep the one with the higher
+    /// score
+    #[arg(long, value_name = "0..1", default_value_t = DetectionSettings::default().iou_threshold, value_parser = parse_fraction)]
     iou_threshold: f32,
-    /// Longer side of the model's input in pixels; 0: the picture's own size
+    /// Longer side of the model's input in pixels; 0: the size of the image
     #[arg(long, value_name = "PIXELS", default_value_t = 640, value_parser = clap::value_parser!(u32).range(0..=16384))]
     input_size: u32,
-    /// At most so many faces a picture, best scores first; 0: all
+    /// Maximum number of faces per image, highest scores first; 0: no limit
     #[arg(long, value_name = "N", default_value_t = 0)]
     max_faces: usize,
-    /// Leave out faces whose shorter side is below this many pixels of the picture
+    /// Drop faces whose shorter side is below this size, in image pixels; 0: keep all
     #[arg(long, value_name = "PIXELS", default_value_t = 0)]
     min_face_size: u16,
-    /// Write every face as an aligned 112 x 112 PNG into this folder: NAME-0.png, NAME-1.png, ...
+    /// Write each face as an aligned 112 x 112 PNG to this directory: NAME-0.png, NAME-1.png, ...
     #[arg(long, value_name = "DIR")]
     crops: Option<PathBuf>,
-    /// Where a face has no landmarks, write the square around its box
+    /// For a face without landmarks, write the square around its box to --crops
     #[arg(long)]
     align_without_landmarks: bool,
-    /// Write a copy of every picture with its faces drawn into this folder: NAME.jpg
+    /// Write a copy of each image with its faces drawn to this directory: NAME.jpg
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
     #[command(flatten)]
-    looking: Looking,
+    views: ViewArgs,
     #[command(flatten)]
-    run: Run,
+    model_args: ModelArgs,
 }
 
 impl Detect {
-    pub(super) fn run(&self) -> anyhow::Result<Outcome> {
-        for folder in [&self.crops, &self.annotate].into_iter().flatten() {
-            fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
+        for directory in [&self.crops, &self.annotate].into_iter().flatten() {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("cannot create the directory {}", directory.display()))?;
         }
-        let detector = open_detector(self.model.as_ref(), &self.run)?;
-        let mut job = Job { detect: self, detector, names: HashMap::new(), scratch: Scratch::default() };
-        let bar = progress::bar(self.inputs.len());
+        let detector = self.model_args.open_detector(self.model.as_deref())?;
+        let mut processor =
+            ImageProcessor { command: self, detector, names: HashMap::new(), scratch: WarpBuffers::default() };
+        let bar = progress_bar(self.inputs.len());
         let (mut found, mut failed) = (false, false);
-        for (number, input) in self.inputs.iter().enumerate() {
+        for (index, input) in self.inputs.iter().enumerate() {
             bar.set_message(input.display().to_string());
-            match job.picture(number, input) {
-                Ok(Done { line, faces, notes, error }) => {
+            match processor.process(index, input) {
+                Ok(ImageResult { line, faces, notes, error }) => {
                     found |= faces > 0;
                     failed |= error.is_some();
-                    // A picture's line is out before the next one is looked at.
+                    // A reader of the pipe receives each line before the next image is processed.
                     bar.suspend(|| {
                         let mut stdout = io::stdout().lock();
                         stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush())?;
-                        notes.iter().for_each(|note| tell(input, note));
-                        error.iter().for_each(|error| tell(input, &format!("{error:#}")));
+                        notes.iter().for_each(|note| report_input(input, note));
+                        error.iter().for_each(|error| report_input(input, &format!("{error:#}")));
                         io::Result::Ok(())
                     })?;
                 }
                 Err(error) => {
                     failed = true;
-                    bar.suspend(|| tell(input, &format!("{error:#}")));
+                    bar.suspend(|| report_input(input, &format!("{error:#}")));
                 }
             }
             bar.inc(1);
@@ -98,52 +103,54 @@ impl Detect {
         })
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
+    fn settings(&self) -> DetectionSettings {
+        DetectionSettings {
             score_threshold: self.score_threshold,
             iou_threshold: self.iou_threshold,
             input_size: InputSize::from(self.input_size),
-            looks: self.looking.looks(),
-            merge: self.looking.merge,
+            views: self.views.views(),
+            merge: self.views.merge,
             max_faces: self.max_faces,
             min_face_size: f32::from(self.min_face_size),
-            ..Settings::default()
+            ..DetectionSettings::default()
         }
     }
 }
 
-/// What became of a picture.
-struct Done {
+/// The result of one image.
+struct ImageResult {
+    /// JSON line.
     line: String,
     faces: usize,
+    /// Messages about faces without a crop.
     notes: Vec<String>,
-    /// Why not every file of it could be written. What was found is not lost for that.
+    /// Why a crop or the annotated copy was not written. The line is printed even so.
     error: Option<anyhow::Error>,
 }
 
-struct Job<'a> {
-    detect: &'a Detect,
+struct ImageProcessor<'a> {
+    command: &'a Detect,
     detector: Detector,
-    /// How often each name was given to a picture's files.
+    /// Number of uses of each output name.
     names: HashMap<String, usize>,
-    scratch: Scratch,
+    scratch: WarpBuffers,
 }
 
-impl Job<'_> {
-    fn picture(&mut self, number: usize, input: &Path) -> anyhow::Result<Done> {
-        let mut image = picture::read(input)?;
-        let faces = self.detector.detect(&image.view(), &self.detect.settings())?.faces;
+impl ImageProcessor<'_> {
+    fn process(&mut self, index: usize, input: &Path) -> anyhow::Result<ImageResult> {
+        let mut image = image_file::read(input)?;
+        let faces = self.detector.detect(&image.view(), &self.command.settings())?.faces;
         let source = input.to_string_lossy();
         let (width, height) = (image.view().width(), image.view().height());
-        let line = FrameRecord::new(Origin::Source(&source), number as u64, width, height, &faces)
+        let line = FrameRecord::new(Origin::Source(&source), index as u64, width, height, &faces)
             .with_age(Some(Duration::ZERO))
             .to_line();
         let mut notes = Vec::new();
         let error = self.write_files(input, &mut image, &faces, &mut notes).err();
-        Ok(Done { line, faces: faces.len(), notes, error })
+        Ok(ImageResult { line, faces: faces.len(), notes, error })
     }
 
-    /// Writes the crops and the drawn copy that are asked for.
+    /// Writes the crops and the annotated copy, if requested.
     fn write_files(
         &mut self,
         input: &Path,
@@ -151,40 +158,40 @@ impl Job<'_> {
         faces: &[Face],
         notes: &mut Vec<String>,
     ) -> anyhow::Result<()> {
-        let name = self.name(input);
-        if let Some(folder) = &self.detect.crops {
+        let name = self.unique_name(input);
+        if let Some(directory) = &self.command.crops {
             for (index, face) in faces.iter().enumerate() {
                 match self.crop(image, face)? {
-                    Ok(crop) => self.write(&folder.join(format!("{name}-{index}.png")), &crop)?,
-                    Err(why) => notes.push(format!("face {index} has no crop: {why}")),
+                    Ok(crop) => self.write(&directory.join(format!("{name}-{index}.png")), &crop)?,
+                    Err(reason) => notes.push(format!("face {index} has no crop: {reason}")),
                 }
             }
         }
-        if let Some(folder) = &self.detect.annotate {
-            draw::draw_faces(&mut image.view_mut(), faces, &Style::default())?;
-            self.write(&folder.join(format!("{name}.jpg")), image)?;
+        if let Some(directory) = &self.command.annotate {
+            draw_faces(&mut image.view_mut(), faces, &OverlayStyle::default())?;
+            self.write(&directory.join(format!("{name}.jpg")), image)?;
         }
         Ok(())
     }
 
-    /// Writes a picture, but never over one of the inputs.
+    /// Writes an image, but never overwrites an input.
     fn write(&self, path: &Path, image: &OwnedImage) -> anyhow::Result<()> {
         if let Ok(existing) = path.canonicalize()
-            && self.detect.inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing))
+            && self.command.inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == existing))
         {
-            bail!("{} is one of the inputs and is not written over; choose another folder", path.display());
+            bail!("{} is one of the inputs and is not overwritten; choose another directory", path.display());
         }
-        picture::write(path, image)
+        image_file::write(path, image)
     }
 
-    /// A face's crop, or why its landmarks give none.
+    /// The aligned crop of a face. The inner error is the reason why the face has no crop.
     fn crop(&mut self, image: &OwnedImage, face: &Face) -> anyhow::Result<Result<OwnedImage, String>> {
         let transform = match &face.landmarks {
             Some(landmarks) => align::crop_from_frame(landmarks, ARCFACE_SIZE),
-            None if self.detect.align_without_landmarks => align::crop_of_box(face.rect, ARCFACE_SIZE),
+            None if self.command.align_without_landmarks => align::crop_of_box(face.rect, ARCFACE_SIZE),
             None => {
                 return Ok(Err(
-                    "it has no landmarks; --align-without-landmarks takes the square around its box".to_owned()
+                    "the face has no landmarks; --align-without-landmarks writes the square around its box".to_owned(),
                 ));
             }
         };
@@ -198,17 +205,17 @@ impl Job<'_> {
         Ok(Ok(crop))
     }
 
-    /// A name for an input's files that no other input of this run has.
-    fn name(&mut self, input: &Path) -> String {
-        let stem = input.file_stem().map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    /// The stem of an input's output files, unique among the inputs.
+    fn unique_name(&mut self, input: &Path) -> String {
+        let stem = input.file_stem().map_or_else(|| "image".to_owned(), |stem| stem.to_string_lossy().into_owned());
         let mut name = stem.clone();
         loop {
-            let times = self.names.entry(name.clone()).or_default();
-            *times += 1;
-            if *times == 1 {
+            let uses = self.names.entry(name.clone()).or_default();
+            *uses += 1;
+            if *uses == 1 {
                 return name;
             }
-            name = format!("{stem}.{times}");
+            name = format!("{stem}.{uses}");
         }
     }
 }

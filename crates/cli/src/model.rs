@@ -1,45 +1,46 @@
-//! `retinaface model FILE`.
+//! `retinaface model FILE`: prints what a model file contains.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
-use retinaface::contract::Contract;
-use retinaface::model::{Model, Options, Purpose, Running};
-use retinaface::preprocess::ChannelOrder;
+use retinaface::inference::{BackendInfo, Model, ModelFile, ModelOptions, ModelTask};
+use retinaface::model::{ChannelOrder, ModelSpec};
 use serde::Serialize;
 
-use super::{Outcome, Run, tell_notes};
+use crate::args::{ModelArgs, open_context};
+use crate::status::{Outcome, report_notes};
 
 #[derive(Debug, Args)]
-pub(super) struct ModelFile {
+pub(crate) struct InspectModel {
     /// ONNX file
     file: PathBuf,
-    /// Say it for programs: one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
-    /// It is a landmark model, for facelandmarks
+    /// The file is a landmark model for the element facelandmarks
     #[arg(long)]
     landmarks: bool,
     #[command(flatten)]
-    run: Run,
+    model_args: ModelArgs,
 }
 
-impl ModelFile {
-    pub(super) fn run(&self) -> anyhow::Result<Outcome> {
-        let purpose = if self.landmarks { Purpose::Points } else { Purpose::Faces };
-        let model = Model::open(&self.file, &Options { purpose, ..self.run.options() })?;
-        let (file, contract) = (self.file.display(), model.contract().as_ref());
-        tell_notes(model.running());
+impl InspectModel {
+    pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
+        let task = if self.landmarks { ModelTask::Landmarks } else { ModelTask::Detection };
+        let options = ModelOptions { task, ..self.model_args.options() };
+        let model = Model::open_file(&ModelFile::read(&self.file)?, &options, &open_context())?;
+        let (file, spec) = (self.file.display(), model.spec().as_ref());
+        report_notes(model.backend());
         if self.json {
-            let line = serde_json::to_string(&ModelRecord::from(contract))?;
+            let line = serde_json::to_string(&ModelRecord::from(spec))?;
             writeln!(io::stdout(), "{line}")?;
         } else {
-            let Running { provider, library, kernels, .. } = model.running();
-            let ours = if *kernels > 0 { format!(", with {kernels} kernels of retinaface") } else { String::new() };
+            let BackendInfo { provider, library, kernels, .. } = model.backend();
+            let built_in = if *kernels > 0 { format!(", with {kernels} kernels of retinaface") } else { String::new() };
             writeln!(
                 io::stdout(),
-                "file:       {file}\nruns on:    {provider}, {}{ours}\n{contract}",
+                "file:       {file}\nruns on:    {provider}, {}{built_in}\n{spec}",
                 library.display()
             )?;
         }
@@ -47,47 +48,49 @@ impl ModelFile {
     }
 }
 
-/// What other programs need to feed a model: its input is `(pixel - mean) * scale`, pixel in 0..=255, planar.
+/// What another program needs to run the model. The input is planar and holds `(pixel - mean) *
+/// scale`, with pixels in 0..=255.
 #[derive(Debug, Serialize)]
 struct ModelRecord<'a> {
     schema: &'static str,
     layout: &'a str,
     input: &'a str,
-    /// Width and height; null for a model that takes any.
+    /// Width and height in pixels; null if the model accepts any size.
     fixed_size: Option<[usize; 2]>,
     dynamic_batch: bool,
-    /// What is read of the outputs: in the order scores, boxes, landmarks, each level by level.
+    /// Names of the outputs that are read: scores, boxes, landmarks, each in the order of the
+    /// levels.
     outputs: Vec<&'a str>,
     landmarks: bool,
-    /// How many points a landmark model finds; null for a detector.
+    /// Number of points of a landmark model; null for a detector.
     points: Option<usize>,
     strides: Vec<usize>,
     multiple: usize,
-    /// Of the input's channels, and so of `mean`.
+    /// Order of the input's channels, and of `mean`.
     order: &'static str,
     mean: [f32; 3],
     scale: f32,
 }
 
-impl<'a> From<&'a Contract> for ModelRecord<'a> {
-    fn from(contract: &'a Contract) -> Self {
+impl<'a> From<&'a ModelSpec> for ModelRecord<'a> {
+    fn from(spec: &'a ModelSpec) -> Self {
         Self {
             schema: "retinaface.model/1",
-            layout: contract.family,
-            input: &contract.input,
-            fixed_size: contract.fixed_size.map(|(width, height)| [width, height]),
-            dynamic_batch: contract.dynamic_batch,
-            outputs: contract.outputs.iter().map(String::as_str).collect(),
-            landmarks: contract.layout().is_some_and(|layout| layout.landmarks),
-            points: contract.points().map(|points| points.count),
-            strides: contract.layout().iter().flat_map(|layout| &layout.levels).map(|level| level.stride).collect(),
-            multiple: contract.multiple,
-            order: match contract.normalization.order {
+            layout: spec.family,
+            input: &spec.input_name,
+            fixed_size: spec.fixed_size.map(|(width, height)| [width, height]),
+            dynamic_batch: spec.dynamic_batch,
+            outputs: spec.output_names.iter().map(String::as_str).collect(),
+            landmarks: spec.layout().is_some_and(|layout| layout.landmarks),
+            points: spec.points().map(|points| points.count),
+            strides: spec.layout().iter().flat_map(|layout| &layout.levels).map(|level| level.stride).collect(),
+            multiple: spec.size_multiple,
+            order: match spec.normalization.order {
                 ChannelOrder::Rgb => "RGB",
                 ChannelOrder::Bgr => "BGR",
             },
-            mean: contract.normalization.mean,
-            scale: contract.normalization.scale,
+            mean: spec.normalization.mean,
+            scale: spec.normalization.scale,
         }
     }
 }

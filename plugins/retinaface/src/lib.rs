@@ -1,34 +1,28 @@
 //! GStreamer elements that detect, align, draw and publish faces.
 //!
-//! | element | does |
+//! | element | what it does |
 //! |---|---|
 //! | `retinaface` | detects faces and attaches them to the buffer |
-//! | `facelandmarks` | a landmark model's points for each face |
-//! | `facealign` | every face as an aligned crop of its own |
+//! | `facelandmarks` | adds the points of a landmark model to each face |
+//! | `facealign` | outputs each face as an aligned crop |
 //! | `facemetaoverlay` | draws boxes, landmarks, scores and ids |
-//! | `facemetapublish` | one JSON line a frame |
+//! | `facemetapublish` | writes one JSON line per frame |
 //!
-//! [`meta`] is how other Rust code reads the faces and the crops' origins.
+//! Other Rust programs read the metadata with the crate [`face_meta`].
 
-#![allow(missing_docs, reason = "plugin_define! makes public items without")]
+#![allow(missing_docs, reason = "plugin_define! makes public items without documentation")]
 
 use gst::glib;
 
-mod caps;
-mod engines;
+mod common;
 mod facealign;
 mod facelandmarks;
 mod facemetaoverlay;
 mod facemetapublish;
-mod frame;
-mod latency;
-mod lock;
-pub mod meta;
-mod model_settings;
 mod retinaface;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    meta::register();
+    face_meta::register();
     retinaface::register(plugin)?;
     facealign::register(plugin)?;
     facelandmarks::register(plugin)?;
@@ -41,7 +35,7 @@ gst::plugin_define!(
     env!("CARGO_PKG_DESCRIPTION"),
     plugin_init,
     concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
-    // GStreamer's word for "several licences, among them MIT or Apache-2.0".
+    // GStreamer has no name for "MIT or Apache-2.0".
     "MIT/X11",
     env!("CARGO_PKG_NAME"),
     env!("CARGO_PKG_NAME"),

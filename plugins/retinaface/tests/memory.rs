@@ -1,25 +1,26 @@
-//! Memory stays bounded: thousands of frames, restarts, streams and shapes that come and go.
+//! Memory does not grow with frames, restarts, streams and input shapes.
 //!
-//! One test in a binary of its own, since it looks at the whole process's resident memory.
+//! The only test of this binary, since it measures the resident memory of the process.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use gst_video::VideoFormat;
 
 mod common;
-use common::{info, project, quoted, watched};
+use common::{info, project, quoted, with_watchdog};
 
 /// Resident memory in KiB.
-fn resident() -> u64 {
+fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Two streams on one model, and one of landmarks, through every kind of change: some 300 frames.
-fn rounds(count: u64) {
+/// Runs two detection streams that share a model, and one landmark stream, with changing modes and
+/// caps. Each round pushes about 180 frames.
+fn run_rounds(count: u64) {
     let model = quoted(&project::default_model());
-    let points = quoted(&project::root().join("tests/fixtures/models/landmarks68.onnx"));
+    let landmark_model = quoted(&project::root().join("tests/fixtures/models/landmarks68.onnx"));
     for round in 0..count {
         let modes = [
             "inflight=2",
@@ -28,7 +29,7 @@ fn rounds(count: u64) {
             "batch-size=2 batch-timeout=1",
             "tiles=2x1 flip=true scales=1.0,0.5",
         ];
-        let mut landmarks = gst_check::Harness::new_parse(&format!("facelandmarks model-file={points}"));
+        let mut landmarks = gst_check::Harness::new_parse(&format!("facelandmarks model-file={landmark_model}"));
         let mut streams = [0, 1].map(|number| {
             let mode = modes[(round + number) as usize % modes.len()];
             gst_check::Harness::new_parse(&format!("retinaface model-file={model} input-size=224 {mode}"))
@@ -50,13 +51,13 @@ fn rounds(count: u64) {
             landmarks.set_src_caps(info.to_caps().unwrap());
             for number in 0..20 {
                 let faces = [10.0, 100.0, 190.0].map(|x| common::face(0.9, x, 50.0, 80.0, 90.0));
-                landmarks.push_and_pull(common::frame_with(&info, number, &faces)).unwrap();
+                landmarks.push_and_pull(common::frame_with_faces(&info, number, &faces)).unwrap();
             }
             for _ in 0..20 {
                 streams.iter_mut().for_each(|harness| drop(harness.pull().unwrap()));
             }
         }
-        // A flush with frames under way whose results nobody takes, an end, a restart.
+        // A flush while frames are in flight, then EOS. The next round starts new elements.
         for harness in &mut streams {
             let info = info(VideoFormat::Nv12, 640, 360);
             harness.set_src_caps(info.to_caps().unwrap());
@@ -73,26 +74,26 @@ fn rounds(count: u64) {
 #[test]
 fn memory_does_not_grow_with_frames_restarts_and_shapes() {
     let body = || {
-        // Keeps the model open, as another stream of a long-lived process would.
+        // Keeps the model open, like another stream of a long-running process.
         common::init();
         let model = quoted(&project::default_model());
-        let mut lasting = gst_check::Harness::new_parse(&format!("retinaface model-file={model} input-size=224"));
+        let mut persistent = gst_check::Harness::new_parse(&format!("retinaface model-file={model} input-size=224"));
         let info = info(VideoFormat::I420, 320, 180);
-        lasting.set_src_caps(info.to_caps().unwrap());
-        lasting.push_and_pull(common::frame(&info, 0)).unwrap();
-        // Every shape and mode once, and what the C library keeps of each thread's memory.
-        rounds(16);
-        let before = resident();
-        // `make soak` asks for more.
-        let count = std::env::var("SOAK_ROUNDS").map_or(32, |rounds| rounds.parse().unwrap());
-        rounds(count);
-        let after = resident();
+        persistent.set_src_caps(info.to_caps().unwrap());
+        persistent.push_and_pull(common::frame(&info, 0)).unwrap();
+        // Warm-up: every shape and mode, and the memory that the C library caches per thread.
+        run_rounds(16);
+        let before = resident_kib();
+        // `make soak` sets SOAK_ROUNDS.
+        let count = std::env::var("SOAK_ROUNDS").map_or(32, |count| count.parse().unwrap());
+        run_rounds(count);
+        let after = resident_kib();
         let frames = count * 3 * 20 * 2;
-        // A leaked tensor of a shape has 300 to 600 KiB; one a round would show as 10 MiB and more.
-        assert!(after < before + 8 * 1024, "{before} KiB became {after} KiB in {frames} frames");
-        eprintln!("{before} KiB, after {frames} more frames {after} KiB");
-        assert!(lasting.push_and_pull(common::frame(&info, 1)).is_ok());
+        // A leaked tensor has 300 to 600 KiB: one per round adds about 10 MiB or more.
+        assert!(after < before + 8 * 1024, "resident memory grew from {before} KiB to {after} KiB in {frames} frames");
+        eprintln!("resident memory: {before} KiB, {after} KiB after {frames} more frames");
+        assert!(persistent.push_and_pull(common::frame(&info, 1)).is_ok());
     };
-    // A soak takes as long as it takes.
-    if std::env::var_os("SOAK_ROUNDS").is_some() { body() } else { watched(body) }
+    // The time of a soak test is not limited.
+    if std::env::var_os("SOAK_ROUNDS").is_some() { body() } else { with_watchdog(body) }
 }

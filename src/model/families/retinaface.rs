@@ -1,20 +1,21 @@
-//! RetinaFace as biubug6/Pytorch_Retinaface trains and exports it (mnet0.25, ResNet50): `data/config.py`,
-//! `utils/box_utils.py`, `data/data_augment.py` (`rgb_means`).
+//! RetinaFace as trained and exported by biubug6/Pytorch_Retinaface (mnet0.25, ResNet50).
+//!
+//! Source: biubug6/Pytorch_Retinaface, `data/config.py`, `utils/box_utils.py` and
+//! `data/data_augment.py` (`rgb_means`).
 
-use super::{Centre, Family};
-use crate::layout::{Arrangement, Boxes, Scores, Variances};
-use crate::preprocess::{ChannelOrder, Normalization, Padding};
+use super::super::input::{ChannelOrder, Normalization, Padding};
+use super::super::layout::{AnchorCentre, Arrangement, Boxes, Family, Scores, Variances};
 
-/// Three outputs, in any order, with or without their softmax.
-pub const RETINAFACE: Family = Family {
+/// Three outputs, in any order, with or without a softmax.
+pub(crate) const RETINAFACE: Family = Family {
     name: "RetinaFace (biubug6)",
-    sign: "rows of 2, 4 and 10 numbers an anchor, all strides together: two anchors a cell",
-    arrangement: Arrangement::Together,
+    signature: "[A, 2], [A, 4] and [A, 10] for all strides, with two anchors per cell",
+    arrangement: Arrangement::Concatenated,
     scores: Scores::Pairs,
     boxes: Boxes::CentreSize,
     landmarks: true,
     levels: &[(8, &[16.0, 32.0]), (16, &[64.0, 128.0]), (32, &[256.0, 512.0])],
-    centre: Centre::OfCell,
+    anchor_centre: AnchorCentre::CellCentre,
     variances: Variances { centre: 0.1, size: 0.2, point: 0.1 },
     normalization: Normalization {
         order: ChannelOrder::Bgr,
@@ -22,5 +23,5 @@ pub const RETINAFACE: Family = Family {
         scale: 1.0,
         padding: Padding::Mean,
     },
-    multiple: 1,
+    size_multiple: 1,
 };

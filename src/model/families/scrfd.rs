@@ -1,21 +1,22 @@
-//! SCRFD: Guo et al., "Sample and Computation Redistribution for Efficient Face Detection", ICLR 2022;
-//! deepinsight/insightface, `python-package/insightface/model_zoo/scrfd.py`.
+//! SCRFD, InsightFace's successor of RetinaFace.
+//!
+//! Sources: Guo et al., "Sample and Computation Redistribution for Efficient Face Detection", ICLR
+//! 2022; deepinsight/insightface, `python-package/insightface/model_zoo/scrfd.py`.
 
-use super::{Centre, Family};
-use crate::layout::{Arrangement, Boxes, Scores, Variances};
-use crate::preprocess::{ChannelOrder, Normalization, Padding};
+use super::super::input::{ChannelOrder, Normalization, Padding};
+use super::super::layout::{AnchorCentre, Arrangement, Boxes, Family, Scores, Variances};
 
-/// Nine outputs, three a stride, with or without the batch's side.
-pub const SCRFD: Family = Family {
+/// Nine outputs, three per stride, with or without a batch dimension.
+pub(crate) const SCRFD: Family = Family {
     name: "SCRFD",
-    sign: "rows of 1, 4 and 10 numbers an anchor at each stride: two anchors a cell",
+    signature: "[A, 1], [A, 4] and [A, 10] at each stride, with two anchors per cell",
     arrangement: Arrangement::Rows,
     scores: Scores::Single,
     boxes: Boxes::Distances,
     landmarks: true,
-    // Both anchors of a cell lie at its corner, and distances count in strides.
+    // Both anchors of a cell have their centre at its corner; distances are in units of the stride.
     levels: &[(8, &[8.0, 8.0]), (16, &[16.0, 16.0]), (32, &[32.0, 32.0])],
-    centre: Centre::Pixels(0.0),
+    anchor_centre: AnchorCentre::Pixels(0.0),
     variances: Variances { centre: 1.0, size: 1.0, point: 1.0 },
     normalization: Normalization {
         order: ChannelOrder::Rgb,
@@ -23,14 +24,14 @@ pub const SCRFD: Family = Family {
         scale: 1.0 / 128.0,
         padding: Padding::Black,
     },
-    // Its feature pyramid adds levels of twice the size to each other.
-    multiple: 32,
+    // The feature pyramid adds upsampled levels, whose sizes must match.
+    size_multiple: 32,
 };
 
-/// Six outputs: without keypoints.
-pub const SCRFD_BOXES: Family = Family {
+/// Six outputs: the layout without landmarks.
+pub(crate) const SCRFD_BOXES: Family = Family {
     name: "SCRFD without keypoints",
-    sign: "rows of 1 and 4 numbers an anchor at each stride: two anchors a cell",
+    signature: "[A, 1] and [A, 4] at each stride, with two anchors per cell",
     landmarks: false,
     ..SCRFD
 };

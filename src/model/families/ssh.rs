@@ -1,13 +1,19 @@
-//! SSH, the single stage headless detector that RetinaFace came from: Najibi et al., "SSH: Single Stage Headless Face
-//! Detector", ICCV 2017, in the form that InsightFace's tools export (deepinsight/mxnet-SSH).
+//! SSH (Single Stage Headless face detector), the predecessor of RetinaFace, as exported by
+//! InsightFace.
+//!
+//! Sources: Najibi et al., "SSH: Single Stage Headless Face Detector", ICCV 2017;
+//! deepinsight/mxnet-SSH.
 
-use super::{Family, INSIGHTFACE};
+use super::super::layout::Family;
+use super::insightface::INSIGHTFACE;
 
-/// Six outputs, two a stride: InsightFace's without landmarks. Models that keep the original's means need `mean` and
-/// `color-order`, see [`crate::overrides`].
-pub const SSH: Family = Family {
+/// Six outputs, two per stride: the layout of InsightFace's RetinaFace without landmarks.
+///
+/// Models with the original mean need the overrides `mean` and `color-order`, see
+/// [`crate::model::Overrides`].
+pub(crate) const SSH: Family = Family {
     name: "SSH",
-    sign: "planes of 4 and 8 channels at each stride, and none of landmarks: two anchors a cell",
+    signature: "[4, H, W] and [8, H, W] at each stride, with two anchors per cell and without landmarks",
     landmarks: false,
     ..INSIGHTFACE
 };

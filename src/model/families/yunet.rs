@@ -1,21 +1,22 @@
-//! YuNet: Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023; ShiqiYu/libfacedetection.train, and
-//! OpenCV's `modules/objdetect/src/face_detect.cpp`.
+//! YuNet, a detector for edge devices.
+//!
+//! Sources: Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023;
+//! ShiqiYu/libfacedetection.train; OpenCV, `modules/objdetect/src/face_detect.cpp`.
 
-use super::{Centre, Family};
-use crate::layout::{Arrangement, Boxes, Scores, Variances};
-use crate::preprocess::{ChannelOrder, Normalization, Padding};
+use super::super::input::{ChannelOrder, Normalization, Padding};
+use super::super::layout::{AnchorCentre, Arrangement, Boxes, Family, Scores, Variances};
 
-/// Twelve outputs, four a stride.
-pub const YUNET: Family = Family {
+/// Twelve outputs, four per stride.
+pub(crate) const YUNET: Family = Family {
     name: "YuNet",
-    sign: "rows of 1, 1, 4 and 10 numbers a cell at each stride",
+    signature: "[A, 1] twice, [A, 4] and [A, 10] at each stride, with one anchor per cell",
     arrangement: Arrangement::Rows,
     scores: Scores::Product,
     boxes: Boxes::CentreSize,
     landmarks: true,
     levels: &[(8, &[8.0]), (16, &[16.0]), (32, &[32.0])],
-    centre: Centre::Pixels(0.0),
+    anchor_centre: AnchorCentre::Pixels(0.0),
     variances: Variances { centre: 1.0, size: 1.0, point: 1.0 },
     normalization: Normalization { order: ChannelOrder::Bgr, mean: [0.0; 3], scale: 1.0, padding: Padding::Black },
-    multiple: 32,
+    size_multiple: 32,
 };

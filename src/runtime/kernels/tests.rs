@@ -1,18 +1,13 @@
-use ort::value::Tensor;
+//! The kernels against reference implementations. `inference::kernel_tests` runs them in sessions.
+
 use proptest::prelude::*;
-use prost::Message as _;
 
-use super::lanes::{Target, Width, activate};
-use super::stem::{self, Layer, Pair, Stem};
-use super::winograd::{self, Convolution, Jobs, Order, Output};
-use super::with_kernels;
-use crate::model::{Kernels, Options};
-use crate::onnx::{Builder, Element, Model, Side, Value, ValueInfo};
-use crate::provider::Provider;
-use crate::session::{Source, session};
+use super::lanes::{SharedOutput, SimdLevel, activate};
+use super::stem::{self, ConvParams, SeparableLayer, Stem};
+use super::winograd::{self, ConvOutput, Convolution, TensorLayout};
 
-/// Numbers between -1 and 1 that look random.
-fn noise(seed: u32, len: usize) -> Vec<f32> {
+/// Pseudo-random numbers between -1 and 1.
+pub(crate) fn noise(seed: u32, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -21,289 +16,188 @@ fn noise(seed: u32, len: usize) -> Vec<f32> {
     (0..len).map(next).collect()
 }
 
-/// A convolution by its definition: kernels of `side`, with padding of half of it.
-fn directly(
+/// Compares with a tolerance of 2e-5, relative to 1 + the magnitude of the expected value.
+pub(crate) fn assert_close(actual: &[f32], expected: &[f32]) {
+    assert_eq!(actual.len(), expected.len());
+    for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        let difference = (actual - expected).abs();
+        assert!(difference <= 2e-5 * (1.0 + expected.abs()), "index {index}: {actual} instead of {expected}");
+    }
+}
+
+/// A direct convolution of an NCHW image, summed in `f64`. The kernel is square, and the padding is
+/// half of its size.
+fn reference_convolution(
     input: &[f32],
-    inputs: usize,
+    input_channels: usize,
     (height, width): (usize, usize),
-    layer: &Layer,
-    side: usize,
-    step: usize,
-    alone: bool,
+    params: &ConvParams,
+    kernel_size: usize,
+    stride: usize,
+    depthwise: bool,
 ) -> Vec<f32> {
-    let outputs = layer.bias.len();
-    let (high, wide) = (height.div_ceil(step), width.div_ceil(step));
-    let mut to = Vec::new();
-    for output in 0..outputs {
-        let from = if alone { output..output + 1 } else { 0..inputs };
-        for y in 0..high {
-            for x in 0..wide {
-                let mut sum = f64::from(layer.bias[output]);
-                for (k, channel) in from.clone().enumerate() {
-                    for dy in 0..side {
-                        for dx in 0..side {
+    let output_channels = params.bias.len();
+    let (out_height, out_width) = (height.div_ceil(stride), width.div_ceil(stride));
+    let padding = kernel_size / 2;
+    let mut result = Vec::new();
+    for output in 0..output_channels {
+        let channels = if depthwise { output..output + 1 } else { 0..input_channels };
+        for y in 0..out_height {
+            for x in 0..out_width {
+                let mut sum = f64::from(params.bias[output]);
+                for (k, channel) in channels.clone().enumerate() {
+                    for dy in 0..kernel_size {
+                        for dx in 0..kernel_size {
                             let (Some(row), Some(column)) =
-                                ((y * step + dy).checked_sub(side / 2), (x * step + dx).checked_sub(side / 2))
+                                ((y * stride + dy).checked_sub(padding), (x * stride + dx).checked_sub(padding))
                             else {
                                 continue;
                             };
                             if row < height && column < width {
-                                let weight = layer.weights[((output * from.len() + k) * side + dy) * side + dx];
+                                let kernel = output * channels.len() + k;
+                                let weight = params.weights[(kernel * kernel_size + dy) * kernel_size + dx];
                                 sum += f64::from(input[(channel * height + row) * width + column]) * f64::from(weight);
                             }
                         }
                     }
                 }
-                to.push((if sum < 0.0 { sum * f64::from(layer.slope[output]) } else { sum }) as f32);
+                result.push((if sum < 0.0 { sum * f64::from(params.slopes[output]) } else { sum }) as f32);
             }
         }
     }
-    to
+    result
 }
 
-fn interleaved(planes: &[f32], channels: usize) -> Vec<f32> {
+fn nchw_to_nhwc(planes: &[f32], channels: usize) -> Vec<f32> {
     let plane = planes.len() / channels;
     (0..planes.len()).map(|index| planes[index % channels * plane + index / channels]).collect()
 }
 
-fn assert_close(found: &[f32], expected: &[f32]) {
-    assert_eq!(found.len(), expected.len());
-    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!((found - expected).abs() <= 2e-5 * (1.0 + expected.abs()), "at {index}: {found}, not {expected}");
+/// Runs all jobs of a convolution.
+#[expect(unsafe_code, reason = "the jobs run one after the other")]
+fn run_convolution(
+    convolution: &Convolution,
+    level: SimdLevel,
+    (height, width): (usize, usize),
+    input: &[f32],
+    input_layout: TensorLayout,
+    outputs: &[Option<ConvOutput<'_>>],
+) {
+    let (jobs, mut scratch) = (winograd::Jobs::new(height, width), winograd::Scratch::default());
+    for index in 0..jobs.count() {
+        unsafe { convolution.run(level, &jobs, index, input, input_layout, outputs, &mut scratch) }
     }
 }
 
+/// Runs all jobs of a stem.
+#[expect(unsafe_code, reason = "the jobs run one after the other")]
+fn run_stem(stem: &Stem, level: SimdLevel, size: (usize, usize), threads: usize, input: &[f32]) -> Vec<f32> {
+    let (out_height, out_width) = stem.output_size(size.0, size.1);
+    let mut values = vec![f32::NAN; stem.output_channels() * out_height * out_width];
+    let (output, mut scratch) = (SharedOutput::new(&mut values), stem::Scratch::default());
+    let jobs = stem::Jobs::new(out_height, threads);
+    for index in 0..jobs.count() {
+        unsafe { stem.run(level, size, &jobs, index, input, &output, &mut scratch) }
+    }
+    values
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48),
+        ..ProptestConfig::default()
+    })]
+
     #[test]
-    fn a_convolution_is_the_sum_it_stands_for(
-        height in 1..40usize, width in 1..130usize, inputs in 1..3usize, counts in (1..6usize, 0..3usize), seed: u32,
-        orders: (bool, bool),
+    fn a_winograd_convolution_matches_direct_convolution(
+        height in 1..40usize, width in 1..130usize, input_blocks in 1..3usize,
+        output_blocks in (1..6usize, 0..3usize), seed: u32, nchw: (bool, bool),
     ) {
-        let order = |planar| if planar { Order::Planar } else { Order::Interleaved };
-        let (inputs, first, second) = (inputs * 16, counts.0 * 16, counts.1 * 16);
-        let layer = Layer {
-            weights: noise(seed, (first + second) * inputs * 9).iter().map(|weight| weight * 0.1).collect(),
+        let layout = |nchw| if nchw { TensorLayout::Nchw } else { TensorLayout::Nhwc };
+        let (input_channels, first, second) = (input_blocks * 16, output_blocks.0 * 16, output_blocks.1 * 16);
+        let params = ConvParams {
+            weights: noise(seed, (first + second) * input_channels * 9).iter().map(|weight| weight * 0.1).collect(),
             bias: noise(seed ^ 1, first + second),
-            slope: noise(seed ^ 2, first + second),
+            slopes: noise(seed ^ 2, first + second),
         };
-        let input = noise(seed ^ 3, inputs * height * width);
-        let expected = directly(&input, inputs, (height, width), &layer, 3, 1, false);
-        let given = if orders.0 { input } else { interleaved(&input, inputs) };
-        let convolution = Convolution::new(&layer.weights, inputs, layer.bias, layer.slope);
-        for lanes in Width::all() {
-            let (mut one, mut two) = (vec![f32::NAN; first * height * width], vec![f32::NAN; second * height * width]);
-            let target = |first, channels, floats| Some(Output { first, channels, order: order(orders.1), target: Target::new(floats) });
-            let outputs = [target(0, first, &mut one), target(first, second, &mut two)];
-            let (jobs, mut scratch) = (Jobs::of(height, width), winograd::Scratch::default());
-            for number in 0..jobs.count() {
-                convolution.run(lanes, &jobs, number, &given, order(orders.0), &outputs, &mut scratch);
-            }
-            let (left, right) = expected.split_at(one.len());
-            for (found, expected) in [(one, left), (two, right)] {
+        let input = noise(seed ^ 3, input_channels * height * width);
+        let expected = reference_convolution(&input, input_channels, (height, width), &params, 3, 1, false);
+        let input = if nchw.0 { input } else { nchw_to_nhwc(&input, input_channels) };
+        let convolution = Convolution::new(&params.weights, input_channels, params.bias, params.slopes);
+        for level in SimdLevel::available() {
+            let mut first_values = vec![f32::NAN; first * height * width];
+            let mut second_values = vec![f32::NAN; second * height * width];
+            let output = |first_channel, channels, values| {
+                let values = SharedOutput::new(values);
+                Some(ConvOutput { first_channel, channels, layout: layout(nchw.1), values })
+            };
+            let outputs = [output(0, first, &mut first_values), output(first, second, &mut second_values)];
+            run_convolution(&convolution, level, (height, width), &input, layout(nchw.0), &outputs);
+            let (first_expected, second_expected) = expected.split_at(first_values.len());
+            for (actual, expected) in [(first_values, first_expected), (second_values, second_expected)] {
                 let channels = expected.len() / (height * width);
-                let expected = if orders.1 || channels == 0 { expected.to_vec() } else { interleaved(expected, channels) };
-                assert_close(&found, &expected);
+                let expected =
+                    if nchw.1 || channels == 0 { expected.to_vec() } else { nchw_to_nhwc(expected, channels) };
+                assert_close(&actual, &expected);
             }
         }
     }
 
     #[test]
-    fn a_stem_is_its_layers(
-        height in 1..80usize, width in 1..150usize, inputs in 1..5usize, threads in 1..5usize, channels in 1..4usize,
-        pairs in prop::collection::vec((1..4usize, 1..3usize), 1..=stem::PAIRS), seed: u32,
+    fn a_stem_matches_its_layers_run_one_by_one(
+        height in 1..80usize, width in 1..150usize, input_channels in 1..5usize, threads in 1..5usize,
+        blocks in 1..4usize,
+        layers in prop::collection::vec((1..4usize, 1..3usize), 1..=stem::MAX_SEPARABLE_LAYERS), seed: u32,
     ) {
-        let layer = |salt: u32, count, each| Layer {
-            weights: noise(seed ^ salt, count * each).iter().map(|weight| weight * 0.4).collect(),
-            bias: noise(seed ^ salt ^ 1024, count),
-            slope: noise(seed ^ salt ^ 2048, count),
+        let params = |salt: u32, channels, weights_per_channel| ConvParams {
+            weights: noise(seed ^ salt, channels * weights_per_channel).iter().map(|weight| weight * 0.4).collect(),
+            bias: noise(seed ^ salt ^ 1024, channels),
+            slopes: noise(seed ^ salt ^ 2048, channels),
         };
-        let mut channels = channels * 8;
-        let input = noise(seed ^ 4096, inputs * height * width);
-        let first = layer(1, channels, inputs * 9);
-        let mut expected = directly(&input, inputs, (height, width), &first, 3, 2, false);
+        let mut channels = blocks * 8;
+        let input = noise(seed ^ 4096, input_channels * height * width);
+        let first = params(1, channels, input_channels * 9);
+        let mut expected = reference_convolution(&input, input_channels, (height, width), &first, 3, 2, false);
         let mut size = (height.div_ceil(2), width.div_ceil(2));
-        let mut made = Vec::new();
-        for (index, (outputs, step)) in pairs.into_iter().enumerate() {
-            let (each, last) = (layer(2 + index as u32, channels, 9), layer(100 + index as u32, outputs * 8, channels));
-            expected = directly(&expected, channels, size, &each, 3, step, true);
-            size = (size.0.div_ceil(step), size.1.div_ceil(step));
-            expected = directly(&expected, channels, size, &last, 1, 1, false);
-            channels = outputs * 8;
-            made.push(Pair::new(step, each, last));
+        let mut separable_layers = Vec::new();
+        for (index, (blocks, stride)) in layers.into_iter().enumerate() {
+            let depthwise = params(2 + index as u32, channels, 9);
+            let pointwise = params(100 + index as u32, blocks * 8, channels);
+            expected = reference_convolution(&expected, channels, size, &depthwise, 3, stride, true);
+            size = (size.0.div_ceil(stride), size.1.div_ceil(stride));
+            expected = reference_convolution(&expected, channels, size, &pointwise, 1, 1, false);
+            channels = blocks * 8;
+            separable_layers.push(SeparableLayer::new(depthwise, pointwise, stride));
         }
-        let stem = Stem::new(inputs, first, made);
-        assert_eq!((stem.size(height, width), stem.outputs()), (size, channels));
-        for lanes in Width::all() {
-            let mut found = vec![f32::NAN; channels * size.0 * size.1];
-            let (target, mut scratch) = (Target::new(&mut found), stem::Scratch::default());
-            let jobs = stem::Jobs::of(size.0, threads);
-            for number in 0..jobs.count() {
-                stem.run(lanes, (height, width), &jobs, number, &input, &target, &mut scratch);
-            }
-            assert_close(&found, &expected);
+        let stem = Stem::new(input_channels, first, separable_layers);
+        assert_eq!((stem.output_size(height, width), stem.output_channels()), (size, channels));
+        for level in SimdLevel::available() {
+            assert_close(&run_stem(&stem, level, (height, width), threads, &input), &expected);
         }
     }
 }
 
 #[test]
-fn what_is_no_number_stays_none() {
+fn nan_stays_nan_through_activation_and_convolution() {
     for slope in [0.0, 0.1, 1.0] {
         assert!(activate(f32::NAN, slope).is_nan());
     }
     let convolution = Convolution::new(&noise(1, 16 * 16 * 9), 16, noise(2, 16), vec![0.0; 16]);
     let mut input = noise(3, 16 * 8 * 8);
     input[100] = f32::NAN;
-    for lanes in Width::all() {
-        let mut found = vec![0.0; input.len()];
-        let target = Target::new(&mut found);
-        let outputs = [Some(Output { first: 0, channels: 16, order: Order::Planar, target })];
-        let jobs = Jobs::of(8, 8);
-        let mut scratch = winograd::Scratch::default();
-        convolution.run(lanes, &jobs, 0, &input, Order::Planar, &outputs, &mut scratch);
-        assert!(found.iter().any(|value| value.is_nan()));
+    for level in SimdLevel::available() {
+        let mut actual = vec![0.0; input.len()];
+        let values = SharedOutput::new(&mut actual);
+        let outputs = [Some(ConvOutput { first_channel: 0, channels: 16, layout: TensorLayout::Nchw, values })];
+        run_convolution(&convolution, level, (8, 8), &input, TensorLayout::Nchw, &outputs);
+        assert!(actual.iter().any(|value| value.is_nan()));
     }
-}
-
-/// A model of these nodes and outputs, which takes `x`, a picture of 16 channels.
-fn model(nodes: impl FnOnce(&mut Builder), outputs: &[(&str, usize)]) -> Vec<u8> {
-    let file = std::fs::read(".fetch/models/retinaface_mnet025.onnx").unwrap();
-    let mut model = Model::parse(&file).unwrap();
-    let mut builder = Builder::new("test/");
-    nodes(&mut builder);
-    let graph = model.graph.as_mut().unwrap();
-    (graph.node, graph.initializer) = (builder.nodes, builder.initializers);
-    graph.value_info.clear();
-    let picture = |name: &str, channels| {
-        ValueInfo::new(name, Element::F32, &[Side::Fixed(1), Side::Fixed(channels), Side::Fixed(21), Side::Fixed(34)])
-    };
-    graph.input = vec![picture("x", 16)];
-    graph.output = outputs.iter().map(|(name, channels)| picture(name, *channels)).collect();
-    model.encode_to_vec()
-}
-
-/// A convolution of 3 x 3; its weights depend on `seed` alone.
-fn convolve(
-    builder: &mut Builder,
-    seed: u32,
-    (from, inputs): (&str, usize),
-    (to, outputs): (&str, usize),
-    more: &[(&str, Value<'_>)],
-) {
-    let weights = noise(seed, outputs * inputs * 9).iter().map(|weight| weight * 0.1).collect::<Vec<_>>();
-    let weights = builder.floats(&[outputs, inputs, 3, 3], &weights);
-    let bias = builder.floats(&[outputs], &noise(seed ^ 1, outputs));
-    let pads = [("pads", Value::Ints(&[1, 1, 1, 1]))];
-    let attributes = if more.is_empty() { &pads[..] } else { more };
-    builder.push("Conv", &[from, &weights, &bias], &[to.to_owned()], attributes, None);
-}
-
-fn node(builder: &mut Builder, kind: &str, inputs: &[&str], output: &str) {
-    builder.push(kind, inputs, &[output.to_owned()], &[], None);
-}
-
-/// Runs it with kernels and without, and says how many there were.
-fn assert_alike(file: &[u8]) -> usize {
-    let runtime = crate::runtime::load(None, Provider::Cpu).unwrap();
-    let input = Tensor::from_array(([1usize, 16, 21, 34], noise(7, 16 * 21 * 34))).unwrap();
-    let mut counts = Vec::new();
-    let [expected, found] = [Kernels::Runtime, Kernels::Auto].map(|kernels| {
-        let options = Options { provider: Provider::Cpu, kernels, ..Options::default() };
-        let made = session(&runtime, &options, Source::Bytes(file), None);
-        let (mut session, count) = made.map_err(|error| error.of(Provider::Cpu, "test".as_ref())).unwrap();
-        counts.push(count.unwrap());
-        let outputs = session.run(ort::inputs!["x" => &input]).unwrap();
-        outputs.values().map(|value| value.try_extract_tensor::<f32>().unwrap().1.to_vec()).collect::<Vec<_>>()
-    });
-    for (found, expected) in found.iter().zip(&expected) {
-        assert_close(found, expected);
-    }
-    counts[1]
 }
 
 #[test]
-fn a_graph_with_kernels_gives_what_it_gives_without() {
-    let is_here = usize::from(!Width::all().is_empty());
-    // A result that others read as well, and one that is an output.
-    let both = model(
-        |b| {
-            convolve(b, 10, ("x", 16), ("a", 32), &[]);
-            node(b, "Relu", &["a"], "r");
-            node(b, "Add", &["a", "r"], "sum");
-            convolve(b, 20, ("r", 32), ("c", 32), &[]);
-        },
-        &[("sum", 32), ("r", 32), ("c", 32)],
-    );
-    assert_eq!(assert_alike(&both), 2 * is_here);
-    // Between two kernels channels stay together, but not where somebody else looks.
-    for foreign in [false, true] {
-        let chain = model(
-            |b| {
-                convolve(b, 10, ("x", 16), ("a", 32), &[]);
-                convolve(b, 20, ("a", 32), ("c", 32), &[]);
-                node(b, "Add", &[if foreign { "a" } else { "c" }, "c"], "out");
-            },
-            &[("out", 32)],
-        );
-        assert_eq!(assert_alike(&chain), 2 * is_here);
-    }
-    // Two that are the same, one of which somebody else reads; siblings; and a result under another name.
-    let twins = model(
-        |b| {
-            for name in ["a", "twin"] {
-                convolve(b, 10, ("x", 16), (&format!("{name}0"), 16), &[]);
-                node(b, "LeakyRelu", &[&format!("{name}0")], name);
-            }
-            convolve(b, 30, ("x", 16), ("sibling", 16), &[]);
-            convolve(b, 40, ("a", 16), ("c", 16), &[]);
-            convolve(b, 50, ("twin", 16), ("d", 32), &[]);
-            node(b, "Add", &["twin", "c"], "e");
-        },
-        &[("e", 16), ("d", 32), ("sibling", 16), ("twin", 16)],
-    );
-    assert_eq!(assert_alike(&twins), 2 * is_here);
-    // A normalisation is part of it.
-    let normalised = model(
-        |b| {
-            convolve(b, 10, ("x", 16), ("a", 32), &[]);
-            let [scale, shift, mean] = [1, 2, 3].map(|seed| b.floats(&[32], &noise(seed, 32)));
-            let variance = b.floats(&[32], &noise(4, 32).iter().map(|value| value + 1.5).collect::<Vec<_>>());
-            node(b, "BatchNormalization", &["a", &scale, &shift, &mean, &variance], "n");
-            node(b, "Relu", &["n"], "out");
-        },
-        &[("out", 32)],
-    );
-    assert_eq!(assert_alike(&normalised), is_here);
-}
-
-#[test]
-fn what_kernels_do_not_do_is_left_to_onnx_runtime() {
-    let one = [("pads", Value::Ints(&[1, 1, 1, 1]))];
-    let left = [
-        [("auto_pad", Value::Text("SAME_UPPER"))].to_vec(),
-        [("pads", Value::Ints(&[2, 2, 2, 2])), ("dilations", Value::Ints(&[2, 2]))].to_vec(),
-        [("pads", Value::Ints(&[0, 0, 2, 2]))].to_vec(),
-        // Whoever says a thing twice may mean another one of them.
-        [one[0], one[0]].to_vec(),
-    ];
-    for attributes in left {
-        let is_twice = attributes.len() == 2 && attributes[1].0 == "pads";
-        let file = model(|b| convolve(b, 10, ("x", 16), ("out", 32), &attributes), &[("out", 32)]);
-        assert!(with_kernels(&file).is_none());
-        assert!(is_twice || assert_alike(&file) == 0);
-    }
-    let few = model(|b| convolve(b, 10, ("x", 16), ("out", 16), &[]), &[("out", 16)]);
-    assert_eq!(assert_alike(&few), 0, "few outputs are not worth it");
-    // A small file may not ask for any number of weights.
-    let many = model(
-        |b| {
-            let weights = b.floats(&[256, 256, 3, 3], &vec![0.01; 256 * 256 * 9]);
-            for index in 0..400 {
-                let (from, to) = (format!("v{index}"), format!("v{}", index + 1));
-                b.push("Conv", &[&from, &weights], &[to], &one, None);
-            }
-        },
-        &[("v400", 256)],
-    );
-    assert!(with_kernels(&many).is_none_or(|(_, count)| count < 100));
+#[should_panic(expected = "the range exceeds the output")]
+#[expect(unsafe_code, reason = "no other thread writes")]
+fn a_write_outside_the_output_panics() {
+    let mut values = [0.0; 8];
+    unsafe { SharedOutput::new(&mut values).write(6, &[1.0; 3]) }
 }

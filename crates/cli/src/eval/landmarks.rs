@@ -1,4 +1,4 @@
-//! `retinaface eval landmarks`: how far the five points are from the true ones.
+//! `retinaface eval landmarks`: normalised mean error of the five landmarks.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -6,63 +6,68 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use retinaface::detector::Settings;
-use retinaface::letterbox::InputSize;
+use retinaface::detect::DetectionSettings;
+use retinaface::geometry::InputSize;
 use serde::Serialize;
 
-use super::super::progress::{self, tell};
-use super::super::{Outcome, Run, open_detector, picture};
 use super::nme::{self, Summary};
+use crate::args::ModelArgs;
+use crate::image_file;
+use crate::status::{Outcome, progress_bar, report_input};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The truth file has a line `file,x1,y1,...,x5,y5` a face: eye, eye, nose, mouth corner, mouth corner, \
-                        each from the image's left, in pixels. Several faces of a picture are several lines; lines that \
-                        begin with # are comments.\n\n\
-                        Exit status: 0 if each picture was read, 2 on an error."
+    after_help = "The truth file has one line `file,x1,y1,...,x5,y5` per face: eye, eye, nose, mouth corner, mouth corner, \
+                        with the image's left one first, in pixels. An image with several faces has several lines. Lines \
+                        that begin with # are comments.\n\n\
+                        Exit status: 0 if every image was read, 2 on an error."
 )]
 pub(super) struct Landmarks {
-    /// Folder of the pictures that the truth file names
+    /// Directory of the images that the truth file names
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// CSV file of the true points, see below
+    /// CSV file with the true points, see below
     #[arg(long, value_name = "FILE")]
     truth: PathBuf,
-    /// ONNX file of the detector; none: $RETINAFACE_MODEL, beside the program, or the installed one
+    /// ONNX file of the detector; default: $RETINAFACE_MODEL, the model in the program's directory,
+    /// or the installed model
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Longer side of the model's input in pixels; 0: the picture's own size
+    /// Longer side of the model's input in pixels; 0: the size of the image
     #[arg(long, value_name = "PIXELS", default_value_t = 640, value_parser = clap::value_parser!(u32).range(0..=16384))]
     input_size: u32,
-    /// A face whose error is above this, in parts of the distance of the eyes, counts as a failure
-    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = limit)]
+    /// A face whose error is above this value, relative to the distance between the eyes, is a
+    /// failure
+    #[arg(long, value_name = "RATIO", default_value_t = 0.1, value_parser = parse_limit)]
     failure: f64,
-    /// One JSON object instead of words
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    run: Run,
+    model_args: ModelArgs,
 }
 
-fn limit(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
-    if number.is_finite() && number >= 0.0 { Ok(number) } else { Err("not a number from 0 on".to_owned()) }
+fn parse_limit(text: &str) -> Result<f64, String> {
+    let limit = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if limit.is_finite() && limit >= 0.0 { Ok(limit) } else { Err("not a finite number of at least 0".to_owned()) }
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     schema: &'static str,
-    /// That were read.
-    pictures: usize,
-    /// Faces of the truth file that are in them,
+    /// Images that were read.
+    #[serde(rename = "pictures")]
+    images: usize,
+    /// True faces in these images.
     faces: usize,
-    /// and those of them that were found.
+    /// True faces with a matched detection.
     found: usize,
-    /// Mean error of the found ones in parts of the distance of the eyes; null where none was found.
+    /// Mean error of the found faces, relative to the distance between the eyes; null if none was
+    /// found.
     nme: Option<f64>,
-    /// The same of each point, in the library's order.
+    /// The same for each point, in the library's order.
     points: Option<[f64; 5]>,
-    /// Not found, or with an error above the limit.
+    /// Faces that were not found, or whose error is above the limit.
     failures: usize,
     failure_rate: f64,
     failure_limit: f64,
@@ -71,46 +76,51 @@ struct Report {
 impl Landmarks {
     pub(super) fn run(&self) -> anyhow::Result<Outcome> {
         let file = self.truth.display();
-        let text = fs::read_to_string(&self.truth).with_context(|| format!("{file} cannot be read"))?;
-        let pictures = nme::parse(&text).with_context(|| file.to_string())?;
-        let detector = open_detector(self.model.as_ref(), &self.run)?;
-        let contract = detector.model().contract();
+        let text = fs::read_to_string(&self.truth).with_context(|| format!("cannot read {file}"))?;
+        let images = nme::parse(&text).with_context(|| file.to_string())?;
+        let detector = self.model_args.open_detector(self.model.as_deref())?;
+        let spec = detector.model().spec();
         ensure!(
-            contract.layout().is_some_and(|layout| layout.landmarks),
-            "the model ({}) finds boxes without landmarks: there is nothing to compare",
-            contract.family
+            spec.layout().is_some_and(|layout| layout.landmarks),
+            "the model ({}) has no landmarks: choose a model with landmarks",
+            spec.family
         );
-        let settings = Settings { input_size: InputSize::from(self.input_size), ..Settings::default() };
-        let bar = progress::bar(pictures.len());
+        let settings =
+            DetectionSettings { input_size: InputSize::from(self.input_size), ..DetectionSettings::default() };
+        let bar = progress_bar(images.len());
         let (mut faces, mut read) = (Vec::new(), 0);
-        for picture in &pictures {
-            bar.set_message(picture.file.clone());
-            let path = self.images.join(&picture.file);
-            let detected = picture::read(&path).and_then(|image| Ok(detector.detect(&image.view(), &settings)?.faces));
+        for image in &images {
+            bar.set_message(image.file.clone());
+            let path = self.images.join(&image.file);
+            let detected =
+                image_file::read(&path).and_then(|image| Ok(detector.detect(&image.view(), &settings)?.faces));
             match detected {
                 Ok(detected) => {
                     read += 1;
-                    faces.extend(nme::matched(&picture.faces, &detected));
+                    faces.extend(nme::match_faces(&image.faces, &detected));
                 }
-                Err(error) => bar.suspend(|| tell(&path, &format!("{error:#}"))),
+                Err(error) => bar.suspend(|| report_input(&path, &format!("{error:#}"))),
             }
             bar.inc(1);
         }
         bar.finish_and_clear();
-        ensure!(read > 0, "no picture of {file} could be read: --images is the folder that its names begin in");
-        let summary = Summary::of(&faces, self.failure);
+        ensure!(
+            read > 0,
+            "no image of {file} could be read: --images is the directory that its file names are relative to"
+        );
+        let summary = Summary::new(&faces, self.failure);
         if self.json {
             writeln!(io::stdout(), "{}", serde_json::to_string(&self.report(read, &summary))?)?;
         } else {
-            write!(io::stdout(), "{}", self.words(read, &summary))?;
+            write!(io::stdout(), "{}", self.text(read, &summary))?;
         }
-        Ok(if read == pictures.len() { Outcome::Found } else { Outcome::Failed })
+        Ok(if read == images.len() { Outcome::Found } else { Outcome::Failed })
     }
 
-    fn report(&self, pictures: usize, summary: &Summary) -> Report {
+    fn report(&self, images: usize, summary: &Summary) -> Report {
         Report {
             schema: "retinaface.landmarks/1",
-            pictures,
+            images,
             faces: summary.faces,
             found: summary.found,
             nme: summary.nme,
@@ -121,13 +131,13 @@ impl Landmarks {
         }
     }
 
-    fn words(&self, pictures: usize, summary: &Summary) -> String {
-        let Summary { faces, found, nme, far, .. } = *summary;
+    fn text(&self, images: usize, summary: &Summary) -> String {
+        let Summary { faces, found, nme, above_limit, .. } = *summary;
         let nme = nme.map_or_else(|| "-".to_owned(), |nme| format!("{nme:.4}"));
         format!(
-            "faces     {faces} in {pictures} pictures, {found} found\n\
+            "faces     {faces} in {images} images, {found} found\n\
              NME       {nme} (mean over those found, in parts of the distance of the eyes)\n\
-             failures  {:.2} %: {} not found, {far} with an error above {}\n",
+             failures  {:.2} %: {} not found, {above_limit} with an error above {}\n",
             100.0 * summary.failure_rate(),
             faces - found,
             self.failure

@@ -1,4 +1,4 @@
-//! `retinaface eval predict`: detections of a folder of pictures, in WIDER FACE's format.
+//! `retinaface eval predict`: detections in a directory of images, in the WIDER FACE format.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,81 +8,86 @@ use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use retinaface::detector::{Detector, Settings};
+use retinaface::detect::{DetectionSettings, Detector};
+use retinaface::geometry::InputSize;
 use retinaface::image::OwnedImage;
-use retinaface::letterbox::InputSize;
 
-use super::super::progress::{self, tell};
-use super::super::{Looking, Outcome, Run, open_detector, part, picture};
-use super::{predictions, write_whole};
+use super::{atomic_file, predictions};
+use crate::args::{ModelArgs, ViewArgs, parse_fraction};
+use crate::image_file;
+use crate::status::{Outcome, progress_bar, report_input};
 
-/// Endings of pictures' names, in small letters.
-const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "tiff"];
-/// Pictures that are read while the model runs.
-const AHEAD: usize = 2;
+/// Extensions of image files, in lower case.
+const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "tiff"];
+/// Images that are decoded ahead of the detector.
+const READ_AHEAD: usize = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct Predict {
-    /// Folder of pictures, in it or in its folders (EVENT/NAME.jpg)
+    /// Directory of images, which are in it or in its subdirectories (EVENT/NAME.jpg)
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// Write EVENT/NAME.txt, or NAME.txt, into this folder
+    /// Write EVENT/NAME.txt or NAME.txt to this directory
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// ONNX file of the detector; none: $RETINAFACE_MODEL, beside the program, or the installed one
+    /// ONNX file of the detector; default: $RETINAFACE_MODEL, the model in the program's directory,
+    /// or the installed model
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Longer side of the model's input in pixels; 0: the picture's own size
+    /// Longer side of the model's input in pixels; 0: the size of the image
     #[arg(long, value_name = "PIXELS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16384))]
     input_size: u32,
-    /// Keep faces scored above this
-    #[arg(long, value_name = "0..1", default_value_t = 0.02, value_parser = part)]
+    /// Keep faces whose score is above this value
+    #[arg(long, value_name = "0..1", default_value_t = 0.02, value_parser = parse_fraction)]
     score_threshold: f32,
-    /// Of two faces whose intersection over union is above this, keep the better
-    #[arg(long, value_name = "0..1", default_value_t = Settings::default().iou_threshold, value_parser = part)]
+    /// Of two faces whose intersection over union is above this value, keep the one with the higher
+    /// score
+    #[arg(long, value_name = "0..1", default_value_t = DetectionSettings::default().iou_threshold, value_parser = parse_fraction)]
     iou_threshold: f32,
-    /// At most so many faces a picture, best scores first; 0: all
+    /// Maximum number of faces per image, highest scores first; 0: no limit
     #[arg(long, value_name = "N", default_value_t = 750)]
     max_faces: usize,
     #[command(flatten)]
-    looking: Looking,
+    views: ViewArgs,
     #[command(flatten)]
-    run: Run,
+    model_args: ModelArgs,
 }
 
-/// A picture, and the file of its faces, from their folders.
+/// An image and the file for its detections.
 #[derive(Debug, PartialEq)]
-struct Job {
-    picture: PathBuf,
-    file: PathBuf,
+struct ImagePaths {
+    /// Relative to --images.
+    image: PathBuf,
+    /// Relative to --out.
+    detections: PathBuf,
 }
 
 impl Predict {
     pub(super) fn run(&self) -> anyhow::Result<Outcome> {
-        let jobs = jobs(&self.images)?;
-        fs::create_dir_all(&self.out).with_context(|| format!("the folder {} cannot be made", self.out.display()))?;
-        let detector = open_detector(self.model.as_ref(), &self.run)?;
-        let bar = progress::bar(jobs.len());
+        let paths = find_images(&self.images)?;
+        create_directory(&self.out)?;
+        let detector = self.model_args.open_detector(self.model.as_deref())?;
+        let bar = progress_bar(paths.len());
         let mut failed = false;
         thread::scope(|scope| {
-            let (sender, pictures) = mpsc::sync_channel(AHEAD);
-            let reader = &jobs;
+            let (sender, images) = mpsc::sync_channel(READ_AHEAD);
+            let paths = &paths;
             scope.spawn(move || {
-                for job in reader {
-                    if sender.send(picture::read(&self.images.join(&job.picture))).is_err() {
-                        // Detection has ended, for an error.
+                for paths in paths {
+                    if sender.send(image_file::read(&self.images.join(&paths.image))).is_err() {
+                        // Detection has stopped on an error.
                         break;
                     }
                 }
             });
-            // Moved in, so that the reader sees it end.
-            for (job, image) in jobs.iter().zip(pictures) {
-                bar.set_message(job.picture.display().to_string());
-                match image.and_then(|image| self.text(&detector, job, &image)) {
-                    Ok(text) => self.write(job, &text)?,
+            // The loop owns the receiver: when it stops early, the reader's `send` fails.
+            for (paths, image) in paths.iter().zip(images) {
+                bar.set_message(paths.image.display().to_string());
+                match image.and_then(|image| self.detect(&detector, paths, &image)) {
+                    Ok(text) => self.write(paths, &text)?,
                     Err(error) => {
                         failed = true;
-                        bar.suspend(|| tell(&self.images.join(&job.picture), &format!("{error:#}")));
+                        bar.suspend(|| report_input(&self.images.join(&paths.image), &format!("{error:#}")));
                     }
                 }
                 bar.inc(1);
@@ -93,70 +98,79 @@ impl Predict {
         Ok(if failed { Outcome::Failed } else { Outcome::Found })
     }
 
-    /// What a picture's file says.
-    fn text(&self, detector: &Detector, job: &Job, image: &OwnedImage) -> anyhow::Result<String> {
-        let name = job.picture.to_str().context("its name is no UTF-8, and so cannot be written into a text file")?;
-        ensure!(!name.contains(['\n', '\r']), "its name has a line break, and so cannot be a line of a text file");
-        let settings = Settings {
+    /// The content of an image's file of detections.
+    fn detect(&self, detector: &Detector, paths: &ImagePaths, image: &OwnedImage) -> anyhow::Result<String> {
+        let name = paths.image.to_str().context("the file name is not UTF-8; rename the file")?;
+        ensure!(!name.contains(['\n', '\r']), "the file name contains a line break; rename the file");
+        let settings = DetectionSettings {
             score_threshold: self.score_threshold,
             iou_threshold: self.iou_threshold,
             input_size: InputSize::from(self.input_size),
-            looks: self.looking.looks(),
-            merge: self.looking.merge,
+            views: self.views.views(),
+            merge: self.views.merge,
             max_faces: self.max_faces,
-            ..Settings::default()
+            ..DetectionSettings::default()
         };
         Ok(predictions::write(name, &detector.detect(&image.view(), &settings)?.faces))
     }
 
-    fn write(&self, job: &Job, text: &str) -> anyhow::Result<()> {
-        let path = self.out.join(&job.file);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    fn write(&self, paths: &ImagePaths, text: &str) -> anyhow::Result<()> {
+        let path = self.out.join(&paths.detections);
+        if let Some(directory) = path.parent() {
+            create_directory(directory)?;
         }
-        write_whole(&path, text.as_bytes())
+        atomic_file::write(&path, text.as_bytes())
     }
 }
 
-/// The pictures of a folder and of its folders, by name.
-fn jobs(folder: &Path) -> anyhow::Result<Vec<Job>> {
-    let mut pictures = Vec::new();
-    for path in entries(folder, Path::new(""))? {
-        if folder.join(&path).is_dir() {
-            pictures.extend(entries(&folder.join(&path), &path)?.into_iter().filter(|path| is_picture(path)));
-        } else if is_picture(&path) {
-            pictures.push(path);
+fn create_directory(path: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))
+}
+
+/// The images of a directory and of its subdirectories, one level deep, sorted by path.
+fn find_images(directory: &Path) -> anyhow::Result<Vec<ImagePaths>> {
+    let mut images = Vec::new();
+    for path in entries(directory, Path::new(""))? {
+        if directory.join(&path).is_dir() {
+            images.extend(entries(&directory.join(&path), &path)?.into_iter().filter(|path| is_image(path)));
+        } else if is_image(&path) {
+            images.push(path);
         }
     }
-    if pictures.is_empty() {
+    if images.is_empty() {
         bail!(
-            "{} has no picture ({}), nor has a folder in it: --images is the folder of files such as EVENT/NAME.jpg",
-            folder.display(),
-            ENDINGS.join(", ")
+            "{} and its subdirectories contain no images ({}): --images is the directory of files such as EVENT/NAME.jpg",
+            directory.display(),
+            EXTENSIONS.join(", ")
         );
     }
-    pictures.sort();
-    let mut files = HashMap::new();
-    let jobs = pictures.into_iter().map(|picture| {
-        let file = picture.with_extension("txt");
-        if let Some(other) = files.insert(file.clone(), picture.clone()) {
-            bail!("{} and {} would have one file, {}: rename one", other.display(), picture.display(), file.display());
+    images.sort();
+    let mut images_by_file = HashMap::new();
+    let paths = images.into_iter().map(|image| {
+        let detections = image.with_extension("txt");
+        if let Some(other) = images_by_file.insert(detections.clone(), image.clone()) {
+            bail!(
+                "{} and {} have the same file of detections, {}: rename one image",
+                other.display(),
+                image.display(),
+                detections.display()
+            );
         }
-        Ok(Job { picture, file })
+        Ok(ImagePaths { image, detections })
     });
-    jobs.collect()
+    paths.collect()
 }
 
-/// What a folder has, each below `below`.
-fn entries(folder: &Path, below: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let wrong = || format!("the folder {} cannot be read", folder.display());
-    let entries = fs::read_dir(folder).with_context(wrong)?;
-    entries.map(|entry| Ok(below.join(entry.with_context(wrong)?.file_name()))).collect()
+/// The entries of a directory, each joined to `prefix`.
+fn entries(directory: &Path, prefix: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let failure = || format!("cannot read the directory {}", directory.display());
+    let entries = fs::read_dir(directory).with_context(failure)?;
+    entries.map(|entry| Ok(prefix.join(entry.with_context(failure)?.file_name()))).collect()
 }
 
-fn is_picture(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
-    ENDINGS.contains(&ending.as_str())
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+    EXTENSIONS.contains(&extension.as_str())
 }
 
 #[cfg(test)]
@@ -164,27 +178,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_are_found_in_a_folder_and_in_its_folders() {
-        let folder = tempfile::tempdir().unwrap();
+    fn images_are_found_in_a_directory_and_in_its_subdirectories() {
+        let directory = tempfile::tempdir().unwrap();
         for event in ["0--Parade", "1--Handshaking/deeper"] {
-            fs::create_dir_all(folder.path().join(event)).unwrap();
+            fs::create_dir_all(directory.path().join(event)).unwrap();
         }
         for file in
             ["b.PNG", "0--Parade/a.1.jpg", "1--Handshaking/notes.txt", "1--Handshaking/deeper/a.jpg", "list.csv"]
         {
-            fs::write(folder.path().join(file), "").unwrap();
+            fs::write(directory.path().join(file), "").unwrap();
         }
-        let job = |picture: &str, file: &str| Job { picture: picture.into(), file: file.into() };
+        let paths = |image: &str, detections: &str| ImagePaths { image: image.into(), detections: detections.into() };
         assert_eq!(
-            jobs(folder.path()).unwrap(),
-            [job("0--Parade/a.1.jpg", "0--Parade/a.1.txt"), job("b.PNG", "b.txt")]
+            find_images(directory.path()).unwrap(),
+            [paths("0--Parade/a.1.jpg", "0--Parade/a.1.txt"), paths("b.PNG", "b.txt")]
         );
-        fs::write(folder.path().join("b.jpg"), "").unwrap();
-        let error = jobs(folder.path()).unwrap_err().to_string();
+        fs::write(directory.path().join("b.jpg"), "").unwrap();
+        let error = find_images(directory.path()).unwrap_err().to_string();
         assert!(error.contains("b.PNG") && error.contains("b.jpg") && error.contains("rename one"), "{error}");
-        let empty = folder.path().join("1--Handshaking/deeper/a.jpg");
-        fs::remove_file(empty).unwrap();
-        assert!(jobs(&folder.path().join("1--Handshaking")).unwrap_err().to_string().contains("has no picture"));
-        assert!(jobs(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere cannot be read"));
+        let image = directory.path().join("1--Handshaking/deeper/a.jpg");
+        fs::remove_file(image).unwrap();
+        let error = find_images(&directory.path().join("1--Handshaking")).unwrap_err().to_string();
+        assert!(error.contains("1--Handshaking and its subdirectories contain no images"), "{error}");
+        let error = find_images(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("cannot read the directory /nowhere"), "{error}");
     }
 }

@@ -1,188 +1,194 @@
-//! The evaluation protocol of WIDER FACE: pure functions from boxes to precision, recall and average precision.
+//! The evaluation protocol of WIDER FACE: from boxes to precision, recall and average precision.
 //!
-//! Source: eval_tools of WIDER FACE by Shuo Yang (`evaluation.m`, `boxoverlap.m`, `norm_score.m`, `read_pred.m`, `VOCap.m`),
-//! which the Python port wondervictor/WiderFace-Evaluation follows. What it defines, and is easily missed:
+//! Source: eval_tools of WIDER FACE by Shuo Yang (`evaluation.m`, `boxoverlap.m`, `norm_score.m`,
+//! `read_pred.m`, `VOCap.m`). The Python port is wondervictor/WiderFace-Evaluation. Details of the
+//! protocol:
 //!
-//! - A box `x y w h` reaches from `x` to `x + w`, and a length from `a` to `b` has `b - a + 1` pixels.
-//! - A detection belongs to the box that it overlaps most, be that one that counts or one that does not. It is never given
-//!   to the next best, so that a second detection of a face is a false one.
-//! - A detection that belongs to a box that does not count is neither right nor false.
-//! - Scores are stretched so that the least of all detections is 0 and the greatest 1. The curve has 1000 points, at
-//!   scores 0.999, 0.998, ..., 0.
+//! - A box `x y w h` spans `x` to `x + w`, and a span from `a` to `b` has `b - a + 1` pixels.
+//! - A detection is matched to the ground-truth box with the highest IoU, ignored boxes included.
+//!   It is never matched to the second-best box, so a second detection of a face is a false
+//!   positive.
+//! - A detection that is matched to an ignored box is neither a true nor a false positive.
+//! - Scores are normalised over all detections: the lowest becomes 0, the highest 1. The
+//!   precision-recall curve has 1000 points, at the score thresholds 0.999, 0.998, ..., 0.
 
 use std::array;
 
-/// Left, top, right and bottom, as the protocol has them: `x`, `y`, `x + w`, `y + h`.
+/// Left, top, right and bottom in the protocol's convention: `x`, `y`, `x + w`, `y + h`.
 pub(super) type Corners = [f64; 4];
 
-/// Thresholds of the score, and so points of a curve.
-pub(super) const THRESHOLDS: usize = 1000;
-/// A detection that overlaps a box by at least this belongs to it.
-const OVERLAP: f64 = 0.5;
+/// Number of score thresholds, and of points of a curve.
+const THRESHOLD_COUNT: usize = 1000;
+/// A detection is matched to a box if their IoU is at least this.
+const IOU_THRESHOLD: f64 = 0.5;
 
-/// The sets of faces, in the order of arrays over them.
-pub(super) const SETS: [&str; 3] = ["easy", "medium", "hard"];
+/// The difficulty levels, in the order of the arrays over them.
+pub(super) const DIFFICULTIES: [&str; 3] = ["easy", "medium", "hard"];
 
-/// A picture's boxes.
+/// The ground truth of an image.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Truth {
+pub(super) struct GroundTruth {
     pub(super) boxes: Vec<Corners>,
-    /// Of each box, in which sets it counts.
-    pub(super) counts: Vec<[bool; 3]>,
-    /// How many boxes count, for each set.
+    /// For each box and difficulty, whether the box is evaluated; otherwise it is ignored.
+    pub(super) evaluated: Vec<[bool; 3]>,
+    /// For each difficulty, the number of evaluated boxes.
     pub(super) faces: [usize; 3],
 }
 
-/// A box that was found.
+/// A detected box.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Detection {
     pub(super) corners: Corners,
     pub(super) score: f64,
 }
 
-/// What the scores are stretched by.
+/// Normalisation of scores, as `norm_score.m` does it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Scale {
-    least: f64,
-    spread: f64,
+pub(super) struct ScoreNormalization {
+    min: f64,
+    range: f64,
 }
 
-impl Scale {
-    /// Scores that are taken as they are.
-    pub(super) const RAW: Self = Self { least: 0.0, spread: 1.0 };
+impl ScoreNormalization {
+    /// Leaves scores unchanged.
+    pub(super) const NONE: Self = Self { min: 0.0, range: 1.0 };
 
-    /// From all scores of all pictures.
-    pub(super) fn of(scores: impl Iterator<Item = f64>) -> Self {
-        let ends = |(least, most): (f64, f64), score: f64| (least.min(score), most.max(score));
-        let (least, most) = scores.fold((f64::INFINITY, f64::NEG_INFINITY), ends);
-        // Where all are the same there is nothing to stretch: each is 1. (The official tool divides 0 by 0 and finds none.)
-        if most > least { Self { least, spread: most - least } } else { Self { least: most - 1.0, spread: 1.0 } }
+    /// Maps the scores of all images to 0.0..=1.0.
+    pub(super) fn from_scores(scores: impl Iterator<Item = f64>) -> Self {
+        let extend = |(min, max): (f64, f64), score: f64| (min.min(score), max.max(score));
+        let (min, max) = scores.fold((f64::INFINITY, f64::NEG_INFINITY), extend);
+        // Equal scores all become 1. The official tool divides 0 by 0 and drops every detection.
+        if max > min { Self { min, range: max - min } } else { Self { min: max - 1.0, range: 1.0 } }
     }
 
-    fn stretched(self, score: f64) -> f64 {
-        (score - self.least) / self.spread
+    fn normalize(self, score: f64) -> f64 {
+        (score - self.min) / self.range
     }
 }
 
-/// Detections at one threshold: those that count for or against the detector, and the faces that they find.
+/// Counts of detections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
+struct PrCounts {
+    /// True and false positives.
     proposals: usize,
-    hits: usize,
+    true_positives: usize,
 }
 
-/// What all pictures together give.
+/// Accumulates the images of the data set.
 #[derive(Clone, Debug)]
-pub(super) struct Totals {
-    /// For each set and threshold, what the detections add whose scores reach it and not the one before.
-    tallies: [Vec<Tally>; 3],
+pub(super) struct Evaluation {
+    /// For each difficulty and threshold, the detections whose scores reach this threshold but not
+    /// the previous, higher one.
+    counts: [Vec<PrCounts>; 3],
     thresholds: Vec<f64>,
     faces: [usize; 3],
 }
 
-/// A point of the curve.
+/// A point of the precision-recall curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Point {
+pub(super) struct PrPoint {
     pub(super) recall: f64,
     pub(super) precision: f64,
 }
 
-/// A set's result.
+/// The result for a difficulty.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Curve {
+pub(super) struct PrCurve {
     pub(super) faces: usize,
-    /// None where no face counts.
+    /// None without evaluated faces.
     pub(super) average_precision: Option<f64>,
     /// From the highest threshold to 0.
-    pub(super) points: Vec<Point>,
+    pub(super) points: Vec<PrPoint>,
 }
 
-impl Totals {
+impl Evaluation {
     pub(super) fn new() -> Self {
-        let thresholds = (1..=THRESHOLDS).map(|number| 1.0 - number as f64 / THRESHOLDS as f64).collect();
-        Self { tallies: array::from_fn(|_| vec![Tally::default(); THRESHOLDS]), thresholds, faces: [0; 3] }
+        let thresholds = (1..=THRESHOLD_COUNT).map(|number| 1.0 - number as f64 / THRESHOLD_COUNT as f64).collect();
+        Self { counts: array::from_fn(|_| vec![PrCounts::default(); THRESHOLD_COUNT]), thresholds, faces: [0; 3] }
     }
 
-    /// Adds a picture. `detections` are sorted by it, best first; those of equal score keep their order.
-    pub(super) fn add(&mut self, truth: &Truth, detections: &mut [Detection], scale: Scale) {
+    /// Adds an image. Sorts `detections` by descending score; equal scores keep their order.
+    pub(super) fn add(&mut self, truth: &GroundTruth, detections: &mut [Detection], normalization: ScoreNormalization) {
         for (sum, faces) in self.faces.iter_mut().zip(truth.faces) {
             *sum += faces;
         }
-        // As the official tool does: without any box, detections are not even false.
+        // As in the official tool, detections in an image without boxes are not counted.
         if truth.boxes.is_empty() {
             return;
         }
         detections.sort_by(|a, b| b.score.total_cmp(&a.score));
-        let mut found = vec![[false; 3]; truth.boxes.len()];
+        let mut matched = vec![[false; 3]; truth.boxes.len()];
         for detection in detections {
-            let score = scale.stretched(detection.score);
+            let score = normalization.normalize(detection.score);
             let first = self.thresholds.partition_point(|threshold| score < *threshold);
-            let best = most_overlapped(&detection.corners, &truth.boxes);
-            for (set, tallies) in self.tallies.iter_mut().enumerate() {
-                // Below 0 only where scores are not stretched; no threshold reaches it, but a later one is lower still.
-                let Some(tally) = tallies.get_mut(first) else { continue };
+            let best = best_match(&detection.corners, &truth.boxes);
+            for (difficulty, counts) in self.counts.iter_mut().enumerate() {
+                // A score below 0, which only raw scores can be, reaches no threshold.
+                let Some(counts) = counts.get_mut(first) else { continue };
                 match best {
-                    Some(best) if !truth.counts[best][set] => {}
+                    Some(best) if !truth.evaluated[best][difficulty] => {}
                     Some(best) => {
-                        tally.proposals += 1;
-                        tally.hits += usize::from(!std::mem::replace(&mut found[best][set], true));
+                        let is_second = std::mem::replace(&mut matched[best][difficulty], true);
+                        counts.proposals += 1;
+                        counts.true_positives += usize::from(!is_second);
                     }
-                    None => tally.proposals += 1,
+                    None => counts.proposals += 1,
                 }
             }
         }
     }
 
-    /// The curves of the sets.
-    pub(super) fn curves(&self) -> [Curve; 3] {
-        array::from_fn(|set| {
-            let faces = self.faces[set];
-            let mut sum = Tally::default();
-            let points = self.tallies[set].iter().map(|tally| {
-                sum.proposals += tally.proposals;
-                sum.hits += tally.hits;
-                let part = |of: usize| if of == 0 { 0.0 } else { sum.hits as f64 / of as f64 };
-                Point { recall: part(faces), precision: part(sum.proposals) }
+    /// The precision-recall curves of the difficulties.
+    pub(super) fn curves(&self) -> [PrCurve; 3] {
+        array::from_fn(|difficulty| {
+            let faces = self.faces[difficulty];
+            let mut sum = PrCounts::default();
+            let points = self.counts[difficulty].iter().map(|counts| {
+                sum.proposals += counts.proposals;
+                sum.true_positives += counts.true_positives;
+                let ratio = |total: usize| if total == 0 { 0.0 } else { sum.true_positives as f64 / total as f64 };
+                PrPoint { recall: ratio(faces), precision: ratio(sum.proposals) }
             });
             let points = points.collect::<Vec<_>>();
             let average_precision = (faces > 0).then(|| average_precision(&points));
-            Curve { faces, average_precision, points }
+            PrCurve { faces, average_precision, points }
         })
     }
 }
 
-/// The first of the boxes that it overlaps most, if by enough.
-fn most_overlapped(detection: &Corners, boxes: &[Corners]) -> Option<usize> {
+/// The first box with the highest IoU, if that reaches the threshold.
+fn best_match(detection: &Corners, boxes: &[Corners]) -> Option<usize> {
     let mut best = None;
-    let mut most = 0.0;
+    let mut max = 0.0;
     for (index, corners) in boxes.iter().enumerate() {
-        let overlap = overlap(detection, corners);
-        if overlap > most {
-            (best, most) = (Some(index), overlap);
+        let iou = iou(detection, corners);
+        if iou > max {
+            (best, max) = (Some(index), iou);
         }
     }
-    best.filter(|_| most >= OVERLAP)
+    best.filter(|_| max >= IOU_THRESHOLD)
 }
 
-/// Intersection over union of areas that are counted in whole pixels.
-fn overlap(a: &Corners, b: &Corners) -> f64 {
+/// Intersection over union in the protocol's convention, in 0.0..=1.0.
+fn iou(a: &Corners, b: &Corners) -> f64 {
     let width = a[2].min(b[2]) - a[0].max(b[0]) + 1.0;
     let height = a[3].min(b[3]) - a[1].max(b[1]) + 1.0;
     if width <= 0.0 || height <= 0.0 {
         return 0.0;
     }
     let area = |corners: &Corners| (corners[2] - corners[0] + 1.0) * (corners[3] - corners[1] + 1.0);
-    let shared = width * height;
-    shared / (area(a) + area(b) - shared)
+    let intersection = width * height;
+    intersection / (area(a) + area(b) - intersection)
 }
 
-/// The area under the curve of the best precision at each recall or above, up to the greatest recall.
-fn average_precision(points: &[Point]) -> f64 {
+/// The area under the interpolated curve, which has at each recall the highest precision at this or
+/// a higher recall.
+fn average_precision(points: &[PrPoint]) -> f64 {
     let (mut area, mut best) = (0.0, 0.0_f64);
     for (index, point) in points.iter().enumerate().rev() {
         best = best.max(point.precision);
-        let before = if index == 0 { 0.0 } else { points[index - 1].recall };
-        area += (point.recall - before) * best;
+        let previous = if index == 0 { 0.0 } else { points[index - 1].recall };
+        area += (point.recall - previous) * best;
     }
     area
 }
@@ -193,21 +199,21 @@ mod tests {
 
     use super::*;
 
-    fn truth(boxes: &[(Corners, [bool; 3])]) -> Truth {
-        let (boxes, counts): (Vec<_>, Vec<_>) = boxes.iter().copied().unzip();
-        let faces = array::from_fn(|set| counts.iter().filter(|counts| counts[set]).count());
-        Truth { boxes, counts, faces }
+    fn truth(boxes: &[(Corners, [bool; 3])]) -> GroundTruth {
+        let (boxes, evaluated): (Vec<_>, Vec<_>) = boxes.iter().copied().unzip();
+        let faces = array::from_fn(|level| evaluated.iter().filter(|evaluated| evaluated[level]).count());
+        GroundTruth { boxes, evaluated, faces }
     }
 
-    fn found(corners: Corners, score: f64) -> Detection {
+    fn detection(corners: Corners, score: f64) -> Detection {
         Detection { corners, score }
     }
 
-    fn average(truth: &Truth, detections: &mut [Detection]) -> [Option<f64>; 3] {
-        let scale = Scale::of(detections.iter().map(|detection| detection.score));
-        let mut totals = Totals::new();
-        totals.add(truth, detections, scale);
-        totals.curves().map(|curve| curve.average_precision)
+    fn averages(truth: &GroundTruth, detections: &mut [Detection]) -> [Option<f64>; 3] {
+        let normalization = ScoreNormalization::from_scores(detections.iter().map(|detection| detection.score));
+        let mut evaluation = Evaluation::new();
+        evaluation.add(truth, detections, normalization);
+        evaluation.curves().map(|curve| curve.average_precision)
     }
 
     const A: Corners = [0.0, 0.0, 9.0, 9.0];
@@ -215,73 +221,78 @@ mod tests {
     const AWAY: Corners = [300.0, 300.0, 310.0, 310.0];
 
     #[test]
-    fn a_length_counts_both_of_its_ends() {
-        // 10 x 10 pixels, of which 5 x 10 are shared: without the 1 it would be 4 x 9 of 9 x 9 and 9 x 9.
-        assert_eq!(overlap(&A, &[5.0, 0.0, 14.0, 9.0]), 50.0 / 150.0);
-        assert_eq!(overlap(&A, &[9.0, 9.0, 9.0, 9.0]), 0.01);
-        assert_eq!(overlap(&A, &[10.0, 0.0, 20.0, 9.0]), 0.0);
-        assert_eq!(overlap(&A, &AWAY), 0.0, "apart on both axes");
+    fn a_span_includes_both_of_its_ends() {
+        // Boxes of 10 x 10 pixels share 5 x 10. Exclusive ends would give 9 x 9 and 4 x 9.
+        assert_eq!(iou(&A, &[5.0, 0.0, 14.0, 9.0]), 50.0 / 150.0);
+        assert_eq!(iou(&A, &[9.0, 9.0, 9.0, 9.0]), 0.01);
+        assert_eq!(iou(&A, &[10.0, 0.0, 20.0, 9.0]), 0.0);
+        assert_eq!(iou(&A, &AWAY), 0.0, "the boxes are apart on both axes");
     }
 
     #[test]
-    fn a_detection_of_a_box_that_does_not_count_is_neither_right_nor_false() {
+    fn a_detection_of_an_ignored_box_is_neither_a_true_nor_a_false_positive() {
         let truth = truth(&[(A, [true, true, true]), (B, [false, true, true])]);
-        let all = average(&truth, &mut [found(B, 0.9), found(A, 0.5)]);
+        let all = averages(&truth, &mut [detection(B, 0.9), detection(A, 0.5)]);
         assert_eq!(all, [Some(1.0); 3]);
-        // The face of the easy set is found behind a false one.
-        let [easy, medium, _] = average(&truth, &mut [found(AWAY, 0.9), found(A, 0.5)]);
+        // The only easy face follows a false positive.
+        let [easy, medium, _] = averages(&truth, &mut [detection(AWAY, 0.9), detection(A, 0.5)]);
         assert_eq!((easy, medium), (Some(0.5), Some(0.25)));
     }
 
     #[test]
-    fn a_second_detection_of_a_face_is_false() {
+    fn a_second_detection_of_a_face_is_a_false_positive() {
         let truth = truth(&[(A, [true; 3]), (B, [true; 3])]);
-        let [easy, ..] = average(&truth, &mut [found(A, 0.9), found(A, 0.8), found(B, 0.1)]);
-        // Recall 1/2 at precision 1, then 1 at 2/3.
+        let [easy, ..] = averages(&truth, &mut [detection(A, 0.9), detection(A, 0.8), detection(B, 0.1)]);
+        // Recall 1/2 at precision 1, then recall 1 at precision 2/3.
         assert!((easy.unwrap() - (0.5 + 0.5 * 2.0 / 3.0)).abs() < 1e-12);
     }
 
     #[test]
-    fn a_picture_without_detections_still_has_faces_to_find() {
+    fn an_image_without_detections_still_counts_its_faces() {
         let truth = truth(&[(A, [true, true, true]), (B, [false, true, true])]);
-        let mut totals = Totals::new();
-        totals.add(&truth, &mut [], Scale::RAW);
-        totals.add(&truth, &mut [found(A, 1.0)], Scale::RAW);
-        let [easy, medium, _] = totals.curves();
+        let mut evaluation = Evaluation::new();
+        evaluation.add(&truth, &mut [], ScoreNormalization::NONE);
+        evaluation.add(&truth, &mut [detection(A, 1.0)], ScoreNormalization::NONE);
+        let [easy, medium, _] = evaluation.curves();
         assert_eq!((easy.faces, medium.faces), (2, 4));
         assert_eq!((easy.average_precision, medium.average_precision), (Some(0.5), Some(0.25)));
-        // And one without boxes has none, and no false detections either.
-        totals.add(&Truth::default(), &mut [found(A, 1.0)], Scale::RAW);
-        assert_eq!(totals.curves()[0], easy);
+        // An image without boxes adds neither faces nor false positives.
+        evaluation.add(&GroundTruth::default(), &mut [detection(A, 1.0)], ScoreNormalization::NONE);
+        assert_eq!(evaluation.curves()[0], easy);
     }
 
     #[test]
-    fn where_no_face_counts_there_is_no_average() {
-        assert_eq!(average(&truth(&[(A, [false, true, true])]), &mut [found(A, 0.5)])[0], None);
+    fn without_evaluated_faces_there_is_no_average_precision() {
+        assert_eq!(averages(&truth(&[(A, [false, true, true])]), &mut [detection(A, 0.5)])[0], None);
     }
 
     #[test]
-    fn scores_are_stretched_over_all_detections() {
-        let scale = Scale::of([0.8, 1.0, 0.9].into_iter());
-        assert_eq!(scale.stretched(0.8), 0.0);
-        assert!((scale.stretched(0.9) - 0.5).abs() < 1e-12 && scale.stretched(1.0) == 1.0);
-        assert_eq!(Scale::of([0.3, 0.3].into_iter()).stretched(0.3), 1.0);
-        assert_eq!(Scale::RAW.stretched(0.25), 0.25);
+    fn scores_are_normalised_over_all_detections() {
+        let normalization = ScoreNormalization::from_scores([0.8, 1.0, 0.9].into_iter());
+        assert_eq!(normalization.normalize(0.8), 0.0);
+        assert!((normalization.normalize(0.9) - 0.5).abs() < 1e-12 && normalization.normalize(1.0) == 1.0);
+        assert_eq!(ScoreNormalization::from_scores([0.3, 0.3].into_iter()).normalize(0.3), 1.0);
+        assert_eq!(ScoreNormalization::NONE.normalize(0.25), 0.25);
     }
 
-    /// The official tool, line by line.
-    fn as_written(truth: &Truth, detections: &[Detection], scale: Scale, set: usize) -> f64 {
+    /// A line-by-line transcription of the official tool.
+    fn official_average_precision(
+        truth: &GroundTruth,
+        detections: &[Detection],
+        normalization: ScoreNormalization,
+        difficulty: usize,
+    ) -> f64 {
         let mut detections = detections.to_vec();
         detections.sort_by(|a, b| b.score.total_cmp(&a.score));
         let mut recall_list = vec![0; truth.boxes.len()];
         let mut proposal_list = vec![1; detections.len()];
         let mut pred_recall = vec![0; detections.len()];
         for (h, detection) in detections.iter().enumerate() {
-            let overlaps = truth.boxes.iter().map(|corners| overlap(corners, &detection.corners)).collect::<Vec<_>>();
+            let overlaps = truth.boxes.iter().map(|corners| iou(corners, &detection.corners)).collect::<Vec<_>>();
             let max = overlaps.iter().copied().fold(0.0, f64::max);
             let idx = overlaps.iter().position(|overlap| *overlap == max).unwrap();
             if max >= 0.5 {
-                if !truth.counts[idx][set] {
+                if !truth.evaluated[idx][difficulty] {
                     recall_list[idx] = -1;
                     proposal_list[h] = -1;
                 } else if recall_list[idx] == 0 {
@@ -291,13 +302,13 @@ mod tests {
             pred_recall[h] = recall_list.iter().filter(|recall| **recall == 1).count();
         }
         let (mut mrec, mut mpre) = (vec![0.0], vec![0.0]);
-        for t in 1..=THRESHOLDS {
-            let threshold = 1.0 - t as f64 / THRESHOLDS as f64;
-            let last = detections.iter().rposition(|detection| scale.stretched(detection.score) >= threshold);
+        for t in 1..=THRESHOLD_COUNT {
+            let threshold = 1.0 - t as f64 / THRESHOLD_COUNT as f64;
+            let last = detections.iter().rposition(|detection| normalization.normalize(detection.score) >= threshold);
             let proposals = last.map_or(0, |last| proposal_list[..=last].iter().filter(|kind| **kind == 1).count());
             let recalled = last.map_or(0, |last| pred_recall[last]);
             mpre.push(if proposals == 0 { 0.0 } else { recalled as f64 / proposals as f64 });
-            mrec.push(recalled as f64 / truth.faces[set] as f64);
+            mrec.push(recalled as f64 / truth.faces[difficulty] as f64);
         }
         mrec.push(1.0);
         mpre.push(0.0);
@@ -309,21 +320,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_averages_are_those_of_the_official_tool(
+        fn the_average_precision_equals_that_of_the_official_tool(
             boxes in prop::collection::vec(((0..8_i32, 0..8_i32, 0..6_i32, 0..6_i32), any::<[bool; 3]>()), 1..8),
             detections in prop::collection::vec(((0..8_i32, 0..8_i32, 0..6_i32, 0..6_i32), 0..50_u32), 0..20),
         ) {
             let corners = |(x, y, w, h): (i32, i32, i32, i32)| [x, y, x + w, y + h].map(f64::from);
-            let truth = truth(&boxes.iter().map(|(bounds, counts)| (corners(*bounds), *counts)).collect::<Vec<_>>());
+            let truth = truth(&boxes.iter().map(|(bounds, evaluated)| (corners(*bounds), *evaluated)).collect::<Vec<_>>());
             let detections =
-                detections.iter().map(|(bounds, score)| found(corners(*bounds), f64::from(*score) / 50.0)).collect::<Vec<_>>();
-            for scale in [Scale::RAW, Scale::of(detections.iter().map(|detection| detection.score))] {
-                let mut totals = Totals::new();
-                totals.add(&truth, &mut detections.clone(), scale);
-                for (set, curve) in totals.curves().iter().enumerate() {
+                detections.iter().map(|(bounds, score)| detection(corners(*bounds), f64::from(*score) / 50.0)).collect::<Vec<_>>();
+            for normalization in [ScoreNormalization::NONE, ScoreNormalization::from_scores(detections.iter().map(|detection| detection.score))] {
+                let mut evaluation = Evaluation::new();
+                evaluation.add(&truth, &mut detections.clone(), normalization);
+                for (difficulty, curve) in evaluation.curves().iter().enumerate() {
                     match curve.average_precision {
-                        Some(average) => prop_assert!((average - as_written(&truth, &detections, scale, set)).abs() < 1e-9),
-                        None => prop_assert_eq!(truth.faces[set], 0),
+                        Some(average) => {
+                            let official = official_average_precision(&truth, &detections, normalization, difficulty);
+                            prop_assert!((average - official).abs() < 1e-9);
+                        }
+                        None => prop_assert_eq!(truth.faces[difficulty], 0),
                     }
                 }
             }

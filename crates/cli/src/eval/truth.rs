@@ -1,4 +1,4 @@
-//! WIDER FACE's ground truth, from its four MAT files.
+//! The ground truth of the WIDER FACE validation set, from its four MAT files.
 
 use std::fs;
 use std::path::Path;
@@ -6,75 +6,75 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 
 use super::matlab::{self, Array};
-use super::protocol::{SETS, Truth};
+use super::protocol::{DIFFICULTIES, GroundTruth};
 
-/// A picture of the data set.
+/// An image of the data set.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Picture {
-    /// The folder it is in.
+pub(super) struct AnnotatedImage {
+    /// Directory of the file.
     pub(super) event: String,
-    /// Its file's name without the ending.
+    /// File name without extension.
     pub(super) name: String,
-    pub(super) truth: Truth,
+    pub(super) truth: GroundTruth,
 }
 
-/// Reads `wider_face_val.mat` and each set's `wider_easy_val.mat`, ..., from a folder.
-pub(super) fn read(folder: &Path) -> anyhow::Result<Vec<Picture>> {
-    let whole = variables(folder, "wider_face_val.mat", ["event_list", "file_list", "face_bbx_list"])?;
-    let mut pictures = pictures(&whole).context("wider_face_val.mat")?;
-    for (set, name) in SETS.iter().enumerate() {
+/// Reads `wider_face_val.mat`, and per difficulty `wider_easy_val.mat` and so on, from a directory.
+pub(super) fn read(directory: &Path) -> anyhow::Result<Vec<AnnotatedImage>> {
+    let all = variables(directory, "wider_face_val.mat", ["event_list", "file_list", "face_bbx_list"])?;
+    let mut images = parse_images(&all).context("wider_face_val.mat")?;
+    for (difficulty, name) in DIFFICULTIES.iter().enumerate() {
         let file = format!("wider_{name}_val.mat");
-        let [list] = variables(folder, &file, ["gt_list"])?;
-        mark(&mut pictures, set, &list).context(file)?;
+        let [list] = variables(directory, &file, ["gt_list"])?;
+        mark_evaluated(&mut images, difficulty, &list).context(file)?;
     }
-    Ok(pictures)
+    Ok(images)
 }
 
-fn variables<const N: usize>(folder: &Path, name: &str, wanted: [&str; N]) -> anyhow::Result<[Array; N]> {
-    let path = folder.join(name);
-    let hint = "--ground-truth is the folder of WIDER FACE's wider_face_val.mat, wider_easy_val.mat, \
+fn variables<const N: usize>(directory: &Path, name: &str, wanted: [&str; N]) -> anyhow::Result<[Array; N]> {
+    let path = directory.join(name);
+    let hint = "--ground-truth is the directory with WIDER FACE's wider_face_val.mat, wider_easy_val.mat, \
                 wider_medium_val.mat and wider_hard_val.mat";
-    let bytes = fs::read(&path).with_context(|| format!("{} cannot be read ({hint})", path.display()))?;
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {} ({hint})", path.display()))?;
     matlab::read(&bytes, wanted).with_context(|| path.display().to_string())
 }
 
-/// All pictures with their boxes, none of which counts yet.
-fn pictures([events, files, boxes]: &[Array; 3]) -> anyhow::Result<Vec<Picture>> {
+/// All images with their boxes, all of them ignored so far.
+fn parse_images([events, files, boxes]: &[Array; 3]) -> anyhow::Result<Vec<AnnotatedImage>> {
     let (events, files, boxes) = (events.cells()?, files.cells()?, boxes.cells()?);
     ensure!(
         events.len() == files.len() && events.len() == boxes.len(),
-        "{} events, file lists of {} and boxes of {}",
+        "event_list has {} events, file_list {} and face_bbx_list {}",
         events.len(),
         files.len(),
         boxes.len()
     );
-    let mut pictures = Vec::new();
+    let mut images = Vec::new();
     for ((event, files), boxes) in events.iter().zip(files).zip(boxes) {
         let event = event.text()?;
         let (files, boxes) = (files.cells()?, boxes.cells()?);
-        ensure!(files.len() == boxes.len(), "{event} has {} pictures and boxes of {}", files.len(), boxes.len());
+        ensure!(files.len() == boxes.len(), "{event} has {} files, but boxes for {}", files.len(), boxes.len());
         for (file, boxes) in files.iter().zip(boxes) {
             let name = file.text()?;
-            // They become paths.
+            // The names become paths, which must stay below the directories of the command line.
             let is_name = |text: &str| !text.is_empty() && text != ".." && !text.contains(['/', '\\', '\0']);
-            ensure!(is_name(event) && is_name(name), "{event:?} and {name:?} are no names of a folder and a file");
-            let boxes = corners(boxes).with_context(|| format!("{event}/{name}"))?;
-            let truth = Truth { counts: vec![[false; 3]; boxes.len()], boxes, faces: [0; 3] };
-            pictures.push(Picture { event: event.to_owned(), name: name.to_owned(), truth });
+            ensure!(is_name(event) && is_name(name), "{event:?} and {name:?} are not names of a directory and a file");
+            let boxes = parse_boxes(boxes).with_context(|| format!("{event}/{name}"))?;
+            let truth = GroundTruth { evaluated: vec![[false; 3]; boxes.len()], boxes, faces: [0; 3] };
+            images.push(AnnotatedImage { event: event.to_owned(), name: name.to_owned(), truth });
         }
     }
-    Ok(pictures)
+    Ok(images)
 }
 
-/// A row `x y w h` a box.
-fn corners(boxes: &Array) -> anyhow::Result<Vec<[f64; 4]>> {
-    let (values, rows) = boxes.numbers()?;
+/// Converts a matrix with one row `x y w h` per box to corners.
+fn parse_boxes(boxes: &Array) -> anyhow::Result<Vec<[f64; 4]>> {
+    let (values, rows) = boxes.numeric()?;
     ensure!(
         rows.checked_mul(4) == Some(values.len()),
-        "{} numbers are not x, y, w and h of {rows} boxes",
+        "expected 4 columns (x, y, w, h), found {} values in {rows} rows",
         values.len()
     );
-    ensure!(values.iter().all(|value| value.is_finite()), "a box has a number that is not finite");
+    ensure!(values.iter().all(|value| value.is_finite()), "a box has a value that is not finite");
     let column = |at: usize, row: usize| values[at * rows + row];
     let corners = |row: usize| {
         let [x, y, w, h] = [0, 1, 2, 3].map(|at| column(at, row));
@@ -83,73 +83,73 @@ fn corners(boxes: &Array) -> anyhow::Result<Vec<[f64; 4]>> {
     Ok((0..rows).map(corners).collect())
 }
 
-/// Marks the boxes that count in a set.
-fn mark(pictures: &mut [Picture], set: usize, list: &Array) -> anyhow::Result<()> {
-    let mut indices = Vec::with_capacity(pictures.len());
+/// Marks the boxes that are evaluated at a difficulty.
+fn mark_evaluated(images: &mut [AnnotatedImage], difficulty: usize, list: &Array) -> anyhow::Result<()> {
+    let mut indices = Vec::with_capacity(images.len());
     for event in list.cells()? {
         indices.extend(event.cells()?);
     }
-    ensure!(indices.len() == pictures.len(), "it is of {} pictures, not {}", indices.len(), pictures.len());
-    for (picture, indices) in pictures.iter_mut().zip(indices) {
-        let Picture { event, name, truth } = picture;
-        let (indices, _) = indices.numbers().with_context(|| format!("{event}/{name}"))?;
+    ensure!(indices.len() == images.len(), "gt_list has {} images instead of {}", indices.len(), images.len());
+    for (image, indices) in images.iter_mut().zip(indices) {
+        let AnnotatedImage { event, name, truth } = image;
+        let (indices, _) = indices.numeric().with_context(|| format!("{event}/{name}"))?;
         for index in indices {
-            // They count from 1.
+            // MATLAB indices start at 1.
             let at = (index.fract() == 0.0 && *index >= 1.0).then(|| *index as usize - 1);
-            let counts = at.and_then(|at| truth.counts.get_mut(at));
-            let counts = counts.with_context(|| format!("{event}/{name} has no box {index}"))?;
-            ensure!(!counts[set], "box {index} of {event}/{name} is there twice");
-            counts[set] = true;
+            let evaluated = at.and_then(|at| truth.evaluated.get_mut(at));
+            let evaluated = evaluated.with_context(|| format!("{event}/{name} has no box {index}"))?;
+            ensure!(!evaluated[difficulty], "gt_list names box {index} of {event}/{name} twice");
+            evaluated[difficulty] = true;
         }
-        truth.faces[set] = indices.len();
+        truth.faces[difficulty] = indices.len();
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::matlab::tests::{cells, file, numbers, text};
     use super::*;
+    use crate::eval::matlab::tests::{cell, char, file, matrix};
 
-    fn folder(hard: &[[f64; 1]]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let boxes = cells("", &[numbers(&[[1.0, 2.0, 10.0, 20.0], [5.0, 5.0, 3.0, 4.0]]), numbers::<4>(&[])]);
-        let whole = [
-            cells("event_list", &[text("0--Parade")]),
-            cells("file_list", &[cells("", &[text("a"), text("b")])]),
-            cells("face_bbx_list", &[boxes]),
+    fn directory(hard: &[[f64; 1]]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let boxes = cell("", &[matrix(&[[1.0, 2.0, 10.0, 20.0], [5.0, 5.0, 3.0, 4.0]]), matrix::<4>(&[])]);
+        let all = [
+            cell("event_list", &[char("0--Parade")]),
+            cell("file_list", &[cell("", &[char("a"), char("b")])]),
+            cell("face_bbx_list", &[boxes]),
         ];
-        std::fs::write(folder.path().join("wider_face_val.mat"), file(&whole)).unwrap();
+        std::fs::write(directory.path().join("wider_face_val.mat"), file(&all)).unwrap();
         for (name, indices) in [("easy", &[][..]), ("medium", &[[2.0]]), ("hard", hard)] {
-            let list = cells("gt_list", &[cells("", &[numbers(indices), numbers::<1>(&[])])]);
-            std::fs::write(folder.path().join(format!("wider_{name}_val.mat")), file(&[list])).unwrap();
+            let list = cell("gt_list", &[cell("", &[matrix(indices), matrix::<1>(&[])])]);
+            std::fs::write(directory.path().join(format!("wider_{name}_val.mat")), file(&[list])).unwrap();
         }
-        folder
+        directory
     }
 
     #[test]
-    fn boxes_and_those_that_count_come_from_the_four_files() {
-        let pictures = read(folder(&[[1.0], [2.0]]).path()).unwrap();
-        let names = pictures.iter().map(|picture| (picture.event.as_str(), picture.name.as_str()));
+    fn boxes_and_their_difficulties_come_from_the_four_files() {
+        let images = read(directory(&[[1.0], [2.0]]).path()).unwrap();
+        let names = images.iter().map(|image| (image.event.as_str(), image.name.as_str()));
         assert_eq!(names.collect::<Vec<_>>(), [("0--Parade", "a"), ("0--Parade", "b")]);
-        let truth = &pictures[0].truth;
+        let truth = &images[0].truth;
         assert_eq!(truth.boxes, [[1.0, 2.0, 11.0, 22.0], [5.0, 5.0, 8.0, 9.0]]);
-        assert_eq!(truth.counts, [[false, false, true], [false, true, true]]);
+        assert_eq!(truth.evaluated, [[false, false, true], [false, true, true]]);
         assert_eq!(truth.faces, [0, 1, 2]);
-        assert_eq!(pictures[1].truth, Truth::default());
+        assert_eq!(images[1].truth, GroundTruth::default());
     }
 
     #[test]
-    fn a_box_that_is_not_there_and_a_file_that_is_missing_are_named() {
-        let error = |folder: &Path| format!("{:#}", read(folder).unwrap_err());
-        for wrong in [3.0, 0.0, 1.5, -1.0, f64::NAN] {
-            let text = error(folder(&[[wrong]]).path());
+    fn errors_name_a_box_that_does_not_exist_and_a_missing_file() {
+        let error = |directory: &Path| format!("{:#}", read(directory).unwrap_err());
+        for invalid in [3.0, 0.0, 1.5, -1.0, f64::NAN] {
+            let text = error(directory(&[[invalid]]).path());
             assert!(text.contains("wider_hard_val.mat") && text.contains("0--Parade/a has no box"), "{text}");
         }
-        assert!(error(folder(&[[1.0], [1.0]]).path()).contains("twice"));
-        let folder = folder(&[]);
-        std::fs::remove_file(folder.path().join("wider_medium_val.mat")).unwrap();
-        let text = error(folder.path());
-        assert!(text.contains("wider_medium_val.mat cannot be read (--ground-truth is"), "{text}");
+        assert!(error(directory(&[[1.0], [1.0]]).path()).contains("twice"));
+        let directory = directory(&[]);
+        std::fs::remove_file(directory.path().join("wider_medium_val.mat")).unwrap();
+        let text = error(directory.path());
+        assert!(text.contains("wider_medium_val.mat (--ground-truth is") && text.starts_with("cannot read"), "{text}");
     }
 }

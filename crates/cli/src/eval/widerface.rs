@@ -1,10 +1,11 @@
-//! `retinaface eval widerface`: average precision on WIDER FACE's validation set.
+//! `retinaface eval widerface`: average precision on the WIDER FACE validation set.
 //!
-//! Shown right by detections of a RetinaFace ResNet50 on all 3,226 pictures whose author (Charrin/RetinaFace-Cpp) published
-//! 92.25, 88.86 and 64.02. They are `x y w h score`, and the pixel convention (see [`super::protocol`]) is needed: without
-//! the + 1 hard is 0.4 points lower, and read as corners nothing is found. The official tool's way gives 92.36, 88.94 and
-//! 64.09, with scores as they are (`--raw-scores`) 92.34, 88.92 and 64.08, which is within 0.1 of all three. Which of the
-//! two the author's evaluation did is not known.
+//! Verified with the published detections of a RetinaFace ResNet50 (Charrin/RetinaFace-Cpp) on all
+//! 3,226 images, for which the author reports 92.25, 88.86 and 64.02 % (easy, medium, hard). The
+//! official protocol gives 92.36, 88.94 and 64.09 %; raw scores (`--raw-scores`) give 92.34, 88.92
+//! and 64.08 %, within 0.1 of the author's values. It is not known which of the two the author
+//! used. The pixel convention of [`super::protocol`] matters: without the + 1, hard is 0.4 points
+//! lower.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -14,95 +15,98 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::super::Outcome;
 use super::predictions::{self, Format};
-use super::protocol::{Curve, Detection, SETS, Scale, Totals};
-use super::truth::{self, Picture};
-use super::{plot, write_whole};
+use super::protocol::{DIFFICULTIES, Detection, Evaluation, PrCurve, ScoreNormalization};
+use super::truth::{self, AnnotatedImage};
+use super::{atomic_file, plot};
+use crate::status::{Outcome, report};
 
 #[derive(Debug, Args)]
 pub(super) struct WiderFace {
-    /// Folder of the detections: EVENT/NAME.txt, as `retinaface eval predict` writes them
+    /// Directory of the detections: EVENT/NAME.txt, as `retinaface eval predict` writes them
     #[arg(long, value_name = "DIR")]
     predictions: PathBuf,
-    /// Folder of wider_face_val.mat, wider_easy_val.mat, wider_medium_val.mat and wider_hard_val.mat
+    /// Directory with wider_face_val.mat, wider_easy_val.mat, wider_medium_val.mat and
+    /// wider_hard_val.mat
     #[arg(long, value_name = "DIR")]
     ground_truth: PathBuf,
-    /// What the numbers of a detection are
+    /// Format of a detection
     #[arg(long, value_enum, default_value_t = Format::Xywh)]
     format: Format,
-    /// Take scores as they are, between 0 and 1, instead of stretching them so that all detections span 0 to 1
+    /// Use the scores as they are, from 0 to 1, instead of normalising them to 0 to 1 over all
+    /// detections
     #[arg(long)]
     raw_scores: bool,
-    /// Only pictures that are in this folder, as EVENT/NAME.jpg, count
+    /// Evaluate only the images that exist in this directory as EVENT/NAME.jpg
     #[arg(long, value_name = "DIR")]
     subset: Option<PathBuf>,
-    /// Draw the curves of precision and recall into this file
-    #[arg(long, value_name = "FILE.svg", value_parser = svg)]
+    /// Write a plot of the precision-recall curves to this file
+    #[arg(long, value_name = "FILE.svg", value_parser = parse_svg_path)]
     plot: Option<PathBuf>,
-    /// One JSON object instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
 }
 
-/// The name of a file that can only be an SVG.
-fn svg(text: &str) -> Result<PathBuf, String> {
+fn parse_svg_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    let is_svg = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("svg"));
-    if is_svg { Ok(path) } else { Err("plots are SVG: name a file that ends in .svg".to_owned()) }
+    let is_svg = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg"));
+    if is_svg { Ok(path) } else { Err("not a file name that ends in .svg".to_owned()) }
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     schema: &'static str,
-    /// That counted,
-    pictures: usize,
-    /// and of these without a file of detections.
+    /// Evaluated images.
+    #[serde(rename = "pictures")]
+    images: usize,
+    /// Evaluated images without a file of detections.
     missing: usize,
     detections: usize,
     format: Format,
     raw_scores: bool,
-    sets: Vec<Set>,
+    sets: Vec<DifficultyReport>,
 }
 
 #[derive(Debug, Serialize)]
-struct Set {
+struct DifficultyReport {
     name: &'static str,
-    /// That count in it.
+    /// Evaluated faces.
     faces: usize,
-    /// In 0..=1; null without faces.
+    /// In 0.0..=1.0; null without faces.
     average_precision: Option<f64>,
-    /// Of all detections, whatever their score.
+    /// Recall and precision of all detections of any score, in 0.0..=1.0.
     recall: f64,
     precision: f64,
 }
 
 impl WiderFace {
     pub(super) fn run(&self) -> anyhow::Result<Outcome> {
-        let mut pictures = truth::read(&self.ground_truth)?;
-        if let Some(folder) = &self.subset {
-            keep_those_in(&mut pictures, folder)?;
+        let mut images = truth::read(&self.ground_truth)?;
+        if let Some(directory) = &self.subset {
+            retain_existing(&mut images, directory)?;
         }
-        let (mut found, missing) = self.predictions(&pictures)?;
-        let scores = found.iter().flatten().map(|detection| detection.score);
-        let scale = if self.raw_scores { Scale::RAW } else { Scale::of(scores) };
-        let mut totals = Totals::new();
-        for (picture, detections) in pictures.iter().zip(&mut found) {
-            totals.add(&picture.truth, detections, scale);
+        let (mut predictions, missing) = self.read_predictions(&images)?;
+        let scores = predictions.iter().flatten().map(|detection| detection.score);
+        let normalization =
+            if self.raw_scores { ScoreNormalization::NONE } else { ScoreNormalization::from_scores(scores) };
+        let mut evaluation = Evaluation::new();
+        for (image, detections) in images.iter().zip(&mut predictions) {
+            evaluation.add(&image.truth, detections, normalization);
         }
-        let curves = totals.curves();
+        let curves = evaluation.curves();
         if let Some(file) = &self.plot {
-            let part =
-                if self.subset.is_some() { format!(", {} pictures of it", pictures.len()) } else { String::new() };
-            let title = format!("WIDER FACE validation set{part}: precision and recall");
-            write_whole(file, plot::svg(&title, &curves).as_bytes())?;
+            let subset = if self.subset.is_some() { format!(", {} images", images.len()) } else { String::new() };
+            let title = format!("WIDER FACE validation set{subset}: precision and recall");
+            atomic_file::write(file, plot::svg(&title, &curves).as_bytes())?;
         }
-        let sets = SETS.into_iter().zip(&curves).map(|(name, curve)| Set::new(name, curve)).collect();
+        let sets = DIFFICULTIES.into_iter().zip(&curves);
+        let sets = sets.map(|(name, curve)| DifficultyReport::new(name, curve)).collect();
         let report = Report {
             schema: "retinaface.widerface/1",
-            pictures: pictures.len(),
+            images: images.len(),
             missing,
-            detections: found.iter().map(Vec::len).sum(),
+            detections: predictions.iter().map(Vec::len).sum(),
             format: self.format,
             raw_scores: self.raw_scores,
             sets,
@@ -115,55 +119,53 @@ impl WiderFace {
         Ok(Outcome::Found)
     }
 
-    /// The detections of each picture, and how many have no file. As for the official tool these have no detections; but it
-    /// is said.
-    fn predictions(&self, pictures: &[Picture]) -> anyhow::Result<(Vec<Vec<Detection>>, usize)> {
+    /// The detections of each image, and the number of images without a file. As in the official
+    /// tool, an image without a file has no detections; a message reports it.
+    fn read_predictions(&self, images: &[AnnotatedImage]) -> anyhow::Result<(Vec<Vec<Detection>>, usize)> {
         let mut missing = Vec::new();
-        let mut all = Vec::with_capacity(pictures.len());
-        for Picture { event, name, .. } in pictures {
+        let mut all = Vec::with_capacity(images.len());
+        for AnnotatedImage { event, name, .. } in images {
             let path = self.predictions.join(event).join(format!("{name}.txt"));
-            let found = predictions::read(&path, name, self.format)?;
-            if found.is_none() {
+            let detections = predictions::read(&path, name, self.format)?;
+            if detections.is_none() {
                 missing.push(path);
             }
-            all.push(found.unwrap_or_default());
+            all.push(detections.unwrap_or_default());
         }
         if let Some(first) = missing.first() {
             ensure!(
-                missing.len() < pictures.len(),
-                "there is no file of detections for any picture: --predictions is the folder of files such as {}",
+                missing.len() < images.len(),
+                "no image has a file of detections: --predictions is the directory of files such as {}",
                 first.display()
             );
-            // Without a standard error there is nobody to tell.
-            let _ = writeln!(
-                io::stderr(),
-                "retinaface: {} of {} pictures have no file of detections and count as without any, the first being {}; for a \
-                 part of the data set name the folder of its pictures by --subset",
+            report(&format!(
+                "{} of {} images have no file of detections and are evaluated without detections, the first is {}; to \
+                 evaluate a part of the data set, use --subset with the directory of its images",
                 missing.len(),
-                pictures.len(),
+                images.len(),
                 first.display()
-            );
+            ));
         }
         Ok((all, missing.len()))
     }
 }
 
-/// Leaves the pictures that a folder has.
-fn keep_those_in(pictures: &mut Vec<Picture>, folder: &Path) -> anyhow::Result<()> {
-    // One that is not there must not look like one without pictures.
-    fs::read_dir(folder).with_context(|| format!("the folder {} cannot be read", folder.display()))?;
-    pictures.retain(|Picture { event, name, .. }| folder.join(event).join(format!("{name}.jpg")).is_file());
-    if pictures.is_empty() {
+/// Retains the images that exist in a directory.
+fn retain_existing(images: &mut Vec<AnnotatedImage>, directory: &Path) -> anyhow::Result<()> {
+    // So that the error tells a missing directory from one without images.
+    fs::read_dir(directory).with_context(|| format!("cannot read the directory {}", directory.display()))?;
+    images.retain(|AnnotatedImage { event, name, .. }| directory.join(event).join(format!("{name}.jpg")).is_file());
+    if images.is_empty() {
         bail!(
-            "{} has no picture of the ground truth: --subset is the folder of files such as 0--Parade/NAME.jpg",
-            folder.display()
+            "{} contains no image of the ground truth: --subset is the directory of files such as 0--Parade/NAME.jpg",
+            directory.display()
         );
     }
     Ok(())
 }
 
-impl Set {
-    fn new(name: &'static str, curve: &Curve) -> Self {
+impl DifficultyReport {
+    fn new(name: &'static str, curve: &PrCurve) -> Self {
         let last = curve.points.last();
         Self {
             name,
@@ -177,20 +179,20 @@ impl Set {
 
 impl Report {
     fn table(&self) -> String {
-        let sets = self.sets.iter().map(|Set { name, faces, average_precision, recall, precision }| {
+        let sets = self.sets.iter().map(|DifficultyReport { name, faces, average_precision, recall, precision }| {
             let average = average_precision.map_or_else(|| "-".to_owned(), |average| format!("{:.2}", 100.0 * average));
             let (recall, precision) = (100.0 * recall, 100.0 * precision);
             format!("{name:<8}{average:>8}{faces:>8}{recall:>8.2}{precision:>11.2}\n")
         });
         format!(
-            "{:<8}{:>8}{:>8}{:>8}{:>11}\n{}pictures {}, of them {} without a file; detections {}\n",
+            "{:<8}{:>8}{:>8}{:>8}{:>11}\n{}images {}, of them {} without a file; detections {}\n",
             "set",
             "AP %",
             "faces",
             "recall",
             "precision",
             sets.collect::<String>(),
-            self.pictures,
+            self.images,
             self.missing,
             self.detections
         )

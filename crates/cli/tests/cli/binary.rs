@@ -1,14 +1,12 @@
-//! What the tests of the program share.
-
-#![allow(dead_code, reason = "each test file uses its part of this")]
-#![allow(unreachable_pub, reason = "a module of many test crates")]
+//! Helpers that run the program.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::common;
+use crate::common;
 
-pub fn program(arguments: &[&str]) -> Command {
+/// A command for the program, with the installed ONNX Runtime and default model.
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_retinaface"));
     command
         .args(arguments)
@@ -17,18 +15,18 @@ pub fn program(arguments: &[&str]) -> Command {
     command
 }
 
-pub fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     program(arguments).output().unwrap()
 }
 
-pub fn status(output: &Output) -> i32 {
-    output.status.code().expect("no signal")
+pub(crate) fn status(output: &Output) -> i32 {
+    output.status.code().expect("no signal ended the program")
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-pub fn text(path: &Path) -> &str {
+pub(crate) fn path_str(path: &Path) -> &str {
     path.to_str().unwrap()
 }

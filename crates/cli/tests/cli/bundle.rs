@@ -1,23 +1,21 @@
-//! What scripts/bundle.sh refuses, on a copy of the project with made-up files and tools: nothing is built
-//! here. scripts/bundle-test.sh runs a whole bundle.
+//! Errors of scripts/bundle.sh, in a copy of the project with fake files and tools: nothing is
+//! built. scripts/bundle-test.sh tests a complete bundle.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
+use crate::common;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-mod common;
-
-/// A copy of what bundle.sh reads, a folder of tools that come before the system's, and one for bundles.
+/// A copy of the files that bundle.sh reads, a directory of tools that precedes the system's in
+/// PATH, and a directory for bundles.
 struct Project {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Project {
-    /// With everything that is fetched and built, by name only.
+    /// All downloaded and built files exist, but have no valid content.
     fn new() -> Self {
-        let project = Self { folder: tempfile::tempdir().unwrap() };
+        let project = Self { directory: tempfile::tempdir().unwrap() };
         for name in ["Cargo.toml", "scripts/bundle.sh"] {
             let contents = std::fs::read(common::root().join(name)).unwrap();
             project.write(name, &contents);
@@ -27,9 +25,9 @@ impl Project {
             ".fetch/models/retinaface_mnet025.onnx",
             "target/release/libgstretinaface.so",
         ] {
-            project.write(name, b"made up");
+            project.write(name, b"fake");
         }
-        // The loader's name is read from the program.
+        // bundle.sh reads the name of the dynamic loader from the program.
         project.write("target/release/retinaface", &std::fs::read("/bin/sh").unwrap());
         std::fs::create_dir(project.path("bundles")).unwrap();
         project.tool("uname", "echo Linux x86_64");
@@ -37,7 +35,7 @@ impl Project {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn write(&self, name: &str, contents: &[u8]) {
@@ -58,7 +56,7 @@ impl Project {
         command.env("PATH", path).env_remove("CARGO_TARGET_DIR").output().unwrap()
     }
 
-    /// What is beside the bundle, half-made ones included.
+    /// The entries of the directory for bundles, incomplete bundles included.
     fn bundles(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path("bundles")).unwrap();
         let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
@@ -66,14 +64,15 @@ impl Project {
         names
     }
 
-    /// bundle.sh fails with this status, says this, and leaves nothing. The result is all that it said.
-    fn refuses(&self, arguments: &[&str], status: i32, says: &[&str]) -> String {
+    /// Asserts that bundle.sh fails with this status and these messages, and leaves no files.
+    /// Returns its standard error.
+    fn assert_fails(&self, arguments: &[&str], status: i32, messages: &[&str]) -> String {
         let before = self.bundles();
         let output = self.bundle(arguments);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {stderr}");
-        for part in says {
-            assert!(stderr.contains(part), "{arguments:?}: {part} is not in: {stderr}");
+        for message in messages {
+            assert!(stderr.contains(message), "{arguments:?}: {message} is not in: {stderr}");
         }
         assert_eq!(self.bundles(), before, "{arguments:?}");
         stderr
@@ -81,75 +80,79 @@ impl Project {
 }
 
 #[test]
-fn a_wrong_call_says_what_is_wrong_and_how_it_is_called() {
+fn usage_error_prints_the_problem_and_usage() {
     let project = Project::new();
     let usage = "scripts/bundle.sh [--cuda|--openvino] [--media] OUT_DIR";
-    project.refuses(&["--rocm", "out"], 2, &["unknown option --rocm", usage]);
-    project.refuses(&["--media"], 2, &["OUT_DIR is missing", usage]);
-    project.refuses(&["one", "two"], 2, &["one OUT_DIR, not one and two", usage]);
-    project.refuses(&["--cuda", "--openvino", "out"], 2, &["one of --cuda and --openvino", usage]);
+    project.assert_fails(&["--rocm", "out"], 2, &["unknown option --rocm", usage]);
+    project.assert_fails(&["--media"], 2, &["OUT_DIR is missing", usage]);
+    project.assert_fails(&["one", "two"], 2, &["one OUT_DIR, not one and two", usage]);
+    project.assert_fails(&["--cuda", "--openvino", "out"], 2, &["one of --cuda and --openvino", usage]);
 }
 
 #[test]
-fn another_kind_of_machine_is_told_what_to_use() {
+fn unsupported_machine_error_names_the_supported_one() {
     let project = Project::new();
     project.tool("uname", "echo Linux aarch64");
-    project.refuses(&["out"], 1, &["x86-64 Linux", "this is Linux aarch64", "use such a machine"]);
+    project.assert_fails(&["out"], 1, &["x86-64 Linux", "this is Linux aarch64", "use such a machine"]);
 }
 
 #[test]
-fn a_folder_that_is_no_bundle_is_left_alone() {
+fn directory_that_is_not_a_bundle_is_kept() {
     let project = Project::new();
-    project.write("bundles/mine/letter", b"dear");
+    project.write("bundles/mine/notes.txt", b"notes");
     project.write("bundles/file", b"a file");
-    // Nor is a link to one replaced.
+    // A symbolic link to a bundle is not replaced either.
     project.write("elsewhere/.retinaface-bundle", b"");
     std::os::unix::fs::symlink("../elsewhere", project.path("bundles/link")).unwrap();
     for out in ["mine", "mine/", "file", "link"] {
-        project.refuses(&[out], 1, &["exists and is not a bundle"]);
+        project.assert_fails(&[out], 1, &["exists and is not a bundle"]);
     }
-    assert_eq!(std::fs::read(project.path("bundles/mine/letter")).unwrap(), b"dear");
-    project.refuses(&["nowhere/out"], 1, &["there is no folder nowhere"]);
+    assert_eq!(std::fs::read(project.path("bundles/mine/notes.txt")).unwrap(), b"notes");
+    project.assert_fails(&["nowhere/out"], 1, &["there is no directory nowhere"]);
 }
 
 #[test]
-fn what_is_not_fetched_or_built_is_named_with_the_remedy() {
+fn missing_file_error_names_the_setup_command() {
     let project = Project::new();
-    project.refuses(&["--cuda", "out"], 1, &["onnxruntime-cuda/libonnxruntime.so.1", "run scripts/setup.sh --cuda\n"]);
-    project.refuses(
+    project.assert_fails(
+        &["--cuda", "out"],
+        1,
+        &["onnxruntime-cuda/libonnxruntime.so.1", "run scripts/setup.sh --cuda\n"],
+    );
+    project.assert_fails(
         &["--openvino", "out"],
         1,
         &["onnxruntime-openvino/libonnxruntime.so.1", "run scripts/setup.sh --openvino\n"],
     );
-    project.refuses(&["--media", "out"], 1, &[".fetch/media", "run scripts/setup.sh\n"]);
+    project.assert_fails(&["--media", "out"], 1, &[".fetch/media", "run scripts/setup.sh\n"]);
     for (name, remedy) in [
         ("target/release/retinaface", "run make build\n"),
         (".fetch/models/retinaface_mnet025.onnx", "run scripts/setup.sh\n"),
         (".fetch/onnxruntime/libonnxruntime.so.1", "run scripts/setup.sh\n"),
     ] {
         std::fs::remove_file(project.path(name)).unwrap();
-        project.refuses(&["out"], 1, &[name, remedy]);
+        project.assert_fails(&["out"], 1, &[name, remedy]);
     }
 }
 
 #[test]
-fn a_missing_library_is_named_and_the_bundle_that_was_there_stays() {
+fn missing_library_is_reported_and_bundle_is_kept() {
     let project = Project::new();
-    project.write("bundles/out/.retinaface-bundle", b"the last one");
+    project.write("bundles/out/.retinaface-bundle", b"the previous bundle");
     project.tool(
         "ldd",
         "case $1 in *libgstretinaface.so) echo '\tlibopencv_core.so.406 => not found' ;;\n\
          */libgstlibav.so) echo '\tlibavcodec.so.59 => not found' ;; esac",
     );
-    let says = ["libgstretinaface.so needs libopencv_core.so.406", "libgstlibav.so needs libavcodec.so.59"];
-    project.refuses(&["out"], 1, &says);
-    assert_eq!(std::fs::read(project.path("bundles/out/.retinaface-bundle")).unwrap(), b"the last one");
+    let messages = ["libgstretinaface.so needs libopencv_core.so.406", "libgstlibav.so needs libavcodec.so.59"];
+    project.assert_fails(&["out"], 1, &messages);
+    assert_eq!(std::fs::read(project.path("bundles/out/.retinaface-bundle")).unwrap(), b"the previous bundle");
 }
 
 #[test]
-fn a_library_that_is_too_old_is_named() {
+fn library_that_is_too_old_is_reported() {
     let project = Project::new();
     project.tool("ldd", "echo \"/lib/libc.so.6: version 'GLIBC_9.99' not found (required by $1)\"");
-    let stderr = project.refuses(&["out"], 1, &["target/release/retinaface needs a newer library"]);
+    let stderr = project.assert_fails(&["out"], 1, &["target/release/retinaface needs a newer library"]);
     assert!(stderr.lines().last().unwrap().contains("version 'GLIBC_9.99' not found"), "{stderr}");
 }

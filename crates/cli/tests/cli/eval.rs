@@ -1,6 +1,4 @@
-//! `retinaface eval`, through the program's binary.
-
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+//! The command `retinaface eval`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,34 +6,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use binary::{run, status, stderr, text};
+use crate::binary::{path_str, run, status, stderr};
+use crate::common;
 use opencv::core::{Mat, Point2f, Scalar, Size, Vector};
 use opencv::prelude::*;
 use opencv::{imgcodecs, imgproc};
-use retinaface::align::Similarity;
-use retinaface::face::Point;
+use retinaface::crops::align::Similarity;
+use retinaface::geometry::Point;
 use serde::Deserialize;
 
-#[path = "common/binary.rs"]
-mod binary;
-mod common;
-
-/// What `eval widerface --json` says, written a second time.
+/// Output of `eval widerface --json`. A second definition, so that no field changes unnoticed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Average {
+struct WiderReport {
     schema: String,
     pictures: usize,
     missing: usize,
     detections: usize,
     format: String,
     raw_scores: bool,
-    sets: Vec<Set>,
+    sets: Vec<Difficulty>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Set {
+struct Difficulty {
     name: String,
     faces: usize,
     average_precision: Option<f64>,
@@ -43,10 +38,10 @@ struct Set {
     precision: f64,
 }
 
-/// What `eval landmarks --json` says, written a second time.
+/// Output of `eval landmarks --json`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Distances {
+struct LandmarksReport {
     schema: String,
     pictures: usize,
     faces: usize,
@@ -58,28 +53,29 @@ struct Distances {
     failure_limit: f64,
 }
 
-/// WIDER FACE's ground truth and somebody's detections, unpacked, or `None` where they are not there.
-struct Wider {
+/// The ground truth of WIDER FACE and published detections, unpacked to a temporary directory.
+struct WiderFace {
     truth: PathBuf,
     detections: PathBuf,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
-impl Wider {
+impl WiderFace {
+    /// Returns `None` if the evaluation material is not available.
     fn new() -> Option<Self> {
         let archive = common::shared("eval/wider/published_r50/python_detect.tar.gz")?;
-        let folder = tempfile::tempdir().unwrap();
-        let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(folder.path()).status().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(directory.path()).status().unwrap();
         assert!(unpacked.success());
-        let detections = folder.path().join("python_detect");
-        Some(Self { truth: common::shared("eval/wider/ground_truth")?, detections, _folder: folder })
+        let detections = directory.path().join("python_detect");
+        Some(Self { truth: common::shared("eval/wider/ground_truth")?, detections, _directory: directory })
     }
 
     fn arguments(&self) -> [&str; 6] {
-        ["eval", "widerface", "--predictions", text(&self.detections), "--ground-truth", text(&self.truth)]
+        ["eval", "widerface", "--predictions", path_str(&self.detections), "--ground-truth", path_str(&self.truth)]
     }
 
-    fn average(&self, options: &[&str]) -> Average {
+    fn report(&self, options: &[&str]) -> WiderReport {
         let output = run(&[&self.arguments(), options, &["--json"]].concat());
         assert_eq!(status(&output), 0, "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).unwrap()
@@ -92,36 +88,36 @@ impl Wider {
     }
 }
 
-fn assert_averages(average: &Average, percent: [f64; 3], tolerance: f64) {
-    for (set, percent) in average.sets.iter().zip(percent) {
-        let is = 100.0 * set.average_precision.unwrap();
-        assert!((is - percent).abs() <= tolerance, "{}: {is} is not {percent}", set.name);
+fn assert_average_precisions(report: &WiderReport, percent: [f64; 3], tolerance: f64) {
+    for (difficulty, percent) in report.sets.iter().zip(percent) {
+        let average = 100.0 * difficulty.average_precision.unwrap();
+        assert!((average - percent).abs() <= tolerance, "{}: {average} is not {percent}", difficulty.name);
     }
 }
 
 #[test]
-fn published_detections_have_the_average_precision_that_was_published() {
-    let Some(wider) = Wider::new() else { return };
-    let raw = wider.average(&["--raw-scores"]);
-    assert_averages(&raw, [92.25, 88.86, 64.02], 0.1);
-    // What a transcription of the official tool to NumPy gave, which shares nothing with this one.
-    assert_averages(&raw, [92.340, 88.921, 64.082], 0.001);
-    let official = wider.average(&[]);
-    assert_averages(&official, [92.361, 88.936, 64.091], 0.001);
+fn published_detections_give_the_published_average_precision() {
+    let Some(wider) = WiderFace::new() else { return };
+    let raw = wider.report(&["--raw-scores"]);
+    assert_average_precisions(&raw, [92.25, 88.86, 64.02], 0.1);
+    // Results of an independent transcription of the official tool to NumPy.
+    assert_average_precisions(&raw, [92.340, 88.921, 64.082], 0.001);
+    let official = wider.report(&[]);
+    assert_average_precisions(&official, [92.361, 88.936, 64.091], 0.001);
     assert_eq!((raw.raw_scores, official.raw_scores, official.format.as_str()), (true, false, "xywh"));
     assert_eq!((official.schema.as_str(), official.pictures, official.missing), ("retinaface.widerface/1", 3226, 0));
     assert_eq!(official.detections, 21375);
-    // As many as the official tool counts.
+    // The official tool reports the same numbers of faces.
     let faces = official.sets.iter().map(|set| (set.name.as_str(), set.faces));
     assert_eq!(faces.collect::<Vec<_>>(), [("easy", 7211), ("medium", 13319), ("hard", 31958)]);
     assert!(official.sets.iter().all(|set| set.recall > 0.6 && set.precision > 0.9));
 }
 
 #[test]
-fn corners_are_read_as_what_they_are() {
-    let Some(wider) = Wider::new() else { return };
+fn corner_format_gives_the_same_precision() {
+    let Some(wider) = WiderFace::new() else { return };
     let error = wider.error(&["--format", "corners"]);
-    assert!(error.contains(".txt: line 3") && error.contains("say --format xywh"), "{error}");
+    assert!(error.contains(".txt: line 3") && error.contains("use --format xywh"), "{error}");
     for event in fs::read_dir(&wider.detections).unwrap() {
         for file in fs::read_dir(event.unwrap().path()).unwrap() {
             let file = file.unwrap().path();
@@ -130,84 +126,89 @@ fn corners_are_read_as_what_they_are() {
                 if number < 2 {
                     return format!("{line}\n");
                 }
-                let numbers = line.split_whitespace().map(|word| word.parse::<f64>().unwrap()).collect::<Vec<_>>();
-                let [x, y, w, h, score] = numbers[..] else { panic!("{line}") };
+                let values = line.split_whitespace().map(|word| word.parse::<f64>().unwrap()).collect::<Vec<_>>();
+                let [x, y, w, h, score] = values[..] else { panic!("{line}") };
                 format!("{x} {y} {} {} {score}\n", x + w, y + h)
             });
             let content = lines.collect::<String>();
             fs::write(&file, content).unwrap();
         }
     }
-    assert_averages(&wider.average(&["--format", "corners"]), [92.361, 88.936, 64.091], 0.001);
+    assert_average_precisions(&wider.report(&["--format", "corners"]), [92.361, 88.936, 64.091], 0.001);
 }
 
 #[test]
-fn files_that_are_missing_count_as_no_detections_and_broken_ones_are_errors() {
-    let Some(wider) = Wider::new() else { return };
+fn missing_file_counts_as_empty_and_damaged_file_fails() {
+    let Some(wider) = WiderFace::new() else { return };
     let event = wider.detections.join("0--Parade");
     let file = event.join("0_Parade_Parade_0_102.txt");
     let content = fs::read_to_string(&file).unwrap();
     fs::write(&file, content.replacen('\n', "\n9", 1)).unwrap();
     let error = wider.error(&[]);
-    assert!(error.contains("0_Parade_Parade_0_102.txt: line 2 says that 9"), "{error}");
+    assert!(error.contains("0_Parade_Parade_0_102.txt: line 2 announces 9"), "{error}");
 
     fs::remove_file(&file).unwrap();
     let output = run(&wider.arguments());
-    let words = stderr(&output);
+    let errors = stderr(&output);
     assert_eq!(status(&output), 0);
     assert!(
-        words.contains("1 of 3226 pictures have no file") && words.contains("0_Parade_Parade_0_102.txt"),
-        "{words}"
+        errors.contains("1 of 3226 images have no file") && errors.contains("0_Parade_Parade_0_102.txt"),
+        "{errors}"
     );
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("pictures 3226, of them 1 without a file"), "{table}");
-    // Its faces are still there to be found.
-    let average = wider.average(&[]);
-    assert_eq!((average.missing, average.sets[2].faces), (1, 31958));
+    assert!(table.contains("images 3226, of them 1 without a file"), "{table}");
+    // The faces of the image still count.
+    let report = wider.report(&[]);
+    assert_eq!((report.missing, report.sets[2].faces), (1, 31958));
 
-    let nothing = tempfile::tempdir().unwrap();
-    let (folder, truth) = (text(nothing.path()), text(&wider.truth));
-    let output = run(&["eval", "widerface", "--predictions", folder, "--ground-truth", truth]);
-    assert!(status(&output) == 2 && stderr(&output).contains("--predictions is the folder of"), "{}", stderr(&output));
-    let output = run(&["eval", "widerface", "--predictions", folder, "--ground-truth", folder]);
+    let empty = tempfile::tempdir().unwrap();
+    let (empty, truth) = (path_str(empty.path()), path_str(&wider.truth));
+    let output = run(&["eval", "widerface", "--predictions", empty, "--ground-truth", truth]);
     assert!(
-        status(&output) == 2 && stderr(&output).contains("wider_face_val.mat cannot be read"),
+        status(&output) == 2 && stderr(&output).contains("--predictions is the directory of"),
+        "{}",
+        stderr(&output)
+    );
+    let output = run(&["eval", "widerface", "--predictions", empty, "--ground-truth", empty]);
+    assert!(
+        status(&output) == 2 && stderr(&output).contains(&format!("cannot read {empty}/wider_face_val.mat")),
         "{}",
         stderr(&output)
     );
 }
 
 #[test]
-fn a_subset_says_how_much_of_the_set_it_is_and_draws_its_curves() {
-    let Some(wider) = Wider::new() else { return };
+fn subset_is_evaluated_and_plotted() {
+    let Some(wider) = WiderFace::new() else { return };
     let Some(images) = common::shared("eval/wider/images") else { return };
     let plot = wider.detections.join("curves.svg");
-    let average = wider.average(&["--subset", text(&images), "--plot", text(&plot)]);
-    let faces = average.sets.iter().map(|set| set.faces).collect::<Vec<_>>();
-    assert_eq!((average.pictures, average.missing, faces), (120, 0, vec![263, 573, 1819]));
+    let report = wider.report(&["--subset", path_str(&images), "--plot", path_str(&plot)]);
+    let faces = report.sets.iter().map(|set| set.faces).collect::<Vec<_>>();
+    assert_eq!((report.pictures, report.missing, faces), (120, 0, vec![263, 573, 1819]));
     let svg = fs::read_to_string(&plot).unwrap();
-    assert!(svg.starts_with("<svg") && svg.contains("120 pictures") && svg.matches("<polyline").count() == 3);
+    assert!(svg.starts_with("<svg") && svg.contains("120 images") && svg.matches("<polyline").count() == 3);
     let error = wider.error(&["--subset", "/nowhere"]);
-    assert!(error.contains("/nowhere cannot be read"), "{error}");
-    let error = wider.error(&["--subset", text(&wider.truth)]);
-    assert!(error.contains("has no picture of the ground truth"), "{error}");
+    assert!(error.contains("cannot read the directory /nowhere"), "{error}");
+    let error = wider.error(&["--subset", path_str(&wider.truth)]);
+    assert!(error.contains("contains no image of the ground truth"), "{error}");
     let error = wider.error(&["--plot", "/nowhere/curves.svg"]);
-    assert!(error.contains("/nowhere/curves.svg cannot be written"), "{error}");
+    assert!(error.contains("cannot write /nowhere/curves.svg"), "{error}");
 }
 
 #[test]
-fn predictions_are_the_detections_and_a_broken_picture_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let (images, out) = (folder.path().join("images"), folder.path().join("out"));
+fn predict_writes_detections_and_reports_damaged_images() {
+    let directory = tempfile::tempdir().unwrap();
+    let (images, out) = (directory.path().join("images"), directory.path().join("out"));
     fs::create_dir_all(images.join("0--Event")).unwrap();
     fs::copy(common::media("single_face.jpg"), images.join("0--Event/single.jpg")).unwrap();
     fs::copy(common::media("multi_face.jpg"), images.join("multi.jpg")).unwrap();
-    fs::write(images.join("broken.jpg"), "no picture").unwrap();
+    fs::write(images.join("damaged.jpg"), "not an image").unwrap();
     let predict = |options: &[&str]| {
-        let output = run(&[&["eval", "predict", "--images", text(&images), "--out", text(&out)], options].concat());
+        let output =
+            run(&[&["eval", "predict", "--images", path_str(&images), "--out", path_str(&out)], options].concat());
         assert_eq!((status(&output), output.stdout.len()), (2, 0));
-        let words = stderr(&output);
-        assert!(words.lines().count() == 1 && words.contains("broken.jpg: not a picture"), "{words}");
+        let errors = stderr(&output);
+        assert!(errors.lines().count() == 1 && errors.contains("damaged.jpg: not a readable image"), "{errors}");
     };
     predict(&["--score-threshold", "0.5"]);
     let written = |file: &str| fs::read_to_string(out.join(file)).unwrap();
@@ -217,42 +218,43 @@ fn predictions_are_the_detections_and_a_broken_picture_is_named() {
     assert!(written("0--Event/single.txt").starts_with("0--Event/single.jpg\n1\n"));
     let mut names = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     names.sort();
-    assert_eq!(names, ["0--Event", "multi.txt"], "nothing is left of what was written first");
+    assert_eq!(names, ["0--Event", "multi.txt"], "no temporary file is left");
 
-    let detected = faces(&common::media("multi_face.jpg"), "0");
+    let detected = detect(&common::media("multi_face.jpg"), "0");
     for (line, face) in lines[2..].iter().zip(&detected) {
-        let numbers = line.split(' ').map(|word| word.parse::<f64>().unwrap()).collect::<Vec<_>>();
+        let values = line.split(' ').map(|word| word.parse::<f64>().unwrap()).collect::<Vec<_>>();
         let expected = [face.rect["x"], face.rect["y"], face.rect["w"], face.rect["h"], face.score];
-        for (is, should) in numbers.iter().zip(expected) {
-            assert!((is - should).abs() < 0.06, "{line} is not {face:?}");
+        for (value, expected) in values.iter().zip(expected) {
+            assert!((value - expected).abs() < 0.06, "{line} is not {face:?}");
         }
     }
-    // The default keeps what evaluations need: faces of any score, here two more.
+    // The default threshold keeps low scores, which evaluations need.
     predict(&[]);
     assert!(written("multi.txt").lines().count() > lines.len());
-    // Even beside the pictures, none of them is written over.
+    // With --out equal to --images, no image is overwritten.
     let before = fs::read(images.join("multi.jpg")).unwrap();
-    let output = run(&["eval", "predict", "--images", text(&images), "--out", text(&images), "--max-faces", "1"]);
+    let output =
+        run(&["eval", "predict", "--images", path_str(&images), "--out", path_str(&images), "--max-faces", "1"]);
     assert_eq!(status(&output), 2);
     assert_eq!(fs::read(images.join("multi.jpg")).unwrap(), before);
     assert_eq!(fs::read_to_string(images.join("multi.txt")).unwrap().lines().count(), 3);
 }
 
 #[test]
-fn predict_names_folders_that_are_of_no_use() {
-    let folder = tempfile::tempdir().unwrap();
+fn predict_reports_unusable_directories() {
+    let directory = tempfile::tempdir().unwrap();
     let error = |images: &str, out: &str| {
         let output = run(&["eval", "predict", "--images", images, "--out", out]);
         assert_eq!(status(&output), 2);
         stderr(&output)
     };
-    assert!(error("/nowhere", text(folder.path())).contains("the folder /nowhere cannot be read"));
-    assert!(error(text(folder.path()), text(folder.path())).contains("has no picture"));
-    fs::copy(common::media("single_face.jpg"), folder.path().join("a.jpg")).unwrap();
-    assert!(error(text(folder.path()), "/dev/null/out").contains("the folder /dev/null/out cannot be made"));
+    assert!(error("/nowhere", path_str(directory.path())).contains("cannot read the directory /nowhere"));
+    assert!(error(path_str(directory.path()), path_str(directory.path())).contains("contain no images"));
+    fs::copy(common::media("single_face.jpg"), directory.path().join("a.jpg")).unwrap();
+    assert!(error(path_str(directory.path()), "/dev/null/out").contains("cannot create the directory /dev/null/out"));
 }
 
-/// A line of `detect`.
+/// The fields of a line of `detect` that these tests read.
 #[derive(Debug, Deserialize)]
 struct Line {
     faces: Vec<Face>,
@@ -266,32 +268,33 @@ struct Face {
     landmarks: [[f32; 2]; 5],
 }
 
-/// What `detect` finds in a picture.
-fn faces(picture: &Path, input_size: &str) -> Vec<Face> {
-    let output = run(&["detect", text(picture), "--input-size", input_size]);
+/// The faces that `detect` finds in an image.
+fn detect(image: &Path, input_size: &str) -> Vec<Face> {
+    let output = run(&["detect", path_str(image), "--input-size", input_size]);
     assert_eq!(status(&output), 0, "{}", stderr(&output));
     serde_json::from_slice::<Line>(&output.stdout).unwrap().faces
 }
 
-/// A change of a picture of which it is known where each point goes.
+/// A transformation of an image that maps each point to a known position.
 #[derive(Clone, Copy, Debug)]
-struct Change {
+struct Augmentation {
     degrees: f64,
     scale: f64,
-    /// In parts of the picture's sides.
+    /// Relative to the width and the height.
     shift: (f64, f64),
-    /// Standard deviation in pixels of the changed picture; 0 for none.
+    /// Standard deviation of the Gaussian blur, in pixels of the transformed image; 0: no blur.
     blur: f64,
-    /// What brightness is multiplied by, and what is then added.
-    light: (f64, f64),
+    /// Gain and offset of the pixel values.
+    gain_offset: (f64, f64),
 }
 
-const NONE: Change = Change { degrees: 0.0, scale: 1.0, shift: (0.0, 0.0), blur: 0.0, light: (1.0, 0.0) };
+const IDENTITY: Augmentation =
+    Augmentation { degrees: 0.0, scale: 1.0, shift: (0.0, 0.0), blur: 0.0, gain_offset: (1.0, 0.0) };
 
-impl Change {
-    /// The changed picture, and where points go.
-    fn of(self, picture: &Mat) -> (Mat, Similarity) {
-        let (width, height) = (f64::from(picture.cols()), f64::from(picture.rows()));
+impl Augmentation {
+    /// The transformed image, and the transform of its points.
+    fn apply(self, image: &Mat) -> (Mat, Similarity) {
+        let (width, height) = (f64::from(image.cols()), f64::from(image.rows()));
         let size = Size::new((width * self.scale).round() as i32, (height * self.scale).round() as i32);
         let centre = Point2f::new((width / 2.0) as f32, (height / 2.0) as f32);
         let mut matrix = imgproc::get_rotation_matrix_2d(centre, self.degrees, self.scale).unwrap();
@@ -305,7 +308,7 @@ impl Change {
         let mut warped = Mat::default();
         let grey = Scalar::all(90.0);
         imgproc::warp_affine(
-            picture,
+            image,
             &mut warped,
             &matrix,
             size,
@@ -320,122 +323,134 @@ impl Change {
             imgproc::gaussian_blur_def(&changed, &mut blurred, Size::new(0, 0), self.blur).unwrap();
             changed = blurred;
         }
-        let mut lit = Mat::default();
-        changed.convert_to(&mut lit, -1, self.light.0, self.light.1).unwrap();
+        let mut adjusted = Mat::default();
+        changed.convert_to(&mut adjusted, -1, self.gain_offset.0, self.gain_offset.1).unwrap();
         let row = |row| [0, 1, 2].map(|col| *matrix.at_2d::<f64>(row, col).unwrap());
-        (lit, Similarity::from_matrix([row(0), row(1)]))
+        (adjusted, Similarity::from_matrix([row(0), row(1)]))
     }
 }
 
-/// Changes both photos, and measures how far what is found in them is from where the points of the unchanged ones went.
-fn repeatability(name: &str, changes: &[Change], input_size: &str) -> Distances {
-    let folder = tempfile::tempdir().unwrap();
-    let mut truth = "# what was found in the unchanged photos, moved as they were\n".to_owned();
+/// Transforms both photos and evaluates the landmarks in them against the transformed landmarks of
+/// the originals.
+fn repeatability(name: &str, augmentations: &[Augmentation], input_size: &str) -> LandmarksReport {
+    let directory = tempfile::tempdir().unwrap();
+    let mut truth = "# landmarks of the original photos, transformed as the photos\n".to_owned();
     for photo in ["single_face.jpg", "multi_face.jpg"] {
         let path = common::media(photo);
-        let found = faces(&path, input_size);
-        let picture = imgcodecs::imread(text(&path), imgcodecs::IMREAD_COLOR).unwrap();
-        for (number, change) in changes.iter().enumerate() {
-            let (changed, transform) = change.of(&picture);
+        let found = detect(&path, input_size);
+        let image = imgcodecs::imread(path_str(&path), imgcodecs::IMREAD_COLOR).unwrap();
+        for (number, augmentation) in augmentations.iter().enumerate() {
+            let (changed, transform) = augmentation.apply(&image);
             let file = format!("{number}-{photo}.png");
-            assert!(imgcodecs::imwrite(text(&folder.path().join(&file)), &changed, &Vector::new()).unwrap());
+            assert!(imgcodecs::imwrite(path_str(&directory.path().join(&file)), &changed, &Vector::new()).unwrap());
             let (width, height) = (changed.cols() as f32, changed.rows() as f32);
             for face in &found {
                 let points = face.landmarks.map(|[x, y]| transform.apply(Point::new(x, y)));
-                // Those that went out of the picture, or to its edge, have nothing to be found.
+                // Faces that leave the image, or reach its border, cannot be detected.
                 let eyes = (points[0].x - points[1].x).hypot(points[0].y - points[1].y);
-                let is_in =
+                let is_inside =
                     |point: &Point| (eyes..width - eyes).contains(&point.x) && (eyes..height - eyes).contains(&point.y);
-                if points.iter().all(is_in) {
+                if points.iter().all(is_inside) {
                     let points = points.map(|point| format!(",{},{}", point.x, point.y)).concat();
                     writeln!(truth, "{file}{points}").unwrap();
                 }
             }
         }
     }
-    let file = folder.path().join("truth.csv");
+    let file = directory.path().join("truth.csv");
     fs::write(&file, truth).unwrap();
-    let arguments = ["eval", "landmarks", "--images", text(folder.path()), "--truth", text(&file), "--json"];
+    let arguments = ["eval", "landmarks", "--images", path_str(directory.path()), "--truth", path_str(&file), "--json"];
     let output = run(&[&arguments, &["--input-size", input_size][..]].concat());
     assert_eq!((status(&output), stderr(&output).as_str()), (0, ""));
-    let distances = serde_json::from_slice::<Distances>(&output.stdout).unwrap();
-    eprintln!("{name}: {distances:?}");
-    distances
+    let report = serde_json::from_slice::<LandmarksReport>(&output.stdout).unwrap();
+    eprintln!("{name}: {report:?}");
+    report
 }
 
 #[test]
-fn landmarks_are_where_a_mild_change_of_the_photo_moved_them() {
-    let same = repeatability("same", &[NONE], "640");
+fn landmarks_follow_mild_image_transformations() {
+    let same = repeatability("same", &[IDENTITY], "640");
     assert_eq!((same.schema.as_str(), same.pictures, same.faces, same.found), ("retinaface.landmarks/1", 2, 6, 6));
     assert!(same.nme.unwrap() < 0.001, "{same:?}");
     let kinds = [
-        ("rotation", "640", [-6.0, -3.0, 3.0, 6.0].map(|degrees| Change { degrees, ..NONE })),
-        // With a fixed input size, only resampling differs.
-        ("scale", "640", [0.5, 0.7, 1.4, 2.0].map(|scale| Change { scale, ..NONE })),
-        ("size", "0", [0.7, 0.85, 1.2, 1.4].map(|scale| Change { scale, ..NONE })),
-        ("shift", "640", [(0.1, 0.0), (0.0, 0.1), (-0.05, 0.05), (0.013, -0.07)].map(|shift| Change { shift, ..NONE })),
-        ("blur", "640", [0.5, 1.0, 1.5, 2.0].map(|blur| Change { blur, ..NONE })),
-        ("light", "640", [(0.6, 0.0), (1.3, 0.0), (1.0, 40.0), (1.0, -40.0)].map(|light| Change { light, ..NONE })),
+        ("rotation", "640", [-6.0, -3.0, 3.0, 6.0].map(|degrees| Augmentation { degrees, ..IDENTITY })),
+        // With a fixed input size, only the resampling differs.
+        ("scale", "640", [0.5, 0.7, 1.4, 2.0].map(|scale| Augmentation { scale, ..IDENTITY })),
+        ("size", "0", [0.7, 0.85, 1.2, 1.4].map(|scale| Augmentation { scale, ..IDENTITY })),
+        (
+            "shift",
+            "640",
+            [(0.1, 0.0), (0.0, 0.1), (-0.05, 0.05), (0.013, -0.07)].map(|shift| Augmentation { shift, ..IDENTITY }),
+        ),
+        ("blur", "640", [0.5, 1.0, 1.5, 2.0].map(|blur| Augmentation { blur, ..IDENTITY })),
+        (
+            "brightness",
+            "640",
+            [(0.6, 0.0), (1.3, 0.0), (1.0, 40.0), (1.0, -40.0)]
+                .map(|gain_offset| Augmentation { gain_offset, ..IDENTITY }),
+        ),
     ];
-    for (name, input_size, changes) in kinds {
-        let distances = repeatability(name, &changes, input_size);
-        assert!(distances.nme.unwrap() < 0.05 && distances.failure_rate < 0.1, "{name}: {distances:?}");
+    for (name, input_size, augmentations) in kinds {
+        let report = repeatability(name, &augmentations, input_size);
+        assert!(report.nme.unwrap() < 0.05 && report.failure_rate < 0.1, "{name}: {report:?}");
     }
 }
 
 #[test]
-fn landmarks_stay_near_under_strong_changes() {
-    // The default model's points move with the head's roll: 0.09 was measured, most of it by 30 degrees.
-    let changes = [(-30.0, 1.0), (30.0, 1.0), (-30.0, 0.5), (30.0, 2.0), (0.0, 0.5), (0.0, 2.0)];
-    let changes = changes.map(|(degrees, scale)| Change { degrees, scale, shift: (0.03, -0.02), ..NONE });
+fn landmarks_stay_near_under_strong_transformations() {
+    // The default model's landmarks depend on the roll of the head: 0.09 was measured, mostly due
+    // to the rotation by 30 degrees.
+    let augmentations = [(-30.0, 1.0), (30.0, 1.0), (-30.0, 0.5), (30.0, 2.0), (0.0, 0.5), (0.0, 2.0)];
+    let augmentations =
+        augmentations.map(|(degrees, scale)| Augmentation { degrees, scale, shift: (0.03, -0.02), ..IDENTITY });
     for input_size in ["640", "0"] {
-        let distances = repeatability("strong", &changes, input_size);
-        assert!(distances.found > distances.faces * 9 / 10, "{distances:?}");
-        assert!(distances.nme.unwrap() < 0.12 && distances.failure_rate < 0.5, "{distances:?}");
+        let report = repeatability("strong", &augmentations, input_size);
+        assert!(report.found > report.faces * 9 / 10, "{report:?}");
+        assert!(report.nme.unwrap() < 0.12 && report.failure_rate < 0.5, "{report:?}");
     }
 }
 
 #[test]
-fn truth_that_is_moved_by_a_known_amount_gives_that_error() {
-    let folder = tempfile::tempdir().unwrap();
+fn displaced_ground_truth_gives_expected_nme() {
+    let directory = tempfile::tempdir().unwrap();
     let photo = common::media("multi_face.jpg");
-    fs::copy(&photo, folder.path().join("multi.jpg")).unwrap();
-    let found = faces(&photo, "640");
-    // Along the line of the eyes, by a part of their distance.
-    let truth = |part: f32| {
+    fs::copy(&photo, directory.path().join("multi.jpg")).unwrap();
+    let found = detect(&photo, "640");
+    // Displaced along the line between the eyes, by `shift` times their distance.
+    let truth = |shift: f32| {
         let lines = found.iter().map(|face| {
             let [[x1, y1], [x2, y2], ..] = face.landmarks;
-            let points = face.landmarks.map(|[x, y]| format!(",{},{}", x + part * (x2 - x1), y + part * (y2 - y1)));
+            let points = face.landmarks.map(|[x, y]| format!(",{},{}", x + shift * (x2 - x1), y + shift * (y2 - y1)));
             format!("multi.jpg{}\n", points.concat())
         });
         lines.collect::<String>()
     };
     let measure = |truth: String, options: &[&str]| {
-        let file = folder.path().join("truth.csv");
+        let file = directory.path().join("truth.csv");
         fs::write(&file, truth).unwrap();
-        let arguments = ["eval", "landmarks", "--images", text(folder.path()), "--truth", text(&file)];
+        let arguments = ["eval", "landmarks", "--images", path_str(directory.path()), "--truth", path_str(&file)];
         run(&[&arguments, options].concat())
     };
-    let distances = |output: &std::process::Output| {
+    let parse = |output: &std::process::Output| {
         assert_eq!(status(output), 0, "{}", stderr(output));
-        serde_json::from_slice::<Distances>(&output.stdout).unwrap()
+        serde_json::from_slice::<LandmarksReport>(&output.stdout).unwrap()
     };
-    for (part, failures) in [(0.0, 0), (0.08, 0), (0.12, 5)] {
-        let distances = distances(&measure(truth(part), &["--json"]));
-        assert!((distances.nme.unwrap() - f64::from(part)).abs() < 0.001, "{distances:?}");
-        assert!(distances.points.unwrap().iter().all(|point| (point - f64::from(part)).abs() < 0.001), "{distances:?}");
-        assert_eq!((distances.found, distances.failures, distances.failure_limit), (5, failures, 0.1));
+    for (shift, failures) in [(0.0, 0), (0.08, 0), (0.12, 5)] {
+        let report = parse(&measure(truth(shift), &["--json"]));
+        assert!((report.nme.unwrap() - f64::from(shift)).abs() < 0.001, "{report:?}");
+        assert!(report.points.unwrap().iter().all(|point| (point - f64::from(shift)).abs() < 0.001), "{report:?}");
+        assert_eq!((report.found, report.failures, report.failure_limit), (5, failures, 0.1));
     }
-    assert_eq!(distances(&measure(truth(0.12), &["--json", "--failure", "0.13"])).failures, 0);
-    // One that is nowhere is apart from the mean.
+    assert_eq!(parse(&measure(truth(0.12), &["--json", "--failure", "0.13"])).failures, 0);
+    // A missed face does not enter the mean.
     let output = measure(truth(0.04) + "multi.jpg,2,2,6,2,4,4,2,6,6,6\n", &[]);
-    let words = String::from_utf8(output.stdout).unwrap();
-    assert!(words.contains("6 in 1 pictures, 5 found") && words.contains("NME       0.0400"), "{words}");
-    assert!(words.contains("16.67 %: 1 not found, 0 with an error above 0.1"), "{words}");
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(report.contains("6 in 1 images, 5 found") && report.contains("NME       0.0400"), "{report}");
+    assert!(report.contains("16.67 %: 1 not found, 0 with an error above 0.1"), "{report}");
 
     let output = measure(truth(0.0) + "gone.jpg,2,2,6,2,4,4,2,6,6,6\n", &["--json"]);
-    let distances = serde_json::from_slice::<Distances>(&output.stdout).unwrap();
-    assert_eq!((status(&output), distances.pictures, distances.faces), (2, 1, 5));
+    let report = serde_json::from_slice::<LandmarksReport>(&output.stdout).unwrap();
+    assert_eq!((status(&output), report.pictures, report.faces), (2, 1, 5));
     assert!(stderr(&output).contains("gone.jpg: "), "{}", stderr(&output));
     let output = measure("multi.jpg,1,2\n".to_owned(), &[]);
     assert!(status(&output) == 2 && stderr(&output).contains("truth.csv: line 1"), "{}", stderr(&output));

@@ -1,14 +1,14 @@
-//! The execution provider `openvino`, where `scripts/setup.sh --openvino` brought it; in CI it must be there.
+//! The execution provider `openvino`. The tests are skipped unless `scripts/setup.sh --openvino`
+//! has installed it; in CI it is required.
 //!
-//! Through the program: a process has one ONNX Runtime, and the other tests' is the plain one.
-
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+//! They run the program, since a process loads one ONNX Runtime and the library's tests load the
+//! CPU build.
 
 use std::process::Command;
 
 use serde::Deserialize;
 
-mod common;
+use crate::common;
 
 #[derive(Debug, Deserialize)]
 struct Line {
@@ -21,18 +21,18 @@ struct Face {
     landmarks: [[f32; 2]; 5],
 }
 
-/// Whether OpenVINO's ONNX Runtime is there.
-fn is_there() -> bool {
-    let there = common::root().join(".fetch/onnxruntime-openvino/.complete").exists();
+/// Whether ONNX Runtime with OpenVINO is installed. In CI it must be.
+fn is_installed() -> bool {
+    let installed = common::root().join(".fetch/onnxruntime-openvino/.complete").exists();
     let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
-    assert!(there || !ci, "OpenVINO's ONNX Runtime is missing in CI: run `scripts/setup.sh --openvino`");
-    if !there {
-        eprintln!("not run: `scripts/setup.sh --openvino` did not run");
+    assert!(installed || !ci, "ONNX Runtime with OpenVINO is missing in CI: run `scripts/setup.sh --openvino`");
+    if !installed {
+        eprintln!("skipped: run `scripts/setup.sh --openvino` first");
     }
-    there
+    installed
 }
 
-/// Faces of the photos, and what was said.
+/// The faces that `detect` finds in two photos, and its standard error.
 fn detect(arguments: &[&str]) -> (Vec<Vec<Face>>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_retinaface"))
         .arg("detect")
@@ -43,57 +43,61 @@ fn detect(arguments: &[&str]) -> (Vec<Vec<Face>>, String) {
         .env("RETINAFACE_MODEL", common::default_model())
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
     let lines = String::from_utf8(output.stdout).unwrap();
-    (lines.lines().map(|line| serde_json::from_str::<Line>(line).unwrap().faces).collect(), said)
+    (lines.lines().map(|line| serde_json::from_str::<Line>(line).unwrap().faces).collect(), stderr)
 }
 
-/// The largest differences of scores and of landmarks, in pixels.
-fn differences(some: &[Vec<Face>], others: &[Vec<Face>]) -> (f32, f32) {
-    assert_eq!(some.iter().map(Vec::len).collect::<Vec<_>>(), [5, 1]);
+/// The maximum differences between nearest faces: of scores, and of landmarks in pixels.
+fn max_differences(faces: &[Vec<Face>], expected: &[Vec<Face>]) -> (f32, f32) {
+    assert_eq!(faces.iter().map(Vec::len).collect::<Vec<_>>(), [5, 1]);
     let (mut score, mut pixels) = (0.0f32, 0.0f32);
-    for (some, others) in some.iter().zip(others) {
-        assert_eq!(some.len(), others.len());
-        for face in some {
-            let off = |other: &Face| {
+    for (faces, expected) in faces.iter().zip(expected) {
+        assert_eq!(faces.len(), expected.len());
+        for face in faces {
+            let distance = |other: &Face| {
                 let points = face.landmarks.as_flattened().iter().zip(other.landmarks.as_flattened());
                 points.map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
             };
-            let nearest = others.iter().min_by(|a, b| off(a).total_cmp(&off(b))).unwrap();
+            let nearest = expected.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap();
             score = score.max((face.score - nearest.score).abs());
-            pixels = pixels.max(off(nearest));
+            pixels = pixels.max(distance(nearest));
         }
     }
     (score, pixels)
 }
 
 #[test]
-fn in_full_precision_it_finds_what_the_cpu_finds() {
-    if !is_there() {
+fn full_precision_matches_the_cpu_provider() {
+    if !is_installed() {
         return;
     }
     let (expected, _) = detect(&["--execution-provider", "cpu"]);
     for size in ["640", "0", "320"] {
         let size = ["--input-size", size];
         let (expected, _) = detect(&[&["--execution-provider", "cpu"][..], &size].concat());
-        let (found, said) = detect(&[&["--execution-provider", "openvino"][..], &size].concat());
-        assert_eq!(said, "", "it takes the whole graph");
-        let (score, pixels) = differences(&found, &expected);
-        assert!(score < 1e-3 && pixels < 0.05, "{size:?}: scores off by {score}, landmarks by {pixels} px");
+        let (found, stderr) = detect(&[&["--execution-provider", "openvino"][..], &size].concat());
+        assert_eq!(stderr, "", "the provider supports the whole graph");
+        let (score, pixels) = max_differences(&found, &expected);
+        assert!(score < 1e-3 && pixels < 0.05, "{size:?}: scores differ by {score}, landmarks by {pixels} px");
     }
     let (auto, _) = detect(&[]);
-    assert_eq!(differences(&auto, &detect(&["--execution-provider", "openvino"]).0), (0.0, 0.0), "auto is openvino");
-    assert!(differences(&auto, &expected).1 > 0.0, "and not the CPU, whose last digits differ");
+    assert_eq!(
+        max_differences(&auto, &detect(&["--execution-provider", "openvino"]).0),
+        (0.0, 0.0),
+        "auto selects openvino"
+    );
+    assert!(max_differences(&auto, &expected).1 > 0.0, "the results of the CPU provider differ by rounding");
 }
 
 #[test]
-fn in_reduced_precision_faces_move_by_little() {
-    if !is_there() {
+fn reduced_precision_changes_faces_slightly() {
+    if !is_installed() {
         return;
     }
     let (expected, _) = detect(&["--execution-provider", "cpu"]);
     let (found, _) = detect(&["--execution-provider", "openvino", "--precision", "reduced"]);
-    let (score, pixels) = differences(&found, &expected);
-    assert!(score < 0.02 && pixels < 2.0, "scores off by {score}, landmarks by {pixels} px");
+    let (score, pixels) = max_differences(&found, &expected);
+    assert!(score < 0.02 && pixels < 2.0, "scores differ by {score}, landmarks by {pixels} px");
 }

@@ -1,21 +1,16 @@
-//! The program, through its binary.
-
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+//! The commands `retinaface detect` and `retinaface model`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use binary::{program, run, status, stderr, text};
+use crate::binary::{path_str, program, run, status, stderr};
+use crate::common;
 use serde::Deserialize;
 
-#[path = "common/binary.rs"]
-mod binary;
-mod common;
-
-/// The schema, written a second time.
+/// A line of `detect`. A second definition of the schema, so that no field changes unnoticed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read by serde only: what counts is that each field is there and no other")]
+#[expect(dead_code, reason = "serde checks that the line has exactly these fields")]
 struct Line {
     schema: String,
     source: String,
@@ -25,6 +20,7 @@ struct Line {
     width: u32,
     height: u32,
     age_ns: u64,
+    dropped: usize,
     faces: Vec<serde_json::Value>,
 }
 
@@ -33,9 +29,9 @@ fn lines(output: &Output) -> Vec<Line> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-/// A picture of one grey.
-fn grey_picture(folder: &Path) -> PathBuf {
-    let file = folder.join("grey.png");
+/// A uniform grey image.
+fn grey_image(directory: &Path) -> PathBuf {
+    let file = directory.join("grey.png");
     let mat =
         opencv::core::Mat::new_rows_cols_with_default(90, 120, opencv::core::CV_8UC3, opencv::core::Scalar::all(120.0));
     opencv::imgcodecs::imwrite(&file, &mat.unwrap(), &opencv::core::Vector::new()).unwrap();
@@ -43,21 +39,21 @@ fn grey_picture(folder: &Path) -> PathBuf {
 }
 
 #[test]
-fn faces_are_found_and_the_status_says_so() {
+fn detected_faces_are_printed_with_status_0() {
     let (multi, single) = (common::media("multi_face.jpg"), common::media("single_face.jpg"));
-    let output = run(&["detect", text(&multi), text(&single)]);
+    let output = run(&["detect", path_str(&multi), path_str(&single)]);
     assert_eq!((status(&output), stderr(&output).as_str()), (0, ""));
     let lines = lines(&output);
     assert_eq!(lines.iter().map(|line| line.faces.len()).collect::<Vec<_>>(), [5, 1]);
-    assert_eq!((lines[0].source.as_str(), lines[0].frame, lines[1].frame), (text(&multi), 0, 1));
+    assert_eq!((lines[0].source.as_str(), lines[0].frame, lines[1].frame), (path_str(&multi), 0, 1));
     assert_eq!((lines[0].width, lines[0].height), (1000, 667));
 }
 
 #[test]
-fn options_change_what_is_found() {
+fn options_change_the_detections() {
     let multi = common::media("multi_face.jpg");
     let count = |options: &[&str]| {
-        let output = run(&[&["detect", text(&multi)], options].concat());
+        let output = run(&[&["detect", path_str(&multi)], options].concat());
         (lines(&output)[0].faces.len(), status(&output))
     };
     assert_eq!(count(&["--max-faces", "2"]), (2, 0));
@@ -69,111 +65,120 @@ fn options_change_what_is_found() {
 }
 
 #[test]
-fn a_picture_without_a_face_is_status_1() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = run(&["detect", text(&grey_picture(folder.path()))]);
+fn image_without_faces_is_status_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = run(&["detect", path_str(&grey_image(directory.path()))]);
     assert_eq!((status(&output), lines(&output)[0].faces.len()), (1, 0));
 }
 
 #[test]
-fn a_broken_picture_is_named_the_others_still_run_and_the_status_is_2() {
-    let folder = tempfile::tempdir().unwrap();
+fn damaged_image_is_reported_and_others_are_processed() {
+    let directory = tempfile::tempdir().unwrap();
     let single = common::media("single_face.jpg");
     let bytes = std::fs::read(&single).unwrap();
     let file = |name: &str, bytes: &[u8]| {
-        let file = folder.path().join(name);
+        let file = directory.path().join(name);
         std::fs::write(&file, bytes).unwrap();
         file
     };
-    let broken = [
-        file("cut.jpg", &bytes[..bytes.len() / 2]),
-        file("text.png", b"no picture"),
+    let damaged = [
+        file("truncated.jpg", &bytes[..bytes.len() / 2]),
+        file("text.png", b"not an image"),
         file("empty.webp", b""),
-        folder.path().join("missing.jpg"),
-        folder.path().to_path_buf(),
+        directory.path().join("missing.jpg"),
+        directory.path().to_path_buf(),
     ];
-    let inputs = [broken.iter().map(|file| text(file)).collect::<Vec<_>>(), vec![text(&single)]].concat();
+    let inputs = [damaged.iter().map(|file| path_str(file)).collect::<Vec<_>>(), vec![path_str(&single)]].concat();
     let output = run(&[vec!["detect"], inputs].concat());
     assert_eq!(status(&output), 2);
     let lines = lines(&output);
     assert_eq!((lines.len(), lines[0].faces.len(), lines[0].frame), (1, 1, 5));
     let errors = stderr(&output);
-    for file in &broken {
+    for file in &damaged {
         assert_eq!(errors.matches(&format!("retinaface: {}: ", file.display())).count(), 1, "{errors}");
     }
-    assert!(errors.contains("truncated"), "{errors}");
+    assert!(errors.contains("the JPEG file is truncated"), "{errors}");
 }
 
 #[test]
-fn crops_and_drawn_copies_are_written_and_no_name_is_used_twice() {
-    let folder = tempfile::tempdir().unwrap();
+fn crops_and_annotated_copies_get_unique_names() {
+    let directory = tempfile::tempdir().unwrap();
     let (multi, single) = (common::media("multi_face.jpg"), common::media("single_face.jpg"));
-    let (crops, drawn) = (folder.path().join("new/crops"), folder.path().join("drawn"));
-    let inputs =
-        ["detect", text(&multi), text(&single), text(&single), "--crops", text(&crops), "--annotate", text(&drawn)];
+    let (crops, annotated) = (directory.path().join("new/crops"), directory.path().join("annotated"));
+    let inputs = [
+        "detect",
+        path_str(&multi),
+        path_str(&single),
+        path_str(&single),
+        "--crops",
+        path_str(&crops),
+        "--annotate",
+        path_str(&annotated),
+    ];
     assert_eq!(status(&run(&inputs)), 0);
-    let names = |folder: &Path| {
-        let mut names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let names = |directory: &Path| {
+        let mut names =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
         names.sort();
         names.into_iter().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
     };
     let expected = ["multi_face-0.png", "multi_face-1.png", "multi_face-2.png", "multi_face-3.png", "multi_face-4.png"];
     assert_eq!(names(&crops), [&expected[..], &["single_face-0.png", "single_face.2-0.png"]].concat());
-    assert_eq!(names(&drawn), ["multi_face.jpg", "single_face.2.jpg", "single_face.jpg"]);
+    assert_eq!(names(&annotated), ["multi_face.jpg", "single_face.2.jpg", "single_face.jpg"]);
     let size = |file: PathBuf| {
         use opencv::prelude::*;
         let mat = opencv::imgcodecs::imread(file, opencv::imgcodecs::IMREAD_COLOR).unwrap();
         (mat.cols(), mat.rows())
     };
     assert_eq!(size(crops.join("multi_face-0.png")), (112, 112));
-    assert_eq!(size(drawn.join("multi_face.jpg")), (1000, 667));
+    assert_eq!(size(annotated.join("multi_face.jpg")), (1000, 667));
 }
 
 #[test]
-fn an_input_is_never_written_over_and_its_faces_are_not_lost_for_that() {
-    let folder = tempfile::tempdir().unwrap();
-    let photo = folder.path().join("photo.jpg");
+fn input_is_not_overwritten_and_faces_are_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let photo = directory.path().join("photo.jpg");
     std::fs::copy(common::media("single_face.jpg"), &photo).unwrap();
     let before = std::fs::read(&photo).unwrap();
-    let output = run(&["detect", text(&photo), "--annotate", text(folder.path())]);
+    let output = run(&["detect", path_str(&photo), "--annotate", path_str(directory.path())]);
     assert_eq!((status(&output), lines(&output)[0].faces.len()), (2, 1));
     assert!(stderr(&output).contains("is one of the inputs"), "{}", stderr(&output));
     assert_eq!(std::fs::read(&photo).unwrap(), before);
 }
 
 #[test]
-fn png_and_webp_are_read_too() {
-    let folder = tempfile::tempdir().unwrap();
+fn png_webp_and_bmp_are_supported() {
+    let directory = tempfile::tempdir().unwrap();
     let photo = opencv::imgcodecs::imread(common::media("single_face.jpg"), opencv::imgcodecs::IMREAD_COLOR).unwrap();
     for name in ["face.png", "face.webp", "face.bmp"] {
-        let file = folder.path().join(name);
+        let file = directory.path().join(name);
         assert!(opencv::imgcodecs::imwrite(&file, &photo, &opencv::core::Vector::new()).unwrap());
-        let output = run(&["detect", text(&file)]);
+        let output = run(&["detect", path_str(&file)]);
         assert_eq!((status(&output), lines(&output)[0].faces.len()), (0, 1), "{name}");
     }
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_status_2_before_anything_is_read() {
+fn uncreatable_directory_is_status_2_before_detection() {
     let single = common::media("single_face.jpg");
     for option in ["--crops", "--annotate"] {
-        let output = run(&["detect", text(&single), option, "/dev/null/folder"]);
+        let output = run(&["detect", path_str(&single), option, "/dev/null/directory"]);
         assert_eq!((status(&output), output.stdout.len()), (2, 0));
-        assert!(stderr(&output).contains("/dev/null/folder"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("/dev/null/directory"), "{}", stderr(&output));
     }
 }
 
 #[test]
-fn a_closed_pipe_is_success() {
+fn closed_pipe_is_success() {
     let single = common::media("single_face.jpg");
-    let inputs = vec![text(&single); 20];
+    let inputs = vec![path_str(&single); 20];
     let mut child = program(&[vec!["detect"], inputs].concat()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn wrong_arguments_are_status_2_and_help_is_status_0() {
+fn usage_error_is_status_2_and_help_is_0() {
     for arguments in [
         &["detect"][..],
         &["detect", "a.jpg", "--score-threshold", "2"],
@@ -187,8 +192,8 @@ fn wrong_arguments_are_status_2_and_help_is_status_0() {
 }
 
 #[test]
-fn model_says_what_a_model_is() {
-    let output = run(&["model", text(&common::default_model())]);
+fn model_prints_layout_and_outputs() {
+    let output = run(&["model", path_str(&common::default_model())]);
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     for part in [
         "RetinaFace",
@@ -196,14 +201,14 @@ fn model_says_what_a_model_is() {
         "loc [N, A, 4]",
         "conf [N, A, 2]",
         "landmarks [N, A, 10]",
-        "8 (anchors of 16 and 32 px, 4 px into their cell)",
+        "8 (anchors of 16 and 32 px, centred 4 px into the cell)",
     ] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
     assert_eq!(status(&output), 0);
 }
 
-/// What `model --json` says, written a second time.
+/// Output of `model --json`.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct ModelLine {
@@ -223,9 +228,9 @@ struct ModelLine {
 }
 
 #[test]
-fn model_says_what_a_model_is_to_programs_too() {
+fn model_prints_json() {
     let line = |model: &Path| {
-        let output = run(&["model", "--json", text(model)]);
+        let output = run(&["model", "--json", path_str(model)]);
         assert_eq!((status(&output), stderr(&output).as_str()), (0, ""));
         serde_json::from_slice::<ModelLine>(&output.stdout).unwrap()
     };
@@ -254,15 +259,16 @@ fn model_says_what_a_model_is_to_programs_too() {
 }
 
 #[test]
-fn a_model_without_landmarks_gives_crops_only_if_squares_are_asked_for() {
-    let folder = tempfile::tempdir().unwrap();
+fn crops_without_landmarks_require_align_without_landmarks() {
+    let directory = tempfile::tempdir().unwrap();
     let model = common::root().join("tests/fixtures/models/ssh.onnx");
-    let white = folder.path().join("white.png");
-    let picture =
+    let white = directory.path().join("white.png");
+    let image =
         opencv::core::Mat::new_rows_cols_with_default(96, 96, opencv::core::CV_8UC3, opencv::core::Scalar::all(255.0));
-    opencv::imgcodecs::imwrite(text(&white), &picture.unwrap(), &opencv::core::Vector::new()).unwrap();
-    let crops = folder.path().join("crops");
-    let args = ["detect", "--model", text(&model), "--input-size", "96", "--crops", text(&crops), text(&white)];
+    opencv::imgcodecs::imwrite(path_str(&white), &image.unwrap(), &opencv::core::Vector::new()).unwrap();
+    let crops = directory.path().join("crops");
+    let args =
+        ["detect", "--model", path_str(&model), "--input-size", "96", "--crops", path_str(&crops), path_str(&white)];
     let output = run(&args);
     assert!(stderr(&output).contains("--align-without-landmarks"), "{}", stderr(&output));
     assert_eq!(std::fs::read_dir(&crops).unwrap().count(), 0);
@@ -272,17 +278,17 @@ fn a_model_without_landmarks_gives_crops_only_if_squares_are_asked_for() {
 }
 
 #[test]
-fn looks_and_model_options_are_those_of_the_element() {
+fn views_and_model_options_use_the_element_syntax() {
     let photo = common::media("multi_face.jpg");
     let faces = |options: &[&str]| {
-        let output = run(&[&["detect", text(&photo)], options].concat());
+        let output = run(&[&["detect", path_str(&photo)], options].concat());
         let line = serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
         line["faces"].as_array().unwrap().len()
     };
     assert_eq!(faces(&["--scales", "1.0,0.5", "--flip", "--merge", "vote", "--tiles", "2x2"]), 5);
     assert_eq!(faces(&["--roi", "300,200,150,200"]), 1);
-    // With another mean it sees another picture.
-    let output = run(&["detect", text(&photo), "--model-option", "scale=0.001"]);
+    // With this scale the model's input is almost constant.
+    let output = run(&["detect", path_str(&photo), "--model-option", "scale=0.001"]);
     assert_eq!(status(&output), 1);
     for (options, problem) in [
         (["--scales", "0"], "0 is not within 0.01 to 16"),
@@ -291,34 +297,34 @@ fn looks_and_model_options_are_those_of_the_element() {
         (["--merge", "mean"], "expected nms or vote"),
         (["--model-option", "mean=red"], "`red` is not a number"),
     ] {
-        let output = run(&[&["detect", text(&photo)], &options[..]].concat());
+        let output = run(&[&["detect", path_str(&photo)], &options[..]].concat());
         assert_eq!(status(&output), 2);
         assert!(stderr(&output).contains(problem), "{}", stderr(&output));
     }
 }
 
 #[test]
-fn model_says_what_a_landmark_model_is_when_told_that_it_is_one() {
+fn model_landmarks_prints_the_point_count() {
     let file = common::root().join("tests/fixtures/models/landmarks106.onnx");
-    let output = run(&["model", "--landmarks", text(&file)]);
+    let output = run(&["model", "--landmarks", path_str(&file)]);
     assert_eq!(status(&output), 0, "{}", stderr(&output));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("106 points, from its middle, -1 to 1"), "{said}");
-    let output = run(&["model", "--landmarks", "--json", text(&file)]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("106 points, relative to the centre, -1 to 1"), "{stdout}");
+    let output = run(&["model", "--landmarks", "--json", path_str(&file)]);
     assert_eq!(serde_json::from_slice::<ModelLine>(&output.stdout).unwrap().points, Some(106));
 }
 
 #[test]
-fn model_says_what_is_wrong_with_a_file() {
+fn model_reports_why_a_file_is_unsupported() {
     let cases = [
-        ("models/landmarks68_faceplugin.onnx", "its input has 1 channels"),
+        ("models/landmarks68_faceplugin.onnx", "its input has 1 channel;"),
         ("models/embedding128_mobilefacenet.onnx", "[1, 128]"),
         ("models/README.md", "not an ONNX file"),
     ];
     for (file, part) in cases {
         let Some(file) = common::shared(file) else { continue };
         for options in [&["model"][..], &["model", "--json"]] {
-            let output = run(&[options, &[text(&file)]].concat());
+            let output = run(&[options, &[path_str(&file)]].concat());
             assert_eq!((status(&output), output.stdout.len()), (2, 0));
             assert!(stderr(&output).contains(part), "{part} is not in: {}", stderr(&output));
         }
@@ -328,17 +334,17 @@ fn model_says_what_is_wrong_with_a_file() {
 }
 
 #[test]
-fn names_of_outputs_and_their_order_do_not_matter() {
-    // OpenSeeFace's export: `output0`, `586`, `585`, of one fixed size.
+fn model_outputs_can_have_any_names_and_order() {
+    // The export of OpenSeeFace has the outputs `output0`, `586` and `585` and a fixed size.
     let Some(model) = common::shared("models/retinaface_biubug6_fixed640.onnx") else { return };
     let photo = common::media("multi_face.jpg");
-    let output = run(&["detect", text(&photo), "--model", text(&model)]);
+    let output = run(&["detect", path_str(&photo), "--model", path_str(&model)]);
     assert_eq!((status(&output), lines(&output)[0].faces.len()), (0, 5));
 }
 
-/// A library that says that it is ONNX Runtime of that version, and gives `api` as its API.
-fn made_up_runtime(folder: &Path, version: &str) -> PathBuf {
-    let (source, library) = (folder.join("runtime.c"), folder.join("libonnxruntime.so.1"));
+/// A library that claims to be ONNX Runtime `version`, but provides no API.
+fn fake_runtime(directory: &Path, version: &str) -> PathBuf {
+    let (source, library) = (directory.join("runtime.c"), directory.join("libonnxruntime.so.1"));
     let code = format!(
         "static const void *api(unsigned v) {{ (void)v; return 0; }}\n\
          static const char *version(void) {{ return \"{version}\"; }}\n\
@@ -352,40 +358,40 @@ fn made_up_runtime(folder: &Path, version: &str) -> PathBuf {
 }
 
 #[test]
-fn no_runtime_an_old_one_and_one_that_is_none_are_told_apart() {
-    let folder = tempfile::tempdir().unwrap();
+fn errors_distinguish_missing_old_and_invalid_runtime() {
+    let directory = tempfile::tempdir().unwrap();
     let model = common::default_model();
     let error = |runtime: &Path| {
-        let output = program(&["model", text(&model)]).env("ORT_DYLIB_PATH", runtime).output().unwrap();
+        let output = program(&["model", path_str(&model)]).env("ORT_DYLIB_PATH", runtime).output().unwrap();
         assert_eq!((status(&output), output.stdout.len()), (2, 0));
         stderr(&output)
     };
-    let says = |text: &str, parts: &[&str]| {
+    let assert_contains = |text: &str, parts: &[&str]| {
         parts.iter().for_each(|part| assert!(text.contains(part), "{part} is not in: {text}"));
     };
-    says(
+    assert_contains(
         &error(Path::new("/nowhere/libonnxruntime.so")),
         &["ORT_DYLIB_PATH is set to /nowhere/libonnxruntime.so", "does not exist"],
     );
-    let old = made_up_runtime(folder.path(), "1.10.3");
-    says(&error(&old), &[text(&old), "version 1.10.3, too old", "1.24 or newer", "make setup"]);
-    // A newer number without an API behind it must not bring the program down.
-    let liar = made_up_runtime(folder.path(), "1.99.0");
-    says(&error(&liar), &[text(&liar), "cannot be used as ONNX Runtime"]);
-    let text_file = folder.path().join("text.so");
-    std::fs::write(&text_file, "no library".repeat(100)).unwrap();
-    says(&error(&text_file), &["cannot be used as ONNX Runtime", "invalid ELF header"]);
+    let old = fake_runtime(directory.path(), "1.10.3");
+    assert_contains(&error(&old), &[path_str(&old), "version 1.10.3, but 1.24 or newer is required", "make setup"]);
+    // A library with a supported version but no API must not crash the program.
+    let without_api = fake_runtime(directory.path(), "1.99.0");
+    assert_contains(&error(&without_api), &[path_str(&without_api), "cannot be used as ONNX Runtime"]);
+    let text_file = directory.path().join("text.so");
+    std::fs::write(&text_file, "not a library".repeat(100)).unwrap();
+    assert_contains(&error(&text_file), &["cannot be used as ONNX Runtime", "invalid ELF header"]);
 }
 
 #[test]
-fn without_any_variable_the_error_says_where_it_looked() {
+fn missing_model_error_lists_searched_paths() {
     let mut command = program(&["detect", "a.jpg"]);
     let output = command.env_remove("ORT_DYLIB_PATH").env_remove("RETINAFACE_MODEL").output().unwrap();
     assert_eq!(status(&output), 2);
-    let folder = Path::new(env!("CARGO_BIN_EXE_retinaface")).parent().unwrap();
+    let directory = Path::new(env!("CARGO_BIN_EXE_retinaface")).parent().unwrap();
     for part in [
         "$RETINAFACE_MODEL (not set)",
-        text(&folder.join("retinaface_mnet025.onnx")),
+        path_str(&directory.join("retinaface_mnet025.onnx")),
         "/usr/share/retinaface",
         "make setup",
     ] {
@@ -394,9 +400,9 @@ fn without_any_variable_the_error_says_where_it_looked() {
 }
 
 #[test]
-fn a_provider_that_is_not_there_is_an_error_unless_the_cpu_is_allowed_for_it() {
+fn unavailable_provider_fails_without_allow_cpu_fallback() {
     let photo = common::media("single_face.jpg");
-    let arguments = ["detect", text(&photo), "--execution-provider", "cuda"];
+    let arguments = ["detect", path_str(&photo), "--execution-provider", "cuda"];
     let output = run(&arguments);
     assert_eq!(status(&output), 2);
     for part in ["execution provider cuda is not available in", "libonnxruntime.so.1", "scripts/setup.sh --cuda"] {
@@ -408,17 +414,18 @@ fn a_provider_that_is_not_there_is_an_error_unless_the_cpu_is_allowed_for_it() {
 }
 
 #[test]
-fn each_provider_has_its_own_library() {
-    // An ONNX Runtime in the plain place, and something that is none in that for CUDA.
-    let folder = tempfile::tempdir().unwrap();
+fn each_provider_loads_its_own_library() {
+    // A valid ONNX Runtime in the directory of the CPU build, and an invalid one in that of the
+    // CUDA build.
+    let directory = tempfile::tempdir().unwrap();
     let photo = common::media("single_face.jpg");
-    let cuda = folder.path().join("onnxruntime-cuda");
+    let cuda = directory.path().join("onnxruntime-cuda");
     std::fs::create_dir(&cuda).unwrap();
-    std::os::unix::fs::symlink(common::fetched("onnxruntime"), folder.path().join("onnxruntime")).unwrap();
-    std::fs::write(cuda.join("libonnxruntime.so.1"), "no library").unwrap();
+    std::os::unix::fs::symlink(common::fetched("onnxruntime"), directory.path().join("onnxruntime")).unwrap();
+    std::fs::write(cuda.join("libonnxruntime.so.1"), "not a library").unwrap();
     let detect = |provider: &str| {
-        let mut command = program(&["detect", text(&photo), "--execution-provider", provider]);
-        command.env_remove("ORT_DYLIB_PATH").env("RETINAFACE_RUNTIMES", folder.path()).output().unwrap()
+        let mut command = program(&["detect", path_str(&photo), "--execution-provider", provider]);
+        command.env_remove("ORT_DYLIB_PATH").env("RETINAFACE_RUNTIMES", directory.path()).output().unwrap()
     };
     assert_eq!(status(&detect("cpu")), 0);
     let output = detect("cuda");

@@ -1,20 +1,19 @@
-//! A mapped video frame -> an image view. The one place where GStreamer's strides and crop metas are met.
+//! From a mapped video frame to an image view. Only this module handles GStreamer's strides and crop metas.
 
+use face_meta::FrameSize;
 use gst_video::{VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo, VideoMeta};
+use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region, YuvCoding, YuvMatrix};
 #[cfg(feature = "cuda-memory")]
-use retinaface::cuda::{DeviceFrame, DevicePlane};
-use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region};
-use retinaface::yuv::{YuvCoding, YuvMatrix};
+use retinaface::runtime::{DeviceFrame, DevicePlane};
 
-use crate::caps;
-use crate::meta::FrameSize;
+use super::caps;
 
-/// Why a buffer cannot be looked at as a frame.
+/// Why a buffer cannot be mapped as a frame.
 #[derive(Debug)]
 pub(crate) enum FrameError {
-    /// The buffer does not hold what its caps or its video meta say.
+    /// The buffer is smaller than its caps or its video meta say.
     Map,
-    /// Its layout is not one that a view can have.
+    /// A view cannot have the buffer's layout.
     Layout(ImageError),
 }
 
@@ -33,8 +32,8 @@ impl From<ImageError> for FrameError {
     }
 }
 
-/// Calls `work` with a view of the frame in `buffer`, of its crop where it has one. Maps for reading
-/// only, so that pixels shared with other branches of a `tee` are not copied.
+/// Calls `work` with a view of the frame in `buffer`, or of its crop if it has one. Maps for reading only, so that pixels
+/// that a `tee` shares between branches are not copied.
 pub(crate) fn read<T>(
     buffer: &gst::BufferRef,
     info: &VideoInfo,
@@ -68,7 +67,7 @@ pub(crate) fn read_on_gpu<T>(
 
     let image = image_info(info)?;
     let [memory] = buffer.iter_memories().collect::<Vec<_>>()[..] else { return Err(FrameError::Map) };
-    // nvcodec says in a video meta how it laid the frame out, and crops nothing.
+    // nvcodec describes the layout in a video meta and crops nothing.
     check_video_meta(buffer, info)?;
     if !memory.is_type("gst.cuda.memory") || buffer.meta::<VideoCropMeta>().is_some() {
         return Err(FrameError::Map);
@@ -107,7 +106,7 @@ pub(crate) fn read_on_gpu<T>(
     }
 }
 
-/// Calls `work` with a writable view of the frame in `buffer`, of its crop where it has one.
+/// Calls `work` with a writable view of the frame in `buffer`, or of its crop if it has one.
 pub(crate) fn write<T>(
     buffer: &mut gst::BufferRef,
     info: &VideoInfo,
@@ -123,7 +122,7 @@ pub(crate) fn write<T>(
     Ok(work(&mut view))
 }
 
-/// Calls `work` with a view of a frame of that format and size whose bytes are all 0.
+/// Calls `work` with a view of a frame of this format and size whose bytes are all 0.
 pub(crate) fn black<T>(info: &VideoInfo, work: impl FnOnce(&ImageView<'_>) -> T) -> Result<T, FrameError> {
     let image = image_info(info)?;
     let planes = (0..image.format.planes()).map(|plane| {
@@ -135,7 +134,7 @@ pub(crate) fn black<T>(info: &VideoInfo, work: impl FnOnce(&ImageView<'_>) -> T)
     Ok(work(&ImageView::new(image, &planes, &strides)?))
 }
 
-/// Where a buffer has a video meta, GStreamer maps what it says without a look at how much memory there is.
+/// GStreamer maps what a video meta says without a check of the memory's size.
 fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), FrameError> {
     let Some(meta) = buffer.meta::<VideoMeta>() else { return Ok(()) };
     let format = image_info(info)?.format;
@@ -147,7 +146,7 @@ fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), Fra
     for (plane, (offset, stride)) in meta.offset().iter().zip(meta.stride()).enumerate().take(format.planes()) {
         let (row, rows) = format.plane_bytes(plane, width, height);
         let stride = usize::try_from(*stride).map_err(|_| FrameError::Map)?;
-        // The last row may end with its pixels.
+        // The last row may have no padding.
         let end = stride.checked_mul(rows).and_then(|bytes| bytes.checked_add(*offset));
         if stride < row || end.is_none_or(|end| end - (stride - row) > buffer.size()) {
             return Err(FrameError::Map);
@@ -156,20 +155,20 @@ fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), Fra
     Ok(())
 }
 
-/// The frame's strides in bytes; one that is negative becomes 0, which no view accepts.
+/// The frame's strides in bytes. A negative one becomes 0, which no view accepts.
 fn strides(frame: &impl VideoFrameExt) -> Vec<usize> {
     let planes = frame.n_planes() as usize;
     frame.plane_stride()[..planes].iter().map(|stride| usize::try_from(*stride).unwrap_or(0)).collect()
 }
 
-/// The part of the frame that counts: its crop meta's rectangle, or what the caps say.
+/// The visible part of the frame: the rectangle of its crop meta, or the size in the caps.
 fn region(buffer: &gst::BufferRef, info: &VideoInfo) -> Region {
     let whole = (0, 0, info.width(), info.height());
     let (x, y, width, height) = buffer.meta::<VideoCropMeta>().map_or(whole, |crop| crop.rect());
     Region { x: x as usize, y: y as usize, width: width as usize, height: height as usize }
 }
 
-/// The size in which faces are counted.
+/// The size to which the coordinates of faces refer.
 pub(crate) fn frame_size(buffer: &gst::BufferRef, info: &VideoInfo) -> FrameSize {
     let Region { width, height, .. } = region(buffer, info);
     FrameSize { width, height, pixel_aspect: info.par() }

@@ -1,7 +1,7 @@
-//! Frames between the element's sink pad and its source pad: some are run by the model while the next is made ready.
+//! Frames in flight: the model runs some of them while the next one is preprocessed.
 //!
-//! A thread of its own takes each frame's result and pushes it, in the order in which frames came, as soon as it is
-//! there: a frame never waits for the next one. Whoever sends something that must not overtake a frame drains first.
+//! A thread waits for each frame's result and pushes the frame, in the order of arrival, as soon as the result is there: no
+//! frame waits for the next one. A caller that sends something that must not overtake a frame drains first.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,64 +9,72 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use retinaface::detector::{DetectError, Detection, Underway};
+use face_meta::FrameSize;
 
-use crate::lock::lock;
-use crate::meta::FrameSize;
+use super::sync::lock;
 
-/// A frame on its way.
-pub(super) struct Frame {
+/// A frame on its way through a model-running element.
+pub(super) struct FrameJob<P> {
     pub(super) buffer: gst::Buffer,
     pub(super) size: FrameSize,
-    /// What the model does with it; `None` for a frame that is not looked at.
-    pub(super) underway: Option<Underway>,
+    /// What was submitted to the model; `None` for a frame that is not analysed.
+    pub(super) pending: Option<P>,
 }
 
-/// What became of a frame: nothing, if it was not looked at.
-pub(super) type Outcome = Option<Result<Detection, DetectError>>;
-
-struct Queue {
-    frames: VecDeque<Frame>,
+struct Queue<P> {
+    frames: VecDeque<FrameJob<P>>,
     /// A frame has left the queue and is being pushed.
     pushing: bool,
-    /// What the last push said.
+    /// Result of the last push.
     flow: Result<gst::FlowSuccess, gst::FlowError>,
     flushing: bool,
-    /// Rises with each flush, so that what was under way then is not taken for what came later.
+    /// Rises with each flush, so that a frame from before a flush is not taken for a later one.
     flushes: u64,
     closed: bool,
 }
 
-struct Shared {
-    queue: Mutex<Queue>,
+struct Shared<P> {
+    queue: Mutex<Queue<P>>,
     changed: Condvar,
 }
 
-impl Shared {
-    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>, ready: impl Fn(&Queue) -> bool) -> MutexGuard<'a, Queue> {
-        // As with `lock`: nothing that can panic runs under this lock.
+impl<P> Shared<P> {
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue<P>>, ready: impl Fn(&Queue<P>) -> bool) -> MutexGuard<'a, Queue<P>> {
+        // As in `lock`: nothing that can panic runs under this lock.
         self.changed.wait_while(queue, |queue| !ready(queue)).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the thread does with frames; see [`Inflight::start`].
+/// What the thread does with frames.
 pub(super) trait Pusher: Send + 'static {
-    /// Attaches what became of a frame and pushes it.
-    fn push(&self, frame: Frame, outcome: Outcome) -> Result<gst::FlowSuccess, gst::FlowError>;
+    /// What was submitted to the model for a frame.
+    type Pending: Send + 'static;
+    /// The model's result for a frame.
+    type Outcome;
 
-    /// Tells of a panic, which must not leave the thread.
+    /// Waits for the model.
+    fn wait(pending: Self::Pending) -> Self::Outcome;
+
+    /// Attaches the result to its frame and pushes the frame.
+    fn push(
+        &self,
+        frame: FrameJob<Self::Pending>,
+        outcome: Option<Self::Outcome>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError>;
+
+    /// Posts the error for a panic, which must not leave the thread.
     fn panicked(&self);
 }
 
 /// The frames in flight of one element between start and stop.
-pub(super) struct Inflight {
-    shared: Arc<Shared>,
+pub(super) struct InFlight<P> {
+    shared: Arc<Shared<P>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Inflight {
+impl<P: Send + 'static> InFlight<P> {
     /// Starts the thread that pushes.
-    pub(super) fn start(pusher: impl Pusher) -> io::Result<Self> {
+    pub(super) fn start(pusher: impl Pusher<Pending = P>) -> io::Result<Self> {
         let queue = Queue {
             frames: VecDeque::new(),
             pushing: false,
@@ -76,12 +84,12 @@ impl Inflight {
             closed: false,
         };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() });
-        let ours = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("retinaface-push".to_owned()).spawn(move || ours.serve(&pusher))?;
+        let worker = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("retinaface-push".to_owned()).spawn(move || worker.serve(&pusher))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Waits while there are `limit` frames, at least 1, whose results are not there yet.
+    /// Blocks while `limit` frames, at least 1, have no result.
     pub(super) fn wait_for_room(&self, limit: usize) -> Result<gst::FlowSuccess, gst::FlowError> {
         let queue = self.shared.wait(lock(&self.shared.queue), |queue| {
             queue.frames.len() < limit || queue.flow.is_err() || queue.flushing || queue.closed
@@ -89,8 +97,8 @@ impl Inflight {
         if queue.flushing || queue.closed { Err(gst::FlowError::Flushing) } else { queue.flow }
     }
 
-    /// Hands over a frame, which one thread alone does after it has waited for room.
-    pub(super) fn submit(&self, frame: Frame) -> Result<gst::FlowSuccess, gst::FlowError> {
+    /// Queues a frame. Only one thread calls this, after `wait_for_room`.
+    pub(super) fn submit(&self, frame: FrameJob<P>) -> Result<gst::FlowSuccess, gst::FlowError> {
         let mut queue = lock(&self.shared.queue);
         if queue.flushing || queue.closed {
             return Err(gst::FlowError::Flushing);
@@ -109,16 +117,16 @@ impl Inflight {
         queue.flow
     }
 
-    /// Takes frames again after a push that failed for a reason that is over: the end of a stream once another one
-    /// begins, no link once there is one.
-    pub(super) fn forgive(&self) {
+    /// Accepts frames again after a push that failed for a reason that has ended: EOS when another stream starts, a
+    /// missing link when there is one again.
+    pub(super) fn clear_flow_error(&self) {
         let mut queue = lock(&self.shared.queue);
         if matches!(queue.flow, Err(gst::FlowError::Eos | gst::FlowError::NotLinked)) {
             queue.flow = Ok(gst::FlowSuccess::Ok);
         }
     }
 
-    /// Drops what is on its way, and refuses more.
+    /// Drops the frames in flight and refuses more.
     pub(super) fn flush_start(&self) {
         let mut queue = lock(&self.shared.queue);
         queue.flushing = true;
@@ -127,7 +135,7 @@ impl Inflight {
         self.shared.changed.notify_all();
     }
 
-    /// Takes frames again.
+    /// Accepts frames again.
     pub(super) fn flush_stop(&self) {
         let mut queue = self.shared.wait(lock(&self.shared.queue), |queue| !queue.pushing);
         queue.flushing = false;
@@ -135,7 +143,7 @@ impl Inflight {
     }
 }
 
-impl Drop for Inflight {
+impl<P> Drop for InFlight<P> {
     fn drop(&mut self) {
         {
             let mut queue = lock(&self.shared.queue);
@@ -143,26 +151,26 @@ impl Drop for Inflight {
             queue.frames.clear();
             self.shared.changed.notify_all();
         }
-        // Dropped by the pushing thread itself when that held the element's last reference.
-        if let Some(thread) = self.thread.take().filter(|pushing| pushing.thread().id() != thread::current().id()) {
+        // The thread itself drops this if it held the element's last reference.
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
             let _ = thread.join();
         }
     }
 }
 
-impl Shared {
-    fn serve(&self, pusher: &impl Pusher) {
+impl<P: Send + 'static> Shared<P> {
+    fn serve<U: Pusher<Pending = P>>(&self, pusher: &U) {
         loop {
-            let (underway, flushes) = {
+            let (pending, flushes) = {
                 let mut queue = self.wait(lock(&self.queue), |queue| !queue.frames.is_empty() || queue.closed);
                 if queue.closed {
                     return;
                 }
                 let flushes = queue.flushes;
-                (queue.frames.front_mut().and_then(|frame| frame.underway.take()), flushes)
+                (queue.frames.front_mut().and_then(|frame| frame.pending.take()), flushes)
             };
-            // GStreamer's guard against panics is not around this thread.
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| underway.map(Underway::wait)));
+            // GStreamer catches panics on its own threads only.
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| pending.map(U::wait)));
             let frame = {
                 let mut queue = lock(&self.queue);
                 if queue.flushes != flushes || queue.closed {
@@ -197,11 +205,16 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// Pushes to a list; does not survive the frame at 5 ms.
+    /// Appends each frame's time to a list; panics at the frame of 5 ms, ends at the frame of 7 ms.
     struct List(Arc<Mutex<Vec<u64>>>, Arc<Mutex<usize>>);
 
     impl Pusher for List {
-        fn push(&self, frame: Frame, _: Outcome) -> Result<gst::FlowSuccess, gst::FlowError> {
+        type Pending = ();
+        type Outcome = ();
+
+        fn wait((): ()) {}
+
+        fn push(&self, frame: FrameJob<()>, _: Option<()>) -> Result<gst::FlowSuccess, gst::FlowError> {
             let time = frame.buffer.pts().unwrap().mseconds();
             assert_ne!(time, 5);
             lock(&self.0).push(time);
@@ -213,42 +226,42 @@ mod tests {
         }
     }
 
-    fn frame(milliseconds: u64) -> Frame {
+    fn frame(milliseconds: u64) -> FrameJob<()> {
         let mut buffer = gst::Buffer::new();
         buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_mseconds(milliseconds));
-        Frame { buffer, size: (16, 16).into(), underway: None }
+        FrameJob { buffer, size: (16, 16).into(), pending: None }
     }
 
     #[test]
-    fn a_panic_on_the_pushing_thread_is_an_error_of_the_flow_and_no_one_waits_for_ever() {
+    fn a_panic_on_the_pushing_thread_is_a_flow_error_and_nobody_waits_for_ever() {
         gst::init().unwrap();
         let (pushed, panics) = (Arc::default(), Arc::default());
-        let inflight = Inflight::start(List(Arc::clone(&pushed), Arc::clone(&panics))).unwrap();
+        let in_flight = InFlight::start(List(Arc::clone(&pushed), Arc::clone(&panics))).unwrap();
         for time in [1, 2, 5] {
-            inflight.wait_for_room(2).unwrap();
-            inflight.submit(frame(time)).unwrap();
+            in_flight.wait_for_room(2).unwrap();
+            in_flight.submit(frame(time)).unwrap();
         }
-        assert_eq!(inflight.drain(), Err(gst::FlowError::Error));
-        assert_eq!(inflight.wait_for_room(2), Err(gst::FlowError::Error));
+        assert_eq!(in_flight.drain(), Err(gst::FlowError::Error));
+        assert_eq!(in_flight.wait_for_room(2), Err(gst::FlowError::Error));
         assert_eq!((lock(&pushed).clone(), *lock(&panics)), (vec![1, 2], 1));
     }
 
     #[test]
-    fn an_end_downstream_lasts_until_another_stream_begins_and_a_flush_clears_all() {
+    fn an_eos_from_downstream_lasts_until_another_stream_starts_and_a_flush_clears_everything() {
         gst::init().unwrap();
         let (pushed, panics) = (Arc::default(), Arc::default());
-        let inflight = Inflight::start(List(Arc::clone(&pushed), panics)).unwrap();
-        inflight.submit(frame(7)).unwrap();
-        assert_eq!(inflight.drain(), Err(gst::FlowError::Eos));
-        assert_eq!(inflight.submit(frame(8)), Err(gst::FlowError::Eos));
-        inflight.forgive();
-        inflight.submit(frame(9)).unwrap();
-        assert_eq!(inflight.drain(), Ok(gst::FlowSuccess::Ok));
-        inflight.flush_start();
-        assert_eq!(inflight.submit(frame(10)), Err(gst::FlowError::Flushing));
-        inflight.flush_stop();
-        inflight.submit(frame(11)).unwrap();
-        assert_eq!(inflight.drain(), Ok(gst::FlowSuccess::Ok));
+        let in_flight = InFlight::start(List(Arc::clone(&pushed), panics)).unwrap();
+        in_flight.submit(frame(7)).unwrap();
+        assert_eq!(in_flight.drain(), Err(gst::FlowError::Eos));
+        assert_eq!(in_flight.submit(frame(8)), Err(gst::FlowError::Eos));
+        in_flight.clear_flow_error();
+        in_flight.submit(frame(9)).unwrap();
+        assert_eq!(in_flight.drain(), Ok(gst::FlowSuccess::Ok));
+        in_flight.flush_start();
+        assert_eq!(in_flight.submit(frame(10)), Err(gst::FlowError::Flushing));
+        in_flight.flush_stop();
+        in_flight.submit(frame(11)).unwrap();
+        assert_eq!(in_flight.drain(), Ok(gst::FlowSuccess::Ok));
         assert_eq!(*lock(&pushed), [7, 9, 11]);
     }
 }

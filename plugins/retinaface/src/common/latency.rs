@@ -1,13 +1,13 @@
-//! How much time an element says that it adds.
+//! The latency that an element reports.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use gst::prelude::*;
 
-/// So many frames' times are looked at.
+/// Number of recent frames that count.
 const WINDOW: usize = 64;
-/// What is reported is this much above what was measured, so that it need not change with each frame,
+/// The reported latency is higher than the measured one by this factor, so that it changes rarely,
 const HEADROOM: f64 = 1.25;
 /// and a multiple of this.
 const STEP: Duration = Duration::from_millis(5);
@@ -19,13 +19,13 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// What is reported now.
+    /// The reported latency.
     pub(crate) fn reported(&self) -> Duration {
         self.reported
     }
 
-    /// Takes a frame's time into account; whether what is reported has changed. It rises when one in
-    /// twenty frames took longer, and falls when it is more than twice too high.
+    /// Records the time of a frame. Returns whether the reported latency has changed: it rises if one in twenty frames
+    /// took longer, and falls if it is more than twice too high.
     pub(crate) fn observe(&mut self, time: Duration) -> bool {
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
@@ -35,10 +35,10 @@ impl Latency {
         sorted.iter_mut().zip(&self.recent).for_each(|(sorted, recent)| *sorted = *recent);
         let sorted = &mut sorted[..self.recent.len()];
         sorted.sort_unstable();
-        let most = sorted[(sorted.len() * 19 / 20).min(sorted.len() - 1)];
-        let wanted = round_up(most.mul_f64(HEADROOM));
+        let percentile = sorted[(sorted.len() * 19 / 20).min(sorted.len() - 1)];
+        let wanted = round_up(percentile.mul_f64(HEADROOM));
         let full = self.recent.len() == WINDOW;
-        let changes = most > self.reported || (full && wanted * 2 < self.reported);
+        let changes = percentile > self.reported || (full && wanted * 2 < self.reported);
         if changes {
             self.reported = wanted;
         }
@@ -46,14 +46,14 @@ impl Latency {
     }
 }
 
-/// Answers a LATENCY query of the source pad: what comes from upstream, and `ours`. Whether upstream answered.
-pub(crate) fn answer(query: &mut gst::query::Latency, sink: &gst::Pad, ours: gst::ClockTime) -> bool {
+/// Answers a LATENCY query of the source pad with the latency of upstream plus `own`. Returns whether upstream answered.
+pub(crate) fn answer(query: &mut gst::query::Latency, sink: &gst::Pad, own: gst::ClockTime) -> bool {
     let mut upstream = gst::query::Latency::new();
     if !sink.peer_query(&mut upstream) {
         return false;
     }
     let (live, min, max) = upstream.result();
-    query.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
+    query.set(live, min.saturating_add(own), max.map(|max| max.saturating_add(own)));
     true
 }
 
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_frame_sets_it_with_headroom() {
+    fn the_first_frame_sets_the_latency_with_headroom() {
         let mut latency = Latency::default();
         assert!(latency.observe(ms(20)));
         assert_eq!(latency.reported(), ms(25));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_frame_among_many_changes_nothing_but_a_slower_stream_does() {
+    fn one_slow_frame_changes_nothing_but_a_slower_stream_does() {
         let mut latency = Latency::default();
         (0..WINDOW).for_each(|_| {
             latency.observe(ms(20));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn it_falls_only_when_it_is_far_too_high() {
+    fn the_latency_falls_only_if_it_is_far_too_high() {
         let mut latency = Latency::default();
         latency.observe(ms(100));
         assert!(!(0..WINDOW).any(|_| latency.observe(ms(60))));

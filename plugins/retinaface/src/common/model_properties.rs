@@ -1,27 +1,27 @@
-//! What a user sets of a model, in each element that runs one: the properties, and what the library calls them.
+//! The properties of a model, in each element that runs one, and their values as the library needs them.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use gst::glib;
 use gst::prelude::*;
-use retinaface::contract::Contract;
-use retinaface::model::{Kernels as ModelKernels, ModelError, Options, Progress, Running};
-use retinaface::overrides::Overrides;
-use retinaface::provider::{Precision as ModelPrecision, Provider};
-use retinaface::runtime::RuntimeError;
+use retinaface::inference::{BackendInfo, Kernels as LibraryKernels, ModelOptions, OpenContext, Progress};
+use retinaface::model::{ModelSpec, Overrides};
+use retinaface::runtime::{Precision as LibraryPrecision, Provider};
+
+use super::errors::ErrorCode;
 
 const DEFAULT_DEVICE_ID: u32 = 0;
 const DEFAULT_ALLOW_CPU_FALLBACK: bool = false;
 const DEFAULT_THREADS: u32 = 0;
 
-/// What the model runs on, as a property's value.
+/// The execution provider, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceExecutionProvider")]
 #[repr(i32)]
 pub(crate) enum ExecutionProvider {
     #[default]
-    #[enum_value(name = "Auto: the best that works, of CUDA, OpenVINO and the CPU", nick = "auto")]
+    #[enum_value(name = "Auto: the best available of CUDA, OpenVINO and the CPU", nick = "auto")]
     Auto,
     #[enum_value(name = "CPU", nick = "cpu")]
     Cpu,
@@ -45,7 +45,7 @@ impl From<ExecutionProvider> for Provider {
     }
 }
 
-/// In which arithmetic the model runs, as a property's value.
+/// The precision, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFacePrecision")]
 #[repr(i32)]
@@ -53,11 +53,11 @@ pub(crate) enum Precision {
     #[default]
     #[enum_value(name = "Full: 32 bits", nick = "full")]
     Full,
-    #[enum_value(name = "Reduced: 16 bits, where the provider has them", nick = "reduced")]
+    #[enum_value(name = "Reduced: 16 bits if the provider supports them", nick = "reduced")]
     Reduced,
 }
 
-impl From<Precision> for ModelPrecision {
+impl From<Precision> for LibraryPrecision {
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::Full => Self::Full,
@@ -66,19 +66,22 @@ impl From<Precision> for ModelPrecision {
     }
 }
 
-/// What does the convolutions on the CPU, as a property's value.
+/// The kernels for convolutions on the CPU, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceKernels")]
 #[repr(i32)]
 pub(crate) enum Kernels {
     #[default]
-    #[enum_value(name = "Auto: this plugin's where they are faster, else ONNX Runtime's", nick = "auto")]
+    #[enum_value(
+        name = "Auto: kernels of this plugin where they are faster, else those of ONNX Runtime",
+        nick = "auto"
+    )]
     Auto,
-    #[enum_value(name = "ONNX Runtime's alone", nick = "runtime")]
+    #[enum_value(name = "Kernels of ONNX Runtime only", nick = "runtime")]
     Runtime,
 }
 
-impl From<Kernels> for ModelKernels {
+impl From<Kernels> for LibraryKernels {
     fn from(kernels: Kernels) -> Self {
         match kernels {
             Kernels::Auto => Self::Auto,
@@ -87,58 +90,54 @@ impl From<Kernels> for ModelKernels {
     }
 }
 
-/// A text and what it means. GObject's setters cannot refuse: of a text that makes no sense the problem is kept, for the
-/// start to fail with, and the meaning of before stays in force, so that a slip does not end a stream.
+/// A property whose text is parsed. GObject's setters cannot refuse a value: of a text that is not valid the problem is kept,
+/// so that `start` can fail with it, and the previous value stays in effect, so that a typing error does not end a stream.
 #[derive(Clone, Debug)]
-pub(crate) struct Said<T> {
+pub(crate) struct ParsedProperty<T> {
     text: String,
-    meaning: T,
+    value: T,
     problem: Option<String>,
 }
 
-impl<T: Clone + Default> Said<T> {
+impl<T: Clone + Default> ParsedProperty<T> {
     /// A default.
-    pub(crate) fn new(text: &str, meaning: T) -> Self {
-        Self { text: text.to_owned(), meaning, problem: None }
+    pub(crate) fn new(text: &str, value: T) -> Self {
+        Self { text: text.to_owned(), value, problem: None }
     }
 
-    /// Takes a property's value.
-    pub(crate) fn set(&mut self, value: &glib::Value, read: impl Fn(&str) -> Result<T, String>) {
-        let text = value.get::<Option<String>>().expect("GObject checks a property's type").unwrap_or_default();
-        let read = if text.is_empty() { Ok(T::default()) } else { read(&text) };
-        self.problem = match read {
-            Ok(meaning) => {
-                self.meaning = meaning;
+    /// Sets the property.
+    pub(crate) fn set<E: std::fmt::Display>(&mut self, value: &glib::Value, parse: impl Fn(&str) -> Result<T, E>) {
+        let text = value.get::<Option<String>>().expect("GObject checks the type of a property").unwrap_or_default();
+        let parsed = if text.is_empty() { Ok(T::default()) } else { parse(&text) };
+        self.problem = match parsed {
+            Ok(value) => {
+                self.value = value;
                 None
             }
-            Err(problem) => Some(problem),
+            Err(problem) => Some(problem.to_string()),
         };
         self.text = text;
     }
 
-    /// A property's value: none where nothing is said.
+    /// The property's text; null if it is empty.
     pub(crate) fn to_value(&self) -> glib::Value {
         Some(&self.text).filter(|text| !text.is_empty()).to_value()
     }
 
-    /// What is in force.
-    pub(crate) fn meaning(&self) -> T {
-        self.meaning.clone()
+    /// The value in effect.
+    pub(crate) fn value(&self) -> T {
+        self.value.clone()
     }
 
-    /// What is wrong with what was said last.
+    /// The problem of the last text.
     pub(crate) fn problem(&self, property: &str) -> Option<String> {
         self.problem.as_ref().map(|problem| format!("property {property}=\"{}\": {problem}", self.text))
     }
 }
 
-fn overrides(text: &str) -> Result<Overrides, String> {
-    text.parse::<Overrides>().map_err(|error| error.to_string())
-}
-
-/// What the user set.
+/// The values that the user set.
 #[derive(Clone, Debug)]
-pub(crate) struct ModelSettings {
+pub(crate) struct ModelProperties {
     pub(crate) model_file: Option<PathBuf>,
     execution_provider: ExecutionProvider,
     device_id: u32,
@@ -146,10 +145,10 @@ pub(crate) struct ModelSettings {
     kernels: Kernels,
     allow_cpu_fallback: bool,
     threads: u32,
-    model_options: Said<Overrides>,
+    model_options: ParsedProperty<Overrides>,
 }
 
-impl Default for ModelSettings {
+impl Default for ModelProperties {
     fn default() -> Self {
         Self {
             model_file: None,
@@ -159,53 +158,53 @@ impl Default for ModelSettings {
             kernels: Kernels::default(),
             allow_cpu_fallback: DEFAULT_ALLOW_CPU_FALLBACK,
             threads: DEFAULT_THREADS,
-            model_options: Said::new("", Overrides::default()),
+            model_options: ParsedProperty::new("", Overrides::default()),
         }
     }
 }
 
-impl ModelSettings {
-    /// The properties, `active-provider` among them; `model-file` has that blurb.
+impl ModelProperties {
+    /// The properties, with the read-only `active-provider`; `model_file` is the blurb of `model-file`.
     pub(crate) fn properties(model_file: &'static str) -> Vec<glib::ParamSpec> {
         static OPTIONS: LazyLock<String> = LazyLock::new(|| {
             format!(
-                "What to believe of the model in place of what its layout says: key=value, `;` between several; keys: {}",
-                retinaface::overrides::KEYS.join(", ")
+                "Overrides for the detected model parameters: key=value, separated by `;`; keys: {}",
+                retinaface::model::OVERRIDE_KEYS.join(", ")
             )
         });
         vec![
             glib::ParamSpecString::builder("model-file").nick("Model file").blurb(model_file).mutable_ready().build(),
             glib::ParamSpecEnum::builder_with_default("execution-provider", ExecutionProvider::default())
                 .nick("Execution provider")
-                .blurb("What the model runs on; one that is named and not there is an error at start")
+                .blurb("Execution provider of the model; a named provider that is not available is a start error")
                 .mutable_ready()
                 .build(),
             glib::ParamSpecUInt::builder("device-id")
                 .nick("Device")
-                .blurb("Which GPU, for the execution providers cuda and tensorrt")
+                .blurb("Index of the GPU (execution providers cuda and tensorrt)")
                 .maximum(255)
                 .default_value(DEFAULT_DEVICE_ID)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecEnum::builder_with_default("precision", Precision::default())
                 .nick("Precision")
-                .blurb("Arithmetic of the model; reduced is faster on OpenVINO (bfloat16), TensorRT (fp16) and CUDA (TF32)")
+                .blurb("Precision of the arithmetic; reduced is faster on OpenVINO (bfloat16), TensorRT (fp16) and CUDA (TF32)")
                 .mutable_ready()
                 .build(),
             glib::ParamSpecEnum::builder_with_default("kernels", Kernels::default())
                 .nick("Kernels")
-                .blurb("What does the convolutions on the CPU; results differ by rounding")
+                .blurb("Kernels for convolutions on the CPU; results differ by rounding")
                 .mutable_ready()
                 .build(),
             glib::ParamSpecBoolean::builder("allow-cpu-fallback")
                 .nick("Allow CPU fallback")
-                .blurb("Run on the CPU where the execution provider is not there, instead of failing; a message says so")
+                .blurb("Run on the CPU if the execution provider is not available, instead of failing; a message reports it")
                 .default_value(DEFAULT_ALLOW_CPU_FALLBACK)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecUInt::builder("threads")
                 .nick("Threads")
-                .blurb("Threads of one run of the model; 0: one a physical core")
+                .blurb("Number of threads of one run of the model; 0: one per physical core")
                 .maximum(1024)
                 .default_value(DEFAULT_THREADS)
                 .mutable_ready()
@@ -217,7 +216,7 @@ impl ModelSettings {
                 .build(),
             glib::ParamSpecString::builder("active-provider")
                 .nick("Active provider")
-                .blurb("What the model runs on, once the element has started")
+                .blurb("Execution provider in use, once the element has started")
                 .read_only()
                 .build(),
         ]
@@ -225,7 +224,7 @@ impl ModelSettings {
 
     /// Sets a property, if it is one of these.
     pub(crate) fn set(&mut self, name: &str, value: &glib::Value) -> bool {
-        const CHECKED: &str = "GObject checks a property's type";
+        const CHECKED: &str = "GObject checks the type of a property";
         match name {
             "model-file" => {
                 let file = value.get::<Option<String>>().expect(CHECKED);
@@ -237,7 +236,7 @@ impl ModelSettings {
             "kernels" => self.kernels = value.get().expect(CHECKED),
             "allow-cpu-fallback" => self.allow_cpu_fallback = value.get().expect(CHECKED),
             "threads" => self.threads = value.get().expect(CHECKED),
-            "model-options" => self.model_options.set(value, overrides),
+            "model-options" => self.model_options.set(value, str::parse::<Overrides>),
             _ => return false,
         }
         true
@@ -258,67 +257,61 @@ impl ModelSettings {
         })
     }
 
-    /// How the model is opened for `element`, which is told of what takes long.
-    pub(crate) fn options(&self, element: &gst::Element) -> Result<Options, gst::ErrorMessage> {
+    /// How the model is opened.
+    pub(crate) fn options(&self) -> Result<ModelOptions, gst::ErrorMessage> {
         if let Some(problem) = self.model_options.problem("model-options") {
-            return Err(senseless(problem));
+            return Err(ErrorCode::Settings.message(&problem));
         }
-        Ok(Options {
+        Ok(ModelOptions {
             provider: self.execution_provider.into(),
             device_id: self.device_id,
             precision: self.precision.into(),
             kernels: self.kernels.into(),
             allow_cpu_fallback: self.allow_cpu_fallback,
             threads: self.threads as usize,
-            overrides: self.model_options.meaning(),
-            home: home(element),
-            progress: Some(progress(element)),
-            ..Options::default()
+            overrides: self.model_options.value(),
+            ..ModelOptions::default()
         })
     }
 }
 
-/// A start error for a property that makes no sense.
-pub(crate) fn senseless(problem: String) -> gst::ErrorMessage {
-    gst::error_msg!(gst::ResourceError::Settings, ("{problem}"))
+/// Where `element` opens its model: the plugin's directory, and progress messages of the element.
+pub(crate) fn open_context(element: &gst::Element) -> OpenContext {
+    let plugin = element.factory().and_then(|factory| factory.plugin()).and_then(|plugin| plugin.filename());
+    let base_dir = plugin.and_then(|file| file.parent().map(Path::to_path_buf));
+    OpenContext { base_dir, progress: Some(progress(element)) }
 }
 
-/// The folder of the plugin's file.
-pub(crate) fn home(element: &gst::Element) -> Option<PathBuf> {
-    let file = element.factory()?.plugin()?.filename()?;
-    file.parent().map(Path::to_path_buf)
-}
-
-/// Says what takes long, as progress messages.
+/// Posts progress messages.
 fn progress(element: &gst::Element) -> Progress {
     let element = element.downgrade();
-    Progress::new(move |what, ended| {
+    Progress::new(move |step, done| {
         let Some(element) = element.upgrade() else { return };
-        let (kind, text) = if ended { (gst::ProgressType::Complete, "done") } else { (gst::ProgressType::Start, what) };
-        gst::info!(gst::CAT_DEFAULT, obj = element, "{what}{}", if ended { ": done" } else { "" });
+        let (kind, text) = if done { (gst::ProgressType::Complete, "done") } else { (gst::ProgressType::Start, step) };
+        gst::info!(gst::CAT_DEFAULT, obj = element, "{step}{}", if done { ": done" } else { "" });
         let message = gst::message::Progress::builder(kind, "retinaface-engine", text).src(&element).build();
-        // Without a bus there is nobody to tell.
+        // Without a bus there is no receiver.
         let _ = element.post_message(message);
     })
 }
 
-/// Says what the model is and runs on: a line in the log, and an element message.
-pub(crate) fn tell_provider(
+/// Reports what the model is and what it runs on: in the log, and as an element message.
+pub(crate) fn post_provider_message(
     element: &gst::Element,
     category: gst::DebugCategory,
     path: &Path,
-    contract: &Contract,
-    running: &Running,
+    spec: &ModelSpec,
+    backend: &BackendInfo,
 ) {
-    let Running { provider, library, kernels, notes } = running;
+    let BackendInfo { provider, library, kernels, notes } = backend;
     let library = library.display().to_string();
-    let notes = notes.iter().chain(&contract.notes).collect::<Vec<_>>();
+    let notes = notes.iter().chain(&spec.notes).collect::<Vec<_>>();
     gst::info!(
         category,
         obj = element,
         "{}: {} on {provider} of {library}, {kernels} kernels of this plugin",
         path.display(),
-        contract.family
+        spec.family
     );
     for note in &notes {
         gst::warning!(category, obj = element, "{}: {note}", path.display());
@@ -329,31 +322,4 @@ pub(crate) fn tell_provider(
         .field("notes", gst::Array::new(notes))
         .build();
     let _ = element.post_message(gst::message::Element::builder(structure).src(element).build());
-}
-
-/// A start error whose domain and code a program can act on.
-pub(crate) fn start_error(path: &Path, error: &ModelError) -> gst::ErrorMessage {
-    match error {
-        ModelError::Read { .. } if !path.exists() => gst::error_msg!(gst::ResourceError::NotFound, ("{error}")),
-        ModelError::Read { .. } => gst::error_msg!(gst::ResourceError::OpenRead, ("{error}")),
-        ModelError::Override { .. }
-        | ModelError::Graph { .. }
-        | ModelError::Runtime(
-            RuntimeError::Provider { .. }
-            | RuntimeError::ProviderStart { .. }
-            | RuntimeError::OneRuntime { .. }
-            | RuntimeError::Precision { .. },
-        ) => {
-            gst::error_msg!(gst::ResourceError::Settings, ("{error}"))
-        }
-        ModelError::Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
-        ModelError::TooLarge { .. }
-        | ModelError::NotOnnx { .. }
-        | ModelError::Opset { .. }
-        | ModelError::Input { .. }
-        | ModelError::Outputs { .. }
-        | ModelError::NoLandmarks { .. }
-        | ModelError::NotFinite { .. }
-        | ModelError::Run { .. } => gst::error_msg!(gst::StreamError::WrongType, ("{error}")),
-    }
 }

@@ -1,75 +1,22 @@
-//! Models shared between elements and pipelines: what changes the answer or its cost -> a weak reference.
+//! Models shared between elements and pipelines of one process.
 //!
-//! A model lives as long as an element uses it. Elements that ask for the same file run in the same way (provider,
-//! device, precision, threads, parallel runs and the like) share its sessions and threads; what may differ from frame to
-//! frame (thresholds, batching) goes with the request.
+//! A model lives while an element uses it. Elements that ask for a file of the same contents with equal options share its
+//! sessions and threads. What can differ from frame to frame (thresholds, batching) belongs to the request.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, Weak};
-use std::time::SystemTime;
 
-use retinaface::detector::SharedModel;
-use retinaface::model::{Kernels, ModelError, Options, Preprocessing, Purpose};
-use retinaface::overrides::Overrides;
-use retinaface::provider::{Precision, Provider};
-use retinaface::runtime;
+use retinaface::inference::{ModelDigest, ModelError, ModelFile, ModelOptions, OpenContext, SharedModel};
+use retinaface::runtime::{self, Provider};
 
-use crate::lock::lock;
+use super::sync::lock;
 
+/// Everything that changes a model's results or their cost.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    path: PathBuf,
-    /// A file that was replaced is another model.
-    file: Option<(u64, SystemTime)>,
-    provider: Provider,
-    device_id: u32,
-    precision: Precision,
-    kernels: Kernels,
-    allow_cpu_fallback: bool,
-    preprocessing: Preprocessing,
-    cuda_graph: bool,
-    threads: usize,
-    parallel_runs: usize,
-    purpose: Purpose,
-    overrides: Overrides,
-}
-
-impl Key {
-    fn new(path: &Path, options: &Options) -> Self {
-        let file = fs::metadata(path).ok().and_then(|data| Some((data.len(), data.modified().ok()?)));
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let Options {
-            provider,
-            device_id,
-            precision,
-            kernels,
-            allow_cpu_fallback,
-            preprocessing,
-            cuda_graph,
-            threads,
-            parallel_runs,
-            purpose,
-            ref overrides,
-            ..
-        } = *options;
-        Self {
-            path,
-            file,
-            provider,
-            device_id,
-            precision,
-            kernels,
-            allow_cpu_fallback,
-            preprocessing,
-            cuda_graph,
-            threads,
-            parallel_runs,
-            purpose,
-            overrides: overrides.clone(),
-        }
-    }
+    contents: ModelDigest,
+    options: ModelOptions,
 }
 
 type Slot = Arc<Mutex<Weak<SharedModel>>>;
@@ -77,26 +24,27 @@ type Slot = Arc<Mutex<Weak<SharedModel>>>;
 static SLOTS: LazyLock<Mutex<HashMap<Key, Slot>>> = LazyLock::new(Mutex::default);
 
 /// The model of that file, opened if no element uses it yet.
-pub(crate) fn get(path: &Path, options: &Options) -> Result<Arc<SharedModel>, ModelError> {
-    // One that was asked for by name is as good for those who left it open.
-    let provider = match runtime::likely(options.home.as_deref(), options.provider) {
+pub(crate) fn get(path: &Path, options: &ModelOptions, context: &OpenContext) -> Result<Arc<SharedModel>, ModelError> {
+    let file = ModelFile::read(path)?;
+    // An element that names a provider shares its model with elements for which `auto` means that provider.
+    let provider = match runtime::likely_provider(context.base_dir.as_deref(), options.provider) {
         Ok(provider) => provider,
-        // Opening says what stands in its way, and runs on the CPU instead.
+        // Opening the model reports the error, and runs it on the CPU.
         Err(_) if options.allow_cpu_fallback => options.provider,
         Err(error) => return Err(error.into()),
     };
-    let slot = slot(Key::new(path, &Options { provider, ..options.clone() }));
-    // Held while opening, so that two elements that start at once open it once; others are not held up.
+    let slot = slot(Key { contents: file.digest(), options: ModelOptions { provider, ..options.clone() } });
+    // Held while the model opens, so that elements that start at the same time open it once. Other models are not affected.
     let mut slot = lock(&slot);
-    // What `auto` turned out to be need not be what it was likely to be.
+    // The provider that `auto` took can be another one than the likely one.
     let is_wanted = |model: &Arc<SharedModel>| {
-        let runs_on = model.running().provider;
-        options.provider == Provider::Auto || runs_on == options.provider || options.allow_cpu_fallback
+        let active = model.backend().provider;
+        options.provider == Provider::Auto || active == options.provider || options.allow_cpu_fallback
     };
     if let Some(model) = slot.upgrade().filter(|model| !model.has_panicked() && is_wanted(model)) {
         return Ok(model);
     }
-    let model = SharedModel::open(path, options)?;
+    let model = SharedModel::open_file(&file, options, context)?;
     *slot = Arc::downgrade(&model);
     Ok(model)
 }
@@ -104,7 +52,7 @@ pub(crate) fn get(path: &Path, options: &Options) -> Result<Arc<SharedModel>, Mo
 fn slot(key: Key) -> Slot {
     let mut slots = lock(&SLOTS);
     slots.retain(|other, slot| {
-        // A slot that someone is just opening is locked and has a second owner.
+        // The slot of a model that is being opened is locked and has a second owner.
         *other == key || Arc::strong_count(slot) > 1 || lock(slot).strong_count() > 0
     });
     Arc::clone(slots.entry(key).or_default())
@@ -113,40 +61,57 @@ fn slot(key: Key) -> Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::path::PathBuf;
 
     fn default_model() -> PathBuf {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.fetch/models/retinaface_mnet025.onnx");
-        assert!(file.exists(), "{} is not there: run `make setup`", file.display());
+        assert!(file.exists(), "{} is missing: run `make setup`", file.display());
         file
     }
 
+    fn get(path: &Path, options: &ModelOptions) -> Result<Arc<SharedModel>, ModelError> {
+        super::get(path, options, &OpenContext::default())
+    }
+
     #[test]
-    fn a_model_is_shared_by_what_changes_its_answer_and_goes_with_its_last_user() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("model.onnx"), folder.path().join("link.onnx"));
+    fn a_model_is_shared_by_contents_and_options_and_dropped_with_its_last_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, copy) = (directory.path().join("model.onnx"), directory.path().join("copy.onnx"));
         fs::copy(default_model(), &file).unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        let options = |threads, provider| Options { threads, provider, ..Options::default() };
+        fs::copy(default_model(), &copy).unwrap();
+        let options = |threads, provider| ModelOptions { threads, provider, ..ModelOptions::default() };
         let first = get(&file, &options(1, Provider::Auto)).unwrap();
-        let same = get(&link, &options(1, Provider::Cpu)).unwrap();
-        assert!(Arc::ptr_eq(&first, &same), "another name of the same file, and what auto stands for");
+        let same = get(&copy, &options(1, Provider::Cpu)).unwrap();
+        assert!(Arc::ptr_eq(&first, &same), "another name of the same contents, and the provider of `auto`");
         let other = get(&file, &options(2, Provider::Cpu)).unwrap();
         assert!(!Arc::ptr_eq(&first, &other), "another number of threads");
+
+        // A file that is replaced is another model, even with the same length and time.
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        if let Ok(changed) = get(&file, &options(1, Provider::Cpu)) {
+            assert!(!Arc::ptr_eq(&first, &changed), "other contents");
+        }
 
         let gone = Arc::downgrade(&first);
         drop((first, same));
         assert!(gone.upgrade().is_none(), "no list keeps it alive");
-        assert!(get(&file, &options(1, Provider::Cpu)).is_ok(), "it is opened again");
+        assert!(get(&copy, &options(1, Provider::Cpu)).is_ok(), "it is opened again");
         let left = lock(&SLOTS).len();
         drop(other);
-        let _other_file = get(&default_model(), &options(1, Provider::Cpu)).unwrap();
+        let _another = get(&default_model(), &options(7, Provider::Cpu)).unwrap();
         assert!(lock(&SLOTS).len() < left + 1, "entries of models that are gone are gone");
     }
 
     #[test]
-    fn two_elements_that_start_at_once_open_the_model_once() {
+    fn elements_that_start_at_the_same_time_open_the_model_once() {
         let threads = [(); 4].map(|()| {
-            std::thread::spawn(|| get(&default_model(), &Options { threads: 3, ..Options::default() }).unwrap())
+            std::thread::spawn(|| {
+                get(&default_model(), &ModelOptions { threads: 3, ..ModelOptions::default() }).unwrap()
+            })
         });
         let models = threads.map(|thread| thread.join().unwrap());
         assert!(models.iter().all(|model| Arc::ptr_eq(model, &models[0])));

@@ -1,16 +1,17 @@
 use std::sync::{LazyLock, Mutex};
 
+use face_meta::{CropOrigin, FrameFace};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::{VideoFormat, VideoInfo};
-use retinaface::align::{self, ARCFACE_SIZE, AlignError, Scratch, Similarity};
-use retinaface::face::Face;
+use retinaface::align::{self, AlignError, Similarity, WarpBuffers};
+use retinaface::geometry::{ARCFACE_SIZE, Face};
 use retinaface::image::ImageView;
 
-use crate::lock::lock;
-use crate::meta::{self, CropOrigin, FrameFace};
-use crate::{caps, frame};
+use crate::common::errors::{Coded, ElementError, ErrorCode};
+use crate::common::sync::lock;
+use crate::common::{caps, frame};
 
 const DEFAULT_SIZE: u32 = ARCFACE_SIZE as u32;
 const DEFAULT_MIN_FACE_SIZE: u32 = 0;
@@ -18,7 +19,7 @@ const DEFAULT_MIN_SCORE: f32 = 0.0;
 const DEFAULT_MAX_FACES: u32 = 0;
 const DEFAULT_GAP_INTERVAL: u32 = 0;
 const DEFAULT_ALIGN_WITHOUT_LANDMARKS: bool = false;
-/// Sides of a crop, in pixels.
+/// Range of the width and height of a crop, in pixels.
 const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
 
 static CAT: LazyLock<gst::DebugCategory> =
@@ -52,30 +53,30 @@ impl Settings {
         face.score >= self.min_score && face.rect.w.min(face.rect.h) >= self.min_face_size as f32
     }
 
-    fn most(&self) -> usize {
+    fn max_faces(&self) -> usize {
         if self.max_faces == 0 { usize::MAX } else { self.max_faces as usize }
     }
 }
 
-/// Time without a crop of which downstream has not been told yet.
+/// Time without a crop for which downstream has received no GAP event yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gap {
-    /// Whether downstream was told of a gap since the last crop.
-    told: bool,
-    /// Where what was not told begins and ends.
+    /// Whether a GAP event was sent since the last crop.
+    sent: bool,
+    /// Start and end of the time without an event.
     span: Option<(gst::ClockTime, gst::ClockTime)>,
 }
 
 impl Gap {
-    /// Adds a frame without a crop; gives the start and duration of the gap to tell of now. The first is told at
-    /// once, so that sinks need not wait; then one for each `interval`, or for each frame where that is zero.
+    /// Adds a frame without a crop. Returns start and duration of the GAP event to send now: the first one at once, so that
+    /// sinks do not wait, then one per `interval`, or per frame if that is zero.
     fn add(
         &mut self,
         pts: gst::ClockTime,
         duration: Option<gst::ClockTime>,
         interval: gst::ClockTime,
     ) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
-        if !std::mem::replace(&mut self.told, true) || interval.is_zero() {
+        if !std::mem::replace(&mut self.sent, true) || interval.is_zero() {
             return Some((pts, duration));
         }
         let end = pts.saturating_add(duration.unwrap_or_default());
@@ -84,28 +85,28 @@ impl Gap {
         if end.checked_sub(start)? < interval {
             return None;
         }
-        self.rest()
+        self.take_rest()
     }
 
-    /// What has not been told yet.
-    fn rest(&mut self) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
+    /// The time without an event so far.
+    fn take_rest(&mut self) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
         let (start, end) = self.span.take()?;
         Some((start, end.checked_sub(start)))
     }
 }
 
-/// What exists once crops were agreed on with downstream.
+/// What exists once the format of the crops is negotiated.
 struct State {
     crop: VideoInfo,
     pool: gst::BufferPool,
-    scratch: Scratch,
+    scratch: WarpBuffers,
 }
 
 pub(crate) struct FaceAlign {
     sink: gst::Pad,
     src: gst::Pad,
     settings: Mutex<Settings>,
-    /// The frames' caps, there once they have come.
+    /// Format of the frames, known from the first caps on.
     frame: Mutex<Option<VideoInfo>>,
     state: Mutex<Option<State>>,
     gap: Mutex<Gap>,
@@ -156,14 +157,14 @@ impl ObjectImpl for FaceAlign {
                     .build(),
                 glib::ParamSpecUInt::builder("min-face-size")
                     .nick("Smallest face")
-                    .blurb("Faces whose shorter side is below this many pixels of the frame are left out")
+                    .blurb("Minimum length of a face's shorter side in frame pixels; smaller faces have no crop; 0: no limit")
                     .maximum(16384)
                     .default_value(DEFAULT_MIN_FACE_SIZE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecFloat::builder("min-score")
                     .nick("Smallest score")
-                    .blurb("Faces scored below this are left out")
+                    .blurb("Minimum score; faces with a lower score have no crop")
                     .minimum(0.0)
                     .maximum(1.0)
                     .default_value(DEFAULT_MIN_SCORE)
@@ -171,14 +172,14 @@ impl ObjectImpl for FaceAlign {
                     .build(),
                 glib::ParamSpecUInt::builder("max-faces")
                     .nick("Largest number of faces")
-                    .blurb("At most so many crops a frame, best scores first; 0: all")
+                    .blurb("Maximum number of crops per frame, best scores first; 0: no limit")
                     .default_value(DEFAULT_MAX_FACES)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("gap-interval")
                     .nick("Gap interval")
                     .blurb(
-                        "While no face comes, send a GAP event for each so many ms after the first; 0: for each frame",
+                        "Interval in ms of GAP events while there is no face, after the first one; 0: one event per frame",
                     )
                     .maximum(60_000)
                     .default_value(DEFAULT_GAP_INTERVAL)
@@ -186,7 +187,7 @@ impl ObjectImpl for FaceAlign {
                     .build(),
                 glib::ParamSpecBoolean::builder("align-without-landmarks")
                     .nick("Align without landmarks")
-                    .blurb("Cut the square around the box of faces that have no landmarks, instead of failing")
+                    .blurb("Crop the square around the box of faces without landmarks, instead of failing")
                     .default_value(DEFAULT_ALIGN_WITHOUT_LANDMARKS)
                     .mutable_playing()
                     .build(),
@@ -196,7 +197,7 @@ impl ObjectImpl for FaceAlign {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        const CHECKED: &str = "GObject checks a property's type";
+        const CHECKED: &str = "GObject checks the type of a property";
         let mut settings = lock(&self.settings);
         match pspec.name() {
             "size" => settings.size = value.get().expect(CHECKED),
@@ -205,7 +206,7 @@ impl ObjectImpl for FaceAlign {
             "max-faces" => settings.max_faces = value.get().expect(CHECKED),
             "gap-interval" => settings.gap_interval = value.get().expect(CHECKED),
             "align-without-landmarks" => settings.align_without_landmarks = value.get().expect(CHECKED),
-            _ => unreachable!("GObject sets the properties above only"),
+            _ => unreachable!("GObject sets writable properties only"),
         }
     }
 
@@ -218,7 +219,7 @@ impl ObjectImpl for FaceAlign {
             "max-faces" => settings.max_faces.to_value(),
             "gap-interval" => settings.gap_interval.to_value(),
             "align-without-landmarks" => settings.align_without_landmarks.to_value(),
-            _ => unreachable!("GObject reads the properties above only"),
+            _ => unreachable!("GObject reads listed properties only"),
         }
     }
 
@@ -227,7 +228,7 @@ impl ObjectImpl for FaceAlign {
         for pad in [&self.sink, &self.src] {
             self.obj().add_pad(pad).expect("a new element has no pads yet");
         }
-        caps::explain_refusals(&*self.obj(), &self.sink);
+        caps::report_unsupported_caps(&*self.obj(), &self.sink);
     }
 }
 
@@ -239,7 +240,7 @@ impl ElementImpl for FaceAlign {
             gst::subclass::ElementMetadata::new(
                 "Face aligner",
                 "Filter/Converter/Video",
-                "Gives every face as an aligned square crop, a buffer of its own",
+                "Outputs each face as an aligned square crop in a buffer of its own",
                 env!("CARGO_PKG_AUTHORS"),
             )
         });
@@ -274,14 +275,14 @@ impl FaceAlign {
     fn drop_state(&self) {
         *lock(&self.gap) = Gap::default();
         if let Some(state) = lock(&self.state).take() {
-            // Crops that are still in use downstream go back to a pool that frees them.
+            // Crops that downstream still uses return to an inactive pool, which frees them.
             let _ = state.pool.set_active(false);
         }
     }
 
     fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
         if let gst::QueryViewMut::Allocation(allocation) = query.view_mut() {
-            // Any stride and any crop will do: decoders then need not copy.
+            // Every stride and crop is supported, so that decoders need not copy.
             allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
             allocation.add_allocation_meta::<gst_video::VideoCropMeta>(None);
             return true;
@@ -301,16 +302,16 @@ impl FaceAlign {
             }
             gst::EventView::FlushStop(_) => *lock(&self.gap) = Gap::default(),
             gst::EventView::Eos(_) | gst::EventView::Segment(_) => {
-                let rest = std::mem::take(&mut *lock(&self.gap)).rest();
+                let rest = std::mem::take(&mut *lock(&self.gap)).take_rest();
                 self.push_gap(rest);
             }
             _ => {}
         }
-        // Segment, flush, EOS and the rest go on as they are.
+        // All events pass unchanged.
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
-    /// Agrees with downstream on the crops' format; says on the bus why it cannot.
+    /// Negotiates the format of the crops with downstream; posts an error if that fails.
     fn negotiate(&self) -> Result<(), gst::FlowError> {
         let result = self.try_negotiate();
         match result {
@@ -318,13 +319,13 @@ impl FaceAlign {
             Err(_) => gst::element_imp_error!(
                 self,
                 gst::CoreError::Negotiation,
-                ("No format for aligned crops: what follows takes neither RGB nor BGR of this size; put `videoconvert` after it")
+                ("Aligned crops cannot be negotiated: downstream accepts neither RGB nor BGR of this size; put `videoconvert` after this element")
             ),
         }
         result
     }
 
-    /// Agrees with downstream on the crops' format, RGB if it does not care.
+    /// Negotiates the format of the crops: RGB if downstream accepts both.
     fn try_negotiate(&self) -> Result<(), gst::FlowError> {
         let size = lock(&self.settings).size;
         let formats = [VideoFormat::Rgb, VideoFormat::Bgr].into_iter().map(|format| {
@@ -332,13 +333,13 @@ impl FaceAlign {
                 .format(format)
                 .width(size as i32)
                 .height(size as i32)
-                // As many crops a frame as there are faces.
+                // The number of crops per frame varies.
                 .framerate(gst::Fraction::new(0, 1))
                 .pixel_aspect_ratio(gst::Fraction::new(1, 1))
                 .build()
         });
-        let ours = formats.collect::<gst::Caps>();
-        let mut caps = self.src.peer_query_caps(Some(&ours));
+        let supported = formats.collect::<gst::Caps>();
+        let mut caps = self.src.peer_query_caps(Some(&supported));
         if caps.is_empty() {
             return Err(gst::FlowError::NotNegotiated);
         }
@@ -353,11 +354,11 @@ impl FaceAlign {
         }
         self.drop_state();
         let pool = crop_pool(&caps, &crop).map_err(|error| {
-            gst::error!(CAT, imp = self, "no pool of crops: {error}");
+            gst::error!(CAT, imp = self, "the buffer pool for crops cannot be created: {error}");
             gst::FlowError::Error
         })?;
         gst::debug!(CAT, imp = self, "crops: {caps}");
-        *lock(&self.state) = Some(State { crop, pool, scratch: Scratch::default() });
+        *lock(&self.state) = Some(State { crop, pool, scratch: WarpBuffers::default() });
         Ok(())
     }
 
@@ -370,7 +371,7 @@ impl FaceAlign {
             return Err(error);
         }
         let settings = *lock(&self.settings);
-        // The lock ends before anything is pushed.
+        // The lock is released before a push.
         let crops = {
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
@@ -391,10 +392,10 @@ impl FaceAlign {
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// Tells downstream that no crop comes for a while.
+    /// Sends a GAP event: there is no crop for a while.
     fn push_gap(&self, gap: Option<(gst::ClockTime, Option<gst::ClockTime>)>) {
         if let Some((start, duration)) = gap {
-            // A gap that nobody takes changes nothing; the next crop's push tells of flushing or EOS.
+            // A refused GAP event changes nothing; the push of the next crop returns flushing or EOS.
             self.src.push_event(gst::event::Gap::builder(start).duration(duration).build());
         }
     }
@@ -406,14 +407,18 @@ impl FaceAlign {
         state: &mut State,
         settings: &Settings,
     ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
-        let faces = meta::read(buffer, frame::frame_size(buffer, frame)).faces;
-        let wanted =
-            faces.into_iter().filter(|found| settings.wants(&found.face)).take(settings.most()).collect::<Vec<_>>();
+        let faces = face_meta::read(buffer, frame::frame_size(buffer, frame)).faces;
+        let wanted = faces
+            .into_iter()
+            .filter(|found| settings.wants(&found.face))
+            .take(settings.max_faces())
+            .collect::<Vec<_>>();
         if !settings.align_without_landmarks && wanted.iter().any(|found| found.face.landmarks.is_none()) {
-            return Err(self.failed(
-                &"a face has no landmarks, as from a detector that finds boxes only; set align-without-landmarks=true to \
-                  get the square around each box instead",
-            ));
+            return Err(self.fail(&ElementError {
+                code: ErrorCode::WrongType,
+                text: "a face has no landmarks, because the detector finds boxes only; set align-without-landmarks=true to \
+                       crop the square around each box instead",
+            }));
         }
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -422,10 +427,10 @@ impl FaceAlign {
         let cut = frame::read(buffer, frame, |view| {
             wanted.iter().filter_map(|found| self.crop(buffer, view, found, &stream, state).transpose()).collect()
         });
-        cut.map_err(|error| self.failed(&error))?
+        cut.map_err(|error| self.fail(&error))?
     }
 
-    /// One face's crop, or `None` if its landmarks do not determine one.
+    /// The crop of a face; `None` if its landmarks do not determine one.
     fn crop(
         &self,
         buffer: &gst::BufferRef,
@@ -448,8 +453,8 @@ impl FaceAlign {
         let warped = frame::write(out, &state.crop, |crop| align::warp(view, &crop_from_frame, crop, scratch));
         match warped {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.failed(&error)),
-            Err(error) => return Err(self.failed(&error)),
+            Ok(Err(error)) => return Err(self.fail(&error)),
+            Err(error) => return Err(self.fail(&error)),
         }
         out.set_pts(buffer.pts());
         out.set_duration(buffer.duration());
@@ -462,25 +467,24 @@ impl FaceAlign {
             crop_from_frame,
             frame_from_crop,
         };
-        meta::attach_crop(out, &origin).map_err(|error| self.failed(&error))?;
+        face_meta::attach_crop(out, &origin).map_err(|error| self.fail(&error))?;
         Ok(Some(crop))
     }
 
-    fn failed(&self, error: &dyn std::fmt::Display) -> gst::FlowError {
-        gst::element_imp_error!(self, gst::StreamError::Failed, ("Faces cannot be aligned: {error}"));
+    fn fail(&self, error: &dyn Coded) -> gst::FlowError {
+        self.post_error_message(error.code().message(&format!("Faces cannot be aligned: {error}")));
         gst::FlowError::Error
     }
 }
 
-/// To the crop and back.
-fn transform(face: &Face, size: usize) -> Result<(Similarity, Similarity), String> {
-    let there = match &face.landmarks {
-        Some(landmarks) => align::crop_from_frame(landmarks, size),
-        None => align::crop_of_box(face.rect, size),
+/// The transform to a crop and its inverse.
+fn transform(face: &Face, size: usize) -> Result<(Similarity, Similarity), AlignError> {
+    let crop_from_frame = match &face.landmarks {
+        Some(landmarks) => align::crop_from_frame(landmarks, size)?,
+        None => align::crop_of_box(face.rect, size)?,
     };
-    let there = there.map_err(|error| error.to_string())?;
-    let back = there.inverse().ok_or_else(|| AlignError::OutOfRange.to_string())?;
-    Ok((there, back))
+    let frame_from_crop = crop_from_frame.inverse().ok_or(AlignError::OutOfRange)?;
+    Ok((crop_from_frame, frame_from_crop))
 }
 
 fn crop_pool(caps: &gst::Caps, info: &VideoInfo) -> Result<gst::BufferPool, glib::BoolError> {

@@ -1,14 +1,13 @@
-//! Every face as an aligned crop, a buffer of its own.
+//! Outputs each face as an aligned crop in a buffer of its own.
 //!
 //! ```sh
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facealign ! pngenc ! multifilesink location=%06d.png
 //! ```
 //!
-//! A crop is one bilinear warp from the full-resolution frame by the similarity transform that brings
-//! the five landmarks to the ArcFace template: InsightFace's `norm_crop`. It has the frame's time, and
-//! a meta that says where it comes from and how to map points both ways, see [`crate::meta::CropOrigin`].
-//! A frame without a face that is wanted becomes a GAP event, so that sinks do not wait. Encoders behind keep every
-//! one until the next crop: where faces are rare, `gap-interval` makes one of many.
+//! A crop is one bilinear warp from the full-resolution frame by the similarity transform that maps the five landmarks to the
+//! ArcFace template, as InsightFace's `norm_crop` does. It has the frame's timestamp and a meta with its origin and the
+//! transforms in both directions, see [`face_meta::CropOrigin`]. A frame without crops becomes a GAP event, so that sinks do
+//! not wait. Encoders keep each GAP event until the next crop: if faces are rare, set `gap-interval`.
 
 use gst::glib;
 use gst::prelude::*;

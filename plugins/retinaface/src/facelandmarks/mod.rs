@@ -1,19 +1,22 @@
-//! A landmark model's points for each face: 68, 98, 106, any number.
+//! Adds the points of a landmark model to each face: 68, 98, 106 or any other number.
 //!
 //! ```sh
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facelandmarks model-file=landmarks.onnx ! facemetaoverlay \
 //!   ! videoconvert ! autovideosink
 //! ```
 //!
-//! The model is shown a crop of each face that is upright by its five landmarks; crops of all faces, and of other streams
-//! whose elements have the same model, share runs. Its points, in pixels of the frame, are added to the face; the five stay,
-//! unless `refine-landmarks` puts those in their place that follow from the points: `facealign` then aligns by them.
-//! What the model wants and what its numbers mean is recognised when it is opened; `model-options` says otherwise.
+//! The model receives a crop of each face, rotated upright by the five landmarks. The crops of a frame share runs, also with
+//! those of other streams on the same model. The points, in frame pixels, are added to the face. The five landmarks stay, unless
+//! `refine-landmarks` replaces them by those that follow from the points: `facealign` then aligns by them. What the model
+//! needs and what its output means is detected when it is opened; `model-options` overrides it.
+//!
+//! Threads, frames in flight and the LATENCY query are as in `retinaface`.
 
 use gst::glib;
 use gst::prelude::*;
 
 mod imp;
+mod settings;
 
 glib::wrapper! {
     /// The element `facelandmarks`.
@@ -22,6 +25,6 @@ glib::wrapper! {
 }
 
 pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    imp::Crop::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    settings::Crop::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(Some(plugin), "facelandmarks", gst::Rank::NONE, FaceLandmarks::static_type())
 }

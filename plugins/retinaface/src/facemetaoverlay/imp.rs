@@ -6,10 +6,11 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use retinaface::draw::{self, Rgb, Style};
+use retinaface::image::{OverlayStyle, Rgb, draw_faces};
 
-use crate::lock::lock;
-use crate::{caps, frame, meta};
+use crate::common::errors::Coded;
+use crate::common::sync::lock;
+use crate::common::{caps, frame};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("facemetaoverlay", gst::DebugColorFlags::empty(), Some("Drawing of faces"))
@@ -27,8 +28,8 @@ fn color_from_number(number: u32) -> Rgb {
 
 #[derive(Default)]
 pub(crate) struct FaceMetaOverlay {
-    settings: Mutex<Style>,
-    /// There between caps and stop.
+    settings: Mutex<OverlayStyle>,
+    /// Known from the first caps until stop.
     state: Mutex<Option<VideoInfo>>,
 }
 
@@ -42,7 +43,7 @@ impl ObjectSubclass for FaceMetaOverlay {
 impl ObjectImpl for FaceMetaOverlay {
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            let default = Style::default();
+            let default = OverlayStyle::default();
             let switch = |name: &str, nick: &str, blurb: &str, default: bool| {
                 glib::ParamSpecBoolean::builder(name)
                     .nick(nick)
@@ -66,16 +67,16 @@ impl ObjectImpl for FaceMetaOverlay {
                 switch(
                     "draw-points",
                     "Draw points",
-                    "Draw the points of a landmark model, where a face has some",
+                    "Draw the points of a landmark model, if a face has them",
                     default.points,
                 ),
                 switch("draw-score", "Draw scores", "Write each face's score", default.score),
-                switch("draw-id", "Draw ids", "Write each face's track id, where it has one", default.id),
+                switch("draw-id", "Draw ids", "Write each face's track id, if it has one", default.id),
                 color("box-color", "Box colour", "Colour of boxes and labels, 0xRRGGBB", default.box_color),
                 color("landmark-color", "Landmark colour", "Colour of landmarks, 0xRRGGBB", default.landmark_color),
                 glib::ParamSpecUInt::builder("line-width")
                     .nick("Line width")
-                    .blurb("Width of lines in pixels; 0: in proportion to the frame")
+                    .blurb("Width of lines in pixels; 0: proportional to the frame")
                     .maximum(64)
                     .default_value(default.line_width)
                     .mutable_playing()
@@ -86,7 +87,7 @@ impl ObjectImpl for FaceMetaOverlay {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        const CHECKED: &str = "GObject checks a property's type";
+        const CHECKED: &str = "GObject checks the type of a property";
         let mut settings = lock(&self.settings);
         match pspec.name() {
             "draw-boxes" => settings.boxes = value.get().expect(CHECKED),
@@ -97,7 +98,7 @@ impl ObjectImpl for FaceMetaOverlay {
             "box-color" => settings.box_color = color_from_number(value.get().expect(CHECKED)),
             "landmark-color" => settings.landmark_color = color_from_number(value.get().expect(CHECKED)),
             "line-width" => settings.line_width = value.get().expect(CHECKED),
-            _ => unreachable!("GObject sets the properties above only"),
+            _ => unreachable!("GObject sets writable properties only"),
         }
     }
 
@@ -112,13 +113,13 @@ impl ObjectImpl for FaceMetaOverlay {
             "box-color" => number_from_color(settings.box_color).to_value(),
             "landmark-color" => number_from_color(settings.landmark_color).to_value(),
             "line-width" => settings.line_width.to_value(),
-            _ => unreachable!("GObject reads the properties above only"),
+            _ => unreachable!("GObject reads listed properties only"),
         }
     }
 
     fn constructed(&self) {
         self.parent_constructed();
-        caps::explain_refusals(&*self.obj(), self.obj().sink_pad());
+        caps::report_unsupported_caps(&*self.obj(), self.obj().sink_pad());
     }
 }
 
@@ -163,7 +164,7 @@ impl BaseTransformImpl for FaceMetaOverlay {
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
         match (direction, query.view_mut()) {
-            // Any stride and crop will do for us: what upstream may use is for downstream to say.
+            // Every stride and crop is supported, so downstream decides which memory upstream may use.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => self.obj().src_pad().peer_query(query),
             _ => BaseTransformImplExt::parent_query(self, direction, query),
         }
@@ -172,17 +173,22 @@ impl BaseTransformImpl for FaceMetaOverlay {
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
         let style = *lock(&self.settings);
         let info = lock(&self.state).clone().ok_or(gst::FlowError::NotNegotiated)?;
-        let faces = meta::read(buffer, frame::frame_size(buffer, &info)).into_faces();
+        let faces = face_meta::read(buffer, frame::frame_size(buffer, &info)).into_faces();
         if faces.is_empty() {
             return Ok(gst::FlowSuccess::Ok);
         }
-        let drawn = frame::write(buffer, &info, |view| draw::draw_faces(view, &faces, &style));
-        let failed = match drawn {
-            Ok(Ok(())) => return Ok(gst::FlowSuccess::Ok),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        gst::element_imp_error!(self, gst::StreamError::Failed, ("Faces cannot be drawn: {failed}"));
-        Err(gst::FlowError::Error)
+        let drawn = frame::write(buffer, &info, |view| draw_faces(view, &faces, &style));
+        match drawn {
+            Ok(Ok(())) => Ok(gst::FlowSuccess::Ok),
+            Ok(Err(error)) => Err(self.fail(&error)),
+            Err(error) => Err(self.fail(&error)),
+        }
+    }
+}
+
+impl FaceMetaOverlay {
+    fn fail(&self, error: &dyn Coded) -> gst::FlowError {
+        self.post_error_message(error.code().message(&format!("Faces cannot be drawn: {error}")));
+        gst::FlowError::Error
     }
 }

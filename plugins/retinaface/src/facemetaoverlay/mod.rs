@@ -4,7 +4,7 @@
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facemetaoverlay ! videoconvert ! autovideosink
 //! ```
 //!
-//! It draws straight into the frame's own format. Frames without faces pass untouched and uncopied.
+//! It draws in the frame's own format. Frames without faces pass unchanged and are not copied.
 
 use gst::glib;
 use gst::prelude::*;

@@ -12,11 +12,11 @@ use gst_video::VideoInfo;
 use retinaface::record::{FrameRecord, Origin};
 
 use super::sink::{LineSink, Written};
-use crate::lock::lock;
-use crate::{caps, frame, meta};
+use crate::common::sync::lock;
+use crate::common::{caps, frame};
 
 const DEFAULT_ADD_EMPTY_RESULTS: bool = true;
-/// A `location` that means standard output, as for other programs.
+/// The `location` of standard output, as in other programs.
 const STDOUT: &str = "-";
 /// Seconds from NTP's epoch, 1900, to Unix's.
 const NTP_TO_UNIX: gst::ClockTime = gst::ClockTime::from_seconds(2_208_988_800);
@@ -40,7 +40,7 @@ impl Default for Settings {
 
 struct State {
     sink: LineSink,
-    /// What errors call the sink.
+    /// The sink's name in errors.
     name: String,
     info: Option<VideoInfo>,
     frames: u64,
@@ -50,9 +50,9 @@ struct State {
 pub(crate) struct FaceMetaPublish {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
-    /// On the way down: a write that waits for a slow reader should give up.
+    /// The element is stopping: a write that waits for a slow reader must give up.
     stopping: AtomicBool,
-    /// Likewise, during a flush.
+    /// The same during a flush.
     flushing: AtomicBool,
 }
 
@@ -69,18 +69,20 @@ impl ObjectImpl for FaceMetaPublish {
             vec![
                 glib::ParamSpecString::builder("location")
                     .nick("Location")
-                    .blurb("File or named pipe to write to, made anew at start; none or \"-\": standard output")
+                    .blurb(
+                        "File or named pipe to write to; a file is truncated at start; none or \"-\": standard output",
+                    )
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecBoolean::builder("add-empty-results")
                     .nick("Add empty results")
-                    .blurb("Write a line for frames without faces, too")
+                    .blurb("Also write a line for frames without faces")
                     .default_value(DEFAULT_ADD_EMPTY_RESULTS)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecString::builder("stream-id")
                     .nick("Stream id")
-                    .blurb("What the lines call the stream; none: GStreamer's id of it")
+                    .blurb("Name of the stream in each line; none: GStreamer's stream id")
                     .mutable_playing()
                     .build(),
             ]
@@ -89,7 +91,7 @@ impl ObjectImpl for FaceMetaPublish {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        const CHECKED: &str = "GObject checks a property's type";
+        const CHECKED: &str = "GObject checks the type of a property";
         let mut settings = lock(&self.settings);
         match pspec.name() {
             "location" => {
@@ -98,7 +100,7 @@ impl ObjectImpl for FaceMetaPublish {
             }
             "add-empty-results" => settings.add_empty_results = value.get().expect(CHECKED),
             "stream-id" => settings.stream_id = value.get().expect(CHECKED),
-            _ => unreachable!("GObject sets the properties above only"),
+            _ => unreachable!("GObject sets writable properties only"),
         }
     }
 
@@ -108,14 +110,14 @@ impl ObjectImpl for FaceMetaPublish {
             "location" => settings.location.as_ref().map(|path| path.to_string_lossy().into_owned()).to_value(),
             "add-empty-results" => settings.add_empty_results.to_value(),
             "stream-id" => settings.stream_id.to_value(),
-            _ => unreachable!("GObject reads the properties above only"),
+            _ => unreachable!("GObject reads listed properties only"),
         }
     }
 
     fn constructed(&self) {
         self.parent_constructed();
         self.obj().set_passthrough(true);
-        caps::explain_refusals(&*self.obj(), self.obj().sink_pad());
+        caps::report_unsupported_caps(&*self.obj(), self.obj().sink_pad());
     }
 }
 
@@ -127,7 +129,7 @@ impl ElementImpl for FaceMetaPublish {
             gst::subclass::ElementMetadata::new(
                 "Face metadata publisher",
                 "Filter/Analyzer/Video",
-                "Writes one JSON line a frame with the faces that it carries",
+                "Writes one JSON line per frame with the faces that it carries",
                 env!("CARGO_PKG_AUTHORS"),
             )
         });
@@ -143,7 +145,7 @@ impl ElementImpl for FaceMetaPublish {
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         match transition {
-            // Before the parent waits for the streaming thread.
+            // Set before the parent class waits for the streaming thread.
             gst::StateChange::PausedToReady => self.stopping.store(true, Ordering::Relaxed),
             gst::StateChange::ReadyToPaused => {
                 self.stopping.store(false, Ordering::Relaxed);
@@ -166,7 +168,7 @@ impl BaseTransformImpl for FaceMetaPublish {
         let sink = LineSink::open(location.as_deref()).map_err(|error| {
             gst::error_msg!(
                 gst::ResourceError::OpenWrite,
-                ("Face metadata cannot be written to {name}: {error}; set `location` to a file that can be made")
+                ("Face metadata cannot be written to {name}: {error}; set `location` to a file that can be created")
             )
         })?;
         *lock(&self.state) = Some(State { sink, name, info: None, frames: 0 });
@@ -200,23 +202,26 @@ impl BaseTransformImpl for FaceMetaPublish {
         let stream =
             stream_id.or_else(|| self.obj().sink_pad().stream_id().map(|id| id.to_string())).unwrap_or_default();
         let failed = {
-            // Held while writing: it guards this thread's own state, and no property reads it.
+            // Held during the write: only this thread uses the state.
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
             let info = state.info.as_ref().ok_or(gst::FlowError::NotNegotiated)?;
             let size = frame::frame_size(buffer, info);
             let number = state.frames;
             state.frames += 1;
-            let found = meta::read(buffer, size);
+            let found = face_meta::read(buffer, size);
             let age = found.detected.then_some(found.age);
+            let dropped = found.dropped;
             let faces = found.into_faces();
-            if faces.is_empty() && !add_empty_results {
+            // A frame that has lost its faces is not an empty one.
+            if faces.is_empty() && dropped == 0 && !add_empty_results {
                 return Ok(gst::FlowSuccess::Ok);
             }
             let record = FrameRecord::new(Origin::Stream(&stream), number, size.width, size.height, &faces)
                 .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
                 .with_utc(utc(buffer).map(gst::ClockTime::nseconds))
-                .with_age(age);
+                .with_age(age)
+                .with_dropped(dropped);
             match state.sink.write(&record.to_line(), || {
                 self.stopping.load(Ordering::Relaxed) || self.flushing.load(Ordering::Relaxed)
             }) {
@@ -236,14 +241,14 @@ impl FaceMetaPublish {
                 gst::element_imp_error!(
                     self,
                     gst::ResourceError::NoSpaceLeft,
-                    ("No space left for face metadata at {name}: {error}; free some, or set `location` elsewhere")
+                    ("No space left for face metadata at {name}: {error}; free some space, or set `location` to another file system")
                 );
             }
             io::ErrorKind::BrokenPipe => {
                 gst::element_imp_error!(
                     self,
                     gst::ResourceError::Write,
-                    ("The reader of face metadata at {name} has closed it: {error}")
+                    ("The reader of the face metadata at {name} has closed it: {error}")
                 );
             }
             _ => {
@@ -258,7 +263,7 @@ impl FaceMetaPublish {
     }
 }
 
-/// When the frame was taken, since 1970, where a source said so (`rtspsrc add-reference-timestamp-meta=true`).
+/// The capture time since 1970, if the source provides it (`rtspsrc add-reference-timestamp-meta=true`).
 fn utc(buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
     buffer.iter_meta::<gst::ReferenceTimestampMeta>().find_map(|meta| {
         let time = meta.timestamp();

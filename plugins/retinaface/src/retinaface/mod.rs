@@ -4,40 +4,39 @@
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink
 //! ```
 //!
-//! # Looks
-//! A frame is looked at once, at the size that `input-size` says; `scales`, `flip`, `tiles` and `roi` add looks or put others
-//! in its place, and `merge` says how what they find comes together. All looks of a frame are handed to the model at once.
+//! # Views
+//! By default detection runs once on each frame, at the size of `input-size`. `scales`, `flip`, `tiles` and `roi` add further
+//! views or replace the whole frame; `merge` says how their faces are merged. All views of a frame are submitted to the model
+//! at once.
 //!
-//! # Threads and time
-//! The frame is turned into a tensor on the stream's own thread; the model runs on the threads of an engine that elements
-//! share which ask for the same model, run in the same way. In `mode=sync` each frame waits for its own faces: of a live
-//! source on the stream's thread, else (`inflight` of 2 and more) on a thread that pushes each frame in its turn as soon as
-//! it has them, so that the next one is made ready meanwhile. In `mode=latest` no frame waits: a thread in the background
-//! looks at the newest one, and each frame that passes gets the newest faces that are known, with their age.
+//! # Threads and latency
+//! The streaming thread converts the frame to a tensor. The model runs on the threads of an engine, which elements with the
+//! same model and the same options share. In `mode=sync` each frame waits for its own faces: for a live source on the streaming
+//! thread, else (`inflight` of 2 and more) on a thread that pushes each frame in order as soon as its faces are there, while
+//! the next frame is converted. In `mode=latest` no frame waits: a background thread analyses the newest frame, and each frame
+//! gets the newest known faces, with their age.
 //!
-//! The element answers the LATENCY query with its `batch-timeout` (where `batch-size` makes it wait) and the 95th percentile
-//! of the time that it needs for a frame, nothing in `mode=latest`, and announces when that changes.
+//! The element answers the LATENCY query with its `batch-timeout` (if `batch-size` makes it wait) plus the 95th percentile of
+//! its processing time, with zero in `mode=latest`, and announces changes.
 //!
 //! # Messages
 //! Element messages: `retinaface-provider` at start (`provider`, `library`, `notes`), `retinaface-stats` every
-//! `stats-interval`. Progress messages of code `retinaface-engine` while a provider builds for minutes.
+//! `stats-interval`. Progress messages with the code `retinaface-engine` while a provider builds an engine.
 //!
 //! # Metadata
-//! Each face is a `GstVideoRegionOfInterestMeta` of type `face` and an entry of a custom meta, see
-//! [`crate::meta`]. Pixels are mapped for reading only and never copied.
+//! Each face is a `GstVideoRegionOfInterestMeta` of type `face` and an entry of a custom meta, see the crate [`face_meta`]. The
+//! element maps pixels for reading only and never copies them.
 
 use gst::glib;
 use gst::prelude::*;
 
 mod imp;
-mod inflight;
-mod latest;
 mod settings;
 mod stats;
 
 use settings::{Merge, Mode, Preprocessing};
 
-use crate::model_settings::{ExecutionProvider, Precision};
+use crate::common::model_properties::{ExecutionProvider, Precision};
 
 glib::wrapper! {
     /// The element `retinaface`.

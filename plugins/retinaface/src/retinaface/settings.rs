@@ -1,18 +1,15 @@
-//! What a user sets: the properties, their defaults, and what the library calls them.
+//! The properties of `retinaface`: their defaults, and their values as the library needs them.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
-use retinaface::detector::Settings as DetectorSettings;
-use retinaface::face::Rect;
-use retinaface::letterbox::InputSize;
-use retinaface::looks::{self, Looks, Scales, Tiles};
-use retinaface::merge::Merge as FoundMerge;
-use retinaface::model::Preprocessing as ModelPreprocessing;
+use retinaface::detect::{DetectionSettings, Merge as LibraryMerge, Scales, Tiles, Views, parse_rois};
+use retinaface::geometry::{InputSize, Rect};
+use retinaface::inference::Preprocessing as LibraryPreprocessing;
 
-use crate::model_settings::{ModelSettings, Said};
+use crate::common::model_properties::{ModelProperties, ParsedProperty};
 
 const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
 const DEFAULT_IOU_THRESHOLD: f32 = 0.4;
@@ -31,13 +28,13 @@ const DEFAULT_SCALES: &str = "1.0";
 const DEFAULT_FLIP: bool = false;
 const DEFAULT_TILES: &str = "none";
 
-/// Where frames become tensors, as a property's value.
+/// Where frames are preprocessed, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFacePreprocessing")]
 #[repr(i32)]
 pub(super) enum Preprocessing {
     #[default]
-    #[enum_value(name = "Auto: on the device for CUDA and TensorRT, else on the CPU", nick = "auto")]
+    #[enum_value(name = "Auto: on the device with CUDA and TensorRT, else on the CPU", nick = "auto")]
     Auto,
     #[enum_value(name = "CPU", nick = "cpu")]
     Cpu,
@@ -45,7 +42,7 @@ pub(super) enum Preprocessing {
     Device,
 }
 
-impl From<Preprocessing> for ModelPreprocessing {
+impl From<Preprocessing> for LibraryPreprocessing {
     fn from(preprocessing: Preprocessing) -> Self {
         match preprocessing {
             Preprocessing::Auto => Self::Auto,
@@ -55,19 +52,19 @@ impl From<Preprocessing> for ModelPreprocessing {
     }
 }
 
-/// How what several looks found comes together, as a property's value.
+/// How overlapping faces are merged, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceMerge")]
 #[repr(i32)]
 pub(super) enum Merge {
     #[default]
-    #[enum_value(name = "NMS: of faces that overlap, the best stays", nick = "nms")]
+    #[enum_value(name = "NMS: the best of overlapping faces is kept", nick = "nms")]
     Nms,
-    #[enum_value(name = "Vote: faces that overlap become their mean, weighted by score", nick = "vote")]
+    #[enum_value(name = "Vote: overlapping faces become their mean, weighted by score", nick = "vote")]
     Vote,
 }
 
-impl From<Merge> for FoundMerge {
+impl From<Merge> for LibraryMerge {
     fn from(merge: Merge) -> Self {
         match merge {
             Merge::Nms => Self::Nms,
@@ -76,7 +73,7 @@ impl From<Merge> for FoundMerge {
     }
 }
 
-/// How frames and faces come together, as a property's value.
+/// Whether frames wait for their faces, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceMode")]
 #[repr(i32)]
@@ -84,14 +81,14 @@ pub(super) enum Mode {
     #[default]
     #[enum_value(name = "Sync: each frame waits for its own faces", nick = "sync")]
     Sync,
-    #[enum_value(name = "Latest: no frame waits, each gets the newest faces that are known", nick = "latest")]
+    #[enum_value(name = "Latest: no frame waits, each gets the newest known faces", nick = "latest")]
     Latest,
 }
 
-/// What the user set.
+/// The values that the user set.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) model: ModelSettings,
+    pub(super) model: ModelProperties,
     pub(super) score_threshold: f32,
     pub(super) iou_threshold: f32,
     pub(super) input_size: u32,
@@ -107,17 +104,17 @@ pub(super) struct Settings {
     pub(super) stats_interval: u32,
     pub(super) preprocessing: Preprocessing,
     pub(super) cuda_graph: bool,
-    scales: Said<Scales>,
+    scales: ParsedProperty<Scales>,
     flip: bool,
-    tiles: Said<Tiles>,
-    roi: Said<Arc<[Rect]>>,
+    tiles: ParsedProperty<Tiles>,
+    roi: ParsedProperty<Arc<[Rect]>>,
     merge: Merge,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            model: ModelSettings::default(),
+            model: ModelProperties::default(),
             score_threshold: DEFAULT_SCORE_THRESHOLD,
             iou_threshold: DEFAULT_IOU_THRESHOLD,
             input_size: DEFAULT_INPUT_SIZE,
@@ -133,36 +130,27 @@ impl Default for Settings {
             stats_interval: DEFAULT_STATS_INTERVAL,
             preprocessing: Preprocessing::default(),
             cuda_graph: DEFAULT_CUDA_GRAPH,
-            scales: Said::new(DEFAULT_SCALES, Scales::default()),
+            scales: ParsedProperty::new(DEFAULT_SCALES, Scales::default()),
             flip: DEFAULT_FLIP,
-            tiles: Said::new(DEFAULT_TILES, Tiles::default()),
-            roi: Said::new("", [].into()),
+            tiles: ParsedProperty::new(DEFAULT_TILES, Tiles::default()),
+            roi: ParsedProperty::new("", [].into()),
             merge: Merge::default(),
         }
     }
 }
 
 impl Settings {
-    /// How long a frame waits for others to share its run: not at all where it is left to the element.
+    /// How long a frame waits for a batch to fill: not at all if the batch size is left to the element.
     pub(super) fn batch_timeout(&self) -> Duration {
         if self.batch_size > 1 { Duration::from_millis(self.batch_timeout.into()) } else { Duration::ZERO }
     }
 
-    /// What counts for a frame.
-    pub(super) fn of_frame(&self) -> FrameSettings {
-        FrameSettings {
-            detector: self.detector(),
-            inference_interval: self.inference_interval.into(),
-            max_age: Duration::from_millis(self.max_age.into()),
-        }
-    }
-
-    /// What makes no sense of what was said last of where to look.
+    /// The first problem of the properties that are parsed.
     pub(super) fn problem(&self) -> Option<String> {
         ["scales", "tiles", "roi"].into_iter().find_map(|name| self.problem_with(name))
     }
 
-    /// What makes no sense of what a property was set to last.
+    /// The problem of the last value of a property.
     pub(super) fn problem_with(&self, name: &str) -> Option<String> {
         match name {
             "scales" => self.scales.problem(name),
@@ -172,15 +160,11 @@ impl Settings {
         }
     }
 
-    pub(super) fn detector(&self) -> DetectorSettings {
-        let looks = Looks {
-            scales: self.scales.meaning(),
-            flip: self.flip,
-            tiles: self.tiles.meaning(),
-            rois: self.roi.meaning(),
-        };
-        DetectorSettings {
-            looks,
+    pub(super) fn detection(&self) -> DetectionSettings {
+        let views =
+            Views { scales: self.scales.value(), flip: self.flip, tiles: self.tiles.value(), rois: self.roi.value() };
+        DetectionSettings {
+            views,
             merge: self.merge.into(),
             score_threshold: self.score_threshold,
             iou_threshold: self.iou_threshold,
@@ -193,25 +177,16 @@ impl Settings {
     }
 }
 
-/// The settings of one frame, which cost next to nothing to copy.
-#[derive(Clone)]
-pub(super) struct FrameSettings {
-    pub(super) detector: DetectorSettings,
-    pub(super) inference_interval: u64,
-    /// Zero: any.
-    pub(super) max_age: Duration,
-}
-
-/// The element's properties, those that say what it does among them.
+/// The element's properties, the read-only ones included.
 pub(super) fn properties() -> &'static [glib::ParamSpec] {
     static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-        let mut properties = ModelSettings::properties(
-            "ONNX file of the detector (none: $RETINAFACE_MODEL, beside the plugin, or the installed one)",
+        let mut properties = ModelProperties::properties(
+            "ONNX file of the detector; none: $RETINAFACE_MODEL, the file beside the plugin, or the installed file",
         );
         properties.extend([
                 glib::ParamSpecFloat::builder("score-threshold")
                     .nick("Score threshold")
-                    .blurb("Faces scored above this are kept")
+                    .blurb("Keep faces with a higher score")
                     .minimum(0.0)
                     .maximum(1.0)
                     .default_value(DEFAULT_SCORE_THRESHOLD)
@@ -219,7 +194,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecFloat::builder("iou-threshold")
                     .nick("IoU threshold")
-                    .blurb("Of two faces whose intersection over union is above this, the better is kept")
+                    .blurb("Keep the better one of two faces whose intersection over union is higher")
                     .minimum(0.0)
                     .maximum(1.0)
                     .default_value(DEFAULT_IOU_THRESHOLD)
@@ -227,76 +202,76 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecUInt::builder("input-size")
                     .nick("Input size")
-                    .blurb("Longer side of the model's input in pixels; 0: the frame's own size. Ignored by models of a fixed size")
+                    .blurb("Length of the longer side of the model's input in pixels; 0: the frame's own size. Models with a fixed input size ignore it")
                     .maximum(16384)
                     .default_value(DEFAULT_INPUT_SIZE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecString::builder("scales")
                     .nick("Scales")
-                    .blurb("Sizes at which frames are looked at, as factors of what input-size makes of them (\"1.0,0.2\"); auto: once, and once more at a small size where the input is large, for faces that fill it")
+                    .blurb("Image pyramid: scales of the frame relative to input-size, separated by commas (\"1.0,0.2\"); auto: 1.0, and a small second scale for faces that fill a large input")
                     .default_value(DEFAULT_SCALES)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecBoolean::builder("flip")
                     .nick("Flip")
-                    .blurb("Look at frames in a mirror, too")
+                    .blurb("Also run detection on the horizontally flipped frame")
                     .default_value(DEFAULT_FLIP)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecString::builder("tiles")
                     .nick("Tiles")
-                    .blurb("Overlapping parts of frames that are looked at, too: none, auto (of the input size, at full resolution), or columns and rows (\"3x2\")")
+                    .blurb("Also run detection on overlapping tiles: none, auto (tiles of the input size at full resolution), or columns x rows (\"3x2\")")
                     .default_value(DEFAULT_TILES)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecString::builder("roi")
                     .nick("Regions of interest")
-                    .blurb("Look only within these, x,y,width,height in pixels of the frame, `;` between several; none: everywhere. Each is looked at as if it were the frame")
+                    .blurb("Run detection only in these regions: x,y,width,height in frame pixels, separated by `;`; none: the whole frame. Each region is scaled as a frame of its own")
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecEnum::builder_with_default("merge", Merge::default())
                     .nick("Merge")
-                    .blurb("How faces that overlap become one")
+                    .blurb("How overlapping faces are merged")
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("max-faces")
                     .nick("Largest number of faces")
-                    .blurb("At most so many faces a frame, best scores first; 0: all")
+                    .blurb("Maximum number of faces per frame, best scores first; 0: no limit")
                     .default_value(DEFAULT_MAX_FACES)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("min-face-size")
                     .nick("Smallest face")
-                    .blurb("Faces whose shorter side is below this many pixels of the frame are left out")
+                    .blurb("Minimum length of a face's shorter side in frame pixels; 0: no limit")
                     .maximum(16384)
                     .default_value(DEFAULT_MIN_FACE_SIZE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("inference-interval")
                     .nick("Inference interval")
-                    .blurb("Look at every Nth frame; the others get no faces")
+                    .blurb("Run detection on every Nth frame; the others get no faces")
                     .minimum(1)
                     .default_value(DEFAULT_INFERENCE_INTERVAL)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("batch-size")
                     .nick("Batch size")
-                    .blurb("At most so many frames of streams that share the model go through it at once; 0: what waits anyway on a GPU, 1 on a CPU")
+                    .blurb("Maximum number of frames, of all streams that share the model, in one run; 0: the waiting frames on a GPU, 1 on a CPU")
                     .maximum(64)
                     .default_value(DEFAULT_BATCH_SIZE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("batch-timeout")
                     .nick("Batch timeout")
-                    .blurb("How long a frame waits for a batch of batch-size 2 or more to fill, in ms")
+                    .blurb("Maximum time in ms that a frame waits for a batch to fill, with a batch-size of 2 or more. Ends early when every playing stream has submitted a frame")
                     .maximum(10_000)
                     .default_value(DEFAULT_BATCH_TIMEOUT)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("parallel-runs")
                     .nick("Parallel runs")
-                    .blurb("Runs of the model at the same time, each on `threads` threads: several of one thread carry more frames than one of several")
+                    .blurb("Number of concurrent runs of the model, each on `threads` threads; several single-threaded runs process more frames than one multi-threaded run")
                     .minimum(1)
                     .maximum(64)
                     .default_value(DEFAULT_PARALLEL_RUNS)
@@ -304,25 +279,25 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecEnum::builder_with_default("mode", Mode::default())
                     .nick("Mode")
-                    .blurb("Whether frames wait for their own faces, or pass at once with the newest faces that are known")
+                    .blurb("Whether frames wait for their own faces or pass at once with the newest known faces")
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt::builder("max-age")
                     .nick("Largest age")
-                    .blurb("In mode latest, faces of a frame older than this many ms are not given to another; 0: of any age")
+                    .blurb("In mode latest, detections older than this (ms) are not reused; 0: no limit")
                     .default_value(DEFAULT_MAX_AGE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("inflight")
                     .nick("Frames in flight")
-                    .blurb("Frames of this stream that may be under way at once, in order; 0: 1 for live sources, else enough to keep the model busy")
+                    .blurb("Maximum number of frames of this stream in flight; they leave in order; 0: 1 for live sources, else enough to keep the model busy")
                     .maximum(64)
                     .default_value(DEFAULT_INFLIGHT)
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt::builder("stats-interval")
                     .nick("Statistics interval")
-                    .blurb("An element message with the statistics every so many ms; 0: none")
+                    .blurb("Interval in ms of element messages with statistics; 0: no messages")
                     .default_value(DEFAULT_STATS_INTERVAL)
                     .mutable_playing()
                     .build(),
@@ -333,13 +308,13 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecBoolean::builder("cuda-graph")
                     .nick("CUDA graph")
-                    .blurb("Replay a recorded graph of kernels for each shape, for the execution providers cuda and tensorrt")
+                    .blurb("Replay a recorded CUDA graph for each input shape (execution providers cuda and tensorrt)")
                     .default_value(DEFAULT_CUDA_GRAPH)
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
-                    .blurb("Frames, inferred and skipped ones, faces, batch sizes, and times of each stage in ns; since start and of the last interval")
+                    .blurb("Statistics since start and of the last interval: frames, inferred and skipped frames, faces, batch sizes, and times of each stage in ns")
                     .read_only()
                     .build(),
             ]);
@@ -351,7 +326,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
 impl Settings {
     /// Sets a property.
     pub(super) fn set(&mut self, name: &str, value: &glib::Value) {
-        const CHECKED: &str = "GObject checks a property's type";
+        const CHECKED: &str = "GObject checks the type of a property";
         if self.model.set(name, value) {
             return;
         }
@@ -362,7 +337,7 @@ impl Settings {
             "scales" => self.scales.set(value, str::parse),
             "flip" => self.flip = value.get().expect(CHECKED),
             "tiles" => self.tiles.set(value, str::parse),
-            "roi" => self.roi.set(value, looks::rois),
+            "roi" => self.roi.set(value, parse_rois),
             "merge" => self.merge = value.get().expect(CHECKED),
             "max-faces" => self.max_faces = value.get().expect(CHECKED),
             "min-face-size" => self.min_face_size = value.get().expect(CHECKED),
@@ -406,7 +381,7 @@ impl Settings {
             "stats-interval" => self.stats_interval.to_value(),
             "preprocessing" => self.preprocessing.to_value(),
             "cuda-graph" => self.cuda_graph.to_value(),
-            _ => unreachable!("GObject reads properties of the list only"),
+            _ => unreachable!("GObject reads listed properties only"),
         }
     }
 }

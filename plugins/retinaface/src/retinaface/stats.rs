@@ -1,14 +1,14 @@
-//! What the element did: since it started, and within the last interval.
+//! Statistics of the element: since start, and of the last interval.
 
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use retinaface::detector::{Detection, Timing};
+use retinaface::detect::{Detection, Timing};
 
-/// Batches above this many frames are counted as of this many.
-const LARGEST_BATCH: usize = 64;
-/// Times are told apart to one part in a hundred, up to this.
-const LONGEST: Duration = Duration::from_secs(600);
+/// Larger batches are counted as this size.
+const MAX_BATCH: usize = 64;
+/// Longest recorded time; the resolution is one hundredth of a time.
+const MAX_TIME: Duration = Duration::from_secs(600);
 
 /// The stages, in the order of [`times`].
 const STAGES: [&str; 4] = ["wait", "preprocess", "inference", "decode"];
@@ -18,7 +18,7 @@ fn times(timing: &Timing) -> [Duration; STAGES.len()] {
     [wait, preprocess, inference, decode]
 }
 
-/// What was counted within some time.
+/// Counts of a period.
 #[derive(Clone, Debug)]
 struct Count {
     since: Instant,
@@ -27,17 +27,15 @@ struct Count {
     skipped: u64,
     faces: u64,
     non_finite: u64,
-    /// How many runs' frames shared their run with so many, for each number of them.
-    batches: [u64; LARGEST_BATCH + 1],
+    /// Number of analysed frames by the size of their batch.
+    batches: [u64; MAX_BATCH + 1],
     times: [Histogram<u64>; STAGES.len()],
 }
 
 impl Count {
     fn new() -> Self {
-        let histogram = || {
-            Histogram::new_with_max(LONGEST.as_nanos() as u64, 2)
-                .expect("the limits are ones that a histogram can have")
-        };
+        let histogram =
+            || Histogram::new_with_max(MAX_TIME.as_nanos() as u64, 2).expect("the limits are valid for a histogram");
         Self {
             since: Instant::now(),
             frames: 0,
@@ -45,7 +43,7 @@ impl Count {
             skipped: 0,
             faces: 0,
             non_finite: 0,
-            batches: [0; LARGEST_BATCH + 1],
+            batches: [0; MAX_BATCH + 1],
             times: [histogram(), histogram(), histogram(), histogram()],
         }
     }
@@ -54,7 +52,7 @@ impl Count {
         let Self { since, frames, inferred, skipped, faces, non_finite, batches, times } = self;
         *since = Instant::now();
         (*frames, *inferred, *skipped, *faces, *non_finite) = (0, 0, 0, 0, 0);
-        *batches = [0; LARGEST_BATCH + 1];
+        *batches = [0; MAX_BATCH + 1];
         times.iter_mut().for_each(Histogram::reset);
     }
 
@@ -62,7 +60,7 @@ impl Count {
         self.inferred += 1;
         self.faces += detection.faces.len() as u64;
         self.non_finite += detection.non_finite as u64;
-        self.batches[detection.batch.min(LARGEST_BATCH)] += 1;
+        self.batches[detection.batch.min(MAX_BATCH)] += 1;
         for (histogram, time) in self.times.iter_mut().zip(times(&detection.timing)) {
             histogram.saturating_record(time.as_nanos() as u64);
         }
@@ -95,9 +93,9 @@ impl Count {
 #[derive(Clone, Debug)]
 pub(super) struct Stats {
     whole: Count,
-    /// The one that is under way.
+    /// The current interval.
     interval: Count,
-    /// The last one that ended.
+    /// The last completed interval.
     last: Option<gst::Structure>,
 }
 
@@ -108,27 +106,27 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Counts a frame; gives its number, from 0.
+    /// Counts a frame; returns its number, from 0.
     pub(super) fn frame(&mut self) -> u64 {
         self.interval.frames += 1;
         self.whole.frames += 1;
         self.whole.frames - 1
     }
 
-    /// Counts a frame that is not looked at.
+    /// Counts a frame that was not analysed.
     pub(super) fn skip(&mut self) {
         self.whole.skipped += 1;
         self.interval.skipped += 1;
     }
 
-    /// Counts what was found in a frame.
+    /// Counts a detection.
     pub(super) fn detection(&mut self, detection: &Detection) {
         self.whole.detection(detection);
         self.interval.detection(detection);
     }
 
-    /// Ends the interval if it is that long; then its message is due.
-    pub(super) fn ends_interval(&mut self, length: Duration) -> bool {
+    /// Ends the interval if it has that length; then its message is due. A length of zero never ends.
+    pub(super) fn end_interval(&mut self, length: Duration) -> bool {
         let ends = !length.is_zero() && self.interval.since.elapsed() >= length;
         if ends {
             self.last = Some(self.interval.structure("interval").build());
@@ -137,7 +135,7 @@ impl Stats {
         ends
     }
 
-    /// The value of the property `stats`: counts and times in ns since the start, and those of the last interval.
+    /// The value of the property `stats`: counts and times in ns since start and of the last interval.
     pub(super) fn structure(&self) -> gst::Structure {
         self.whole.structure("retinaface-stats").field_if_some("interval", self.last.clone()).build()
     }
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_and_batches_are_those_of_what_was_counted() {
+    fn percentiles_and_batch_sizes_are_those_of_the_counted_detections() {
         gst::init().unwrap();
         let mut stats = Stats::default();
         for number in 1..=100 {
@@ -172,34 +170,34 @@ mod tests {
         let batches = structure.get::<gst::Structure>("batches").unwrap();
         assert_eq!((batches.get::<u64>("1"), batches.get::<u64>("3")), (Ok(75), Ok(25)));
         assert_eq!(batches.n_fields(), 2);
-        assert!(!structure.has_field("interval"), "none has ended yet");
+        assert!(!structure.has_field("interval"), "no interval has ended yet");
     }
 
     #[test]
-    fn an_interval_holds_what_came_since_the_last_one() {
+    fn an_interval_holds_the_counts_since_the_last_one() {
         gst::init().unwrap();
         let mut stats = Stats::default();
         stats.frame();
-        assert!(!stats.ends_interval(Duration::ZERO), "0 is never");
-        assert!(!stats.ends_interval(Duration::from_secs(60)));
+        assert!(!stats.end_interval(Duration::ZERO), "0 never ends an interval");
+        assert!(!stats.end_interval(Duration::from_secs(60)));
         std::thread::sleep(Duration::from_millis(2));
-        assert!(stats.ends_interval(Duration::from_millis(1)));
+        assert!(stats.end_interval(Duration::from_millis(1)));
         stats.frame();
         stats.frame();
         std::thread::sleep(Duration::from_millis(2));
-        assert!(stats.ends_interval(Duration::from_millis(1)));
+        assert!(stats.end_interval(Duration::from_millis(1)));
         let structure = stats.structure();
         let interval = structure.get::<gst::Structure>("interval").unwrap();
         assert_eq!((structure.get::<u64>("frames"), interval.get::<u64>("frames")), (Ok(3), Ok(2)));
     }
 
     #[test]
-    fn times_beyond_the_longest_are_counted_as_it() {
+    fn longer_times_than_the_maximum_are_counted_as_the_maximum() {
         gst::init().unwrap();
         let mut stats = Stats::default();
         stats.detection(&detection(u64::MAX / 1_000_000, 500));
         let structure = stats.structure();
-        assert!(structure.get::<u64>("inference-p99").unwrap() >= LONGEST.as_nanos() as u64 * 99 / 100);
+        assert!(structure.get::<u64>("inference-p99").unwrap() >= MAX_TIME.as_nanos() as u64 * 99 / 100);
         assert_eq!(structure.get::<gst::Structure>("batches").unwrap().get::<u64>("64"), Ok(1));
     }
 }

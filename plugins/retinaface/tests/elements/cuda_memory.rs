@@ -1,13 +1,8 @@
-//! The feature `cuda-memory`, as far as it goes without a GPU: what is offered, and what is refused.
+//! The feature `cuda-memory` without a GPU: pad template caps, and the error on the CPU provider.
 
-#![cfg(feature = "cuda-memory")]
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
+use crate::common::{self, info, project, quoted, with_watchdog};
 use gst::prelude::*;
 use gst_video::VideoFormat;
-
-mod common;
-use common::{info, project, quoted, watched};
 
 fn cuda_caps() -> gst::Caps {
     let mut caps = info(VideoFormat::Nv12, 640, 360).to_caps().unwrap();
@@ -16,7 +11,7 @@ fn cuda_caps() -> gst::Caps {
 }
 
 #[test]
-fn the_detector_takes_frames_in_cuda_memory_and_still_those_of_the_system() {
+fn detector_accepts_cuda_and_system_memory_caps() {
     common::init();
     let element = gst::ElementFactory::make("retinaface").build().unwrap();
     for pad in ["sink", "src"] {
@@ -31,8 +26,8 @@ fn the_detector_takes_frames_in_cuda_memory_and_still_those_of_the_system() {
 }
 
 #[test]
-fn on_the_cpu_they_are_an_error_that_says_what_to_do() {
-    watched(|| {
+fn cuda_memory_frame_on_cpu_provider_is_an_error() {
+    with_watchdog(|| {
         let model = quoted(&project::default_model());
         let description = format!("retinaface name=it execution-provider=cpu model-file={model}");
         let mut harness = gst_check::Harness::new_parse(&description);
@@ -41,7 +36,7 @@ fn on_the_cpu_they_are_an_error_that_says_what_to_do() {
         element.set_bus(Some(&bus));
         harness.set_src_caps(cuda_caps());
         assert!(harness.push(common::frame(&info(VideoFormat::Nv12, 640, 360), 0)).is_err());
-        let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("it is told");
+        let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("an error message is posted");
         let gst::MessageView::Error(error) = message.view() else { unreachable!() };
         let text = error.error().to_string();
         assert!(text.contains("execution-provider=cuda") && text.contains("cudadownload"), "{text}");

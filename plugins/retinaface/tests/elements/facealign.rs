@@ -1,15 +1,12 @@
 //! The element `facealign`.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
+use crate::common::{self, face, frame_with_faces, info, with_watchdog};
 use gst::prelude::*;
 use gst_video::VideoFormat;
-use retinaface::align::{self, Scratch};
-use retinaface::face::{Face, Landmarks, Point};
+use retinaface::crops::align;
+use retinaface::crops::align::WarpBuffers;
+use retinaface::geometry::{Face, Landmarks, Point};
 use retinaface::image::{ImageInfo, ImageView, OwnedImage, PixelFormat};
-
-mod common;
-use common::{face, frame_with, info, watched};
 
 fn harness(description: &str, width: u32, height: u32) -> gst_check::Harness {
     common::init();
@@ -22,7 +19,7 @@ fn pull_all(harness: &mut gst_check::Harness) -> Vec<gst::Buffer> {
     std::iter::from_fn(|| harness.try_pull()).collect()
 }
 
-/// Start and duration of each gap that came out.
+/// Start and duration of each GAP event.
 fn gaps(harness: &mut gst_check::Harness) -> Vec<(gst::ClockTime, Option<gst::ClockTime>)> {
     let gap = |event: gst::Event| match event.view() {
         gst::EventView::Gap(gap) => Some(gap.get()),
@@ -36,8 +33,8 @@ fn events(harness: &mut gst_check::Harness) -> Vec<gst::Event> {
 }
 
 #[test]
-fn every_face_becomes_a_crop_with_the_frames_time_and_its_origin() {
-    watched(|| {
+fn each_face_becomes_crop_with_timestamp_and_crop_meta() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 640, 360);
         let faces = [
             Face { track_id: Some(4), ..face(0.9, 100.5, 50.25, 120.0, 140.0) },
@@ -45,46 +42,47 @@ fn every_face_becomes_a_crop_with_the_frames_time_and_its_origin() {
             face(0.7, -20.0, -30.0, 90.0, 100.0),
         ];
         let mut harness = harness("facealign", 640, 360);
-        let frame = frame_with(&info, 5, &faces);
+        let frame = frame_with_faces(&info, 5, &faces);
         assert_eq!(harness.push(frame.clone()), Ok(gst::FlowSuccess::Ok));
         let crops = pull_all(&mut harness);
         assert_eq!(crops.len(), 3);
-        let on_frame = gstretinaface::meta::read(&frame, (640, 360)).faces;
-        for ((crop, face), on_frame) in crops.iter().zip(&faces).zip(on_frame) {
+        let attached = face_meta::read(&frame, (640, 360)).faces;
+        for ((crop, face), attached) in crops.iter().zip(&faces).zip(attached) {
             assert_eq!((crop.pts(), crop.duration()), (frame.pts(), frame.duration()));
-            let origin = gstretinaface::meta::read_crop(crop).unwrap();
+            let origin = face_meta::read_crop(crop).unwrap();
             assert_eq!(origin.stream, harness.element().unwrap().static_pad("sink").unwrap().stream_id().unwrap());
             assert_eq!((origin.frame_pts, origin.frame_size), (frame.pts(), (640, 360)));
-            assert_eq!((origin.roi_id, &origin.face), (on_frame.roi_id, face));
-            let there = align::crop_from_frame(&face.landmarks.unwrap(), 112).unwrap();
-            assert_eq!(origin.crop_from_frame, there);
-            // The landmarks lie on the template, and the way back leads to the frame.
-            for (landmark, place) in face.landmarks.unwrap().into_iter().zip(align::ARCFACE_TEMPLATE) {
+            assert_eq!((origin.roi_id, &origin.face), (attached.roi_id, face));
+            let crop_from_frame = align::crop_from_frame(&face.landmarks.unwrap(), 112).unwrap();
+            assert_eq!(origin.crop_from_frame, crop_from_frame);
+            // The landmarks map close to the template, and the inverse maps back to the frame.
+            for (landmark, expected) in face.landmarks.unwrap().into_iter().zip(retinaface::geometry::ARCFACE_TEMPLATE)
+            {
                 let in_crop = origin.crop_from_frame.apply(landmark);
                 let back = origin.frame_from_crop.apply(in_crop);
-                assert!((in_crop.x - place.x).abs() < 4.0 && (in_crop.y - place.y).abs() < 4.0);
+                assert!((in_crop.x - expected.x).abs() < 4.0 && (in_crop.y - expected.y).abs() < 4.0);
                 assert!((back.x - landmark.x).abs() < 0.01 && (back.y - landmark.y).abs() < 0.01);
             }
-            // The pixels are the library's.
+            // The pixels equal those of `align::warp`.
             let map = frame.map_readable().unwrap();
             let view = ImageView::new(ImageInfo::new(PixelFormat::Rgb, 640, 360), &[&map], &[640 * 3]).unwrap();
             let mut expected =
                 OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, 112, 112), vec![0; 112 * 112 * 3]).unwrap();
-            align::warp(&view, &there, &mut expected.view_mut(), &mut Scratch::default()).unwrap();
+            align::warp(&view, &crop_from_frame, &mut expected.view_mut(), &mut WarpBuffers::default()).unwrap();
             assert_eq!(crop.map_readable().unwrap().as_slice(), expected.data());
         }
     });
 }
 
 #[test]
-fn a_frame_without_a_face_that_is_wanted_becomes_a_gap() {
-    watched(|| {
+fn frame_without_accepted_faces_becomes_gap() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
         let mut harness = harness("facealign min-face-size=50 min-score=0.6 max-faces=1", 320, 180);
         let poor = face(0.5, 10.0, 10.0, 100.0, 100.0);
         let small = face(0.9, 10.0, 10.0, 49.0, 100.0);
         for (number, faces) in [vec![], vec![poor.clone()], vec![small.clone()]].into_iter().enumerate() {
-            harness.push(frame_with(&info, number as u64, &faces)).unwrap();
+            harness.push(frame_with_faces(&info, number as u64, &faces)).unwrap();
         }
         assert_eq!(pull_all(&mut harness).len(), 0);
         let ms = gst::ClockTime::from_mseconds;
@@ -92,87 +90,84 @@ fn a_frame_without_a_face_that_is_wanted_becomes_a_gap() {
         harness.push(common::frame(&info, 3)).unwrap();
         assert_eq!(gaps(&mut harness), [(ms(120), Some(ms(40)))]);
         let good = face(0.8, 100.0, 20.0, 80.0, 90.0);
-        harness.push(frame_with(&info, 60, &[small, good, poor, face(0.7, 200.0, 20.0, 80.0, 90.0)])).unwrap();
+        harness.push(frame_with_faces(&info, 60, &[small, good, poor, face(0.7, 200.0, 20.0, 80.0, 90.0)])).unwrap();
         let crops = pull_all(&mut harness);
-        assert_eq!(
-            crops.iter().map(|crop| gstretinaface::meta::read_crop(crop).unwrap().face.score).collect::<Vec<_>>(),
-            [0.8]
-        );
+        assert_eq!(crops.iter().map(|crop| face_meta::read_crop(crop).unwrap().face.score).collect::<Vec<_>>(), [0.8]);
     });
 }
 
 #[test]
-fn gap_interval_makes_one_gap_of_many_but_the_first_after_a_crop_comes_at_once() {
-    watched(|| {
+fn gap_interval_merges_gaps_except_first_after_crop() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
         let ms = gst::ClockTime::from_mseconds;
         let mut harness = harness("facealign gap-interval=1000", 320, 180);
         for start in [0, 60] {
-            harness.push(frame_with(&info, start, &[face(0.9, 50.0, 20.0, 100.0, 120.0)])).unwrap();
+            harness.push(frame_with_faces(&info, start, &[face(0.9, 50.0, 20.0, 100.0, 120.0)])).unwrap();
             for next in 1..56 {
                 harness.push(common::frame(&info, start + next)).unwrap();
             }
             let first = 40 * (start + 1);
-            let expected =
-                [(first, 40), (first + 40, 1000), (first + 1040, 1000)].map(|(at, long)| (ms(at), Some(ms(long))));
+            let expected = [(first, 40), (first + 40, 1000), (first + 1040, 1000)]
+                .map(|(start, duration)| (ms(start), Some(ms(duration))));
             assert_eq!(gaps(&mut harness), expected);
         }
         assert!(harness.push_event(gst::event::Eos::new()));
-        assert_eq!(gaps(&mut harness), [(ms(40 * 112), Some(ms(160)))], "the rest before the end");
+        assert_eq!(gaps(&mut harness), [(ms(40 * 112), Some(ms(160)))], "the pending gap is sent before EOS");
     });
 }
 
 #[test]
-fn landmarks_that_give_no_transform_cost_that_face_only() {
-    watched(|| {
+fn degenerate_landmarks_skip_only_their_face() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
         let good = face(0.8, 100.0, 20.0, 80.0, 90.0);
         let with = |landmarks: Option<Landmarks>| Face { landmarks, ..face(0.9, 10.0, 10.0, 50.0, 50.0) };
         let line = std::array::from_fn(|i| Point::new(20.0 + i as f32, 30.0 + i as f32));
         let faces = [with(Some([Point::new(30.0, 30.0); 5])), with(Some(line)), good.clone()];
         let mut harness = harness("facealign", 320, 180);
-        harness.push(frame_with(&info, 0, &faces)).unwrap();
+        harness.push(frame_with_faces(&info, 0, &faces)).unwrap();
         let crops = pull_all(&mut harness);
         assert_eq!(crops.len(), 1);
-        assert_eq!(gstretinaface::meta::read_crop(&crops[0]).unwrap().face, good);
-        harness.push(frame_with(&info, 1, &faces[..2])).unwrap();
+        assert_eq!(face_meta::read_crop(&crops[0]).unwrap().face, good);
+        harness.push(frame_with_faces(&info, 1, &faces[..2])).unwrap();
         assert!(events(&mut harness).iter().any(|event| event.type_() == gst::EventType::Gap));
     });
 }
 
 #[test]
-fn faces_without_landmarks_are_an_error_unless_the_square_around_their_box_is_asked_for() {
-    watched(|| {
+fn faces_without_landmarks_require_align_without_landmarks() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
         let boxed = Face { landmarks: None, ..face(0.9, 100.0, 20.0, 80.0, 100.0) };
         let mut harness = harness("facealign name=align", 320, 180);
         let bus = gst::Bus::new();
         let align = harness.element().unwrap();
         align.set_bus(Some(&bus));
-        let pushed = harness.push(frame_with(&info, 0, std::slice::from_ref(&boxed)));
+        let pushed = harness.push(frame_with_faces(&info, 0, std::slice::from_ref(&boxed)));
         assert_eq!(pushed, Err(gst::FlowError::Error));
         let message = bus.pop_filtered(&[gst::MessageType::Error]).unwrap();
         let gst::MessageView::Error(error) = message.view() else { panic!("{message:?}") };
         assert!(error.error().message().contains("align-without-landmarks=true"), "{error:?}");
 
         let mut harness = self::harness("facealign align-without-landmarks=true size=100", 320, 180);
-        harness.push(frame_with(&info, 0, &[boxed, face(0.8, 10.0, 10.0, 60.0, 70.0)])).unwrap();
+        harness.push(frame_with_faces(&info, 0, &[boxed, face(0.8, 10.0, 10.0, 60.0, 70.0)])).unwrap();
         let crops = pull_all(&mut harness);
         assert_eq!(crops.len(), 2);
-        let origin = gstretinaface::meta::read_crop(&crops[0]).unwrap();
-        // The box's middle is the crop's, and its longer side the crop's side.
+        let origin = face_meta::read_crop(&crops[0]).unwrap();
+        // The crop has the centre of the box, and its side is the longer side of the box.
         assert_eq!(origin.frame_from_crop.apply(Point::new(0.0, 0.0)), Point::new(90.0, 20.0));
     });
 }
 
 #[test]
-fn downstream_chooses_the_channel_order_and_size_sets_the_side() {
-    watched(|| {
+fn downstream_caps_select_format_and_size_sets_dimensions() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
         let faces = [face(0.9, 50.0, 20.0, 100.0, 120.0)];
         let crop = |description: &str| {
             let mut harness = harness(description, 320, 180);
-            harness.push(frame_with(&info, 0, &faces)).unwrap();
+            harness.push(frame_with_faces(&info, 0, &faces)).unwrap();
             let buffer = harness.pull().unwrap();
             let caps = harness.sinkpad().unwrap().current_caps().unwrap();
             (gst_video::VideoInfo::from_caps(&caps).unwrap(), buffer.map_readable().unwrap().to_vec())
@@ -190,42 +185,42 @@ fn downstream_chooses_the_channel_order_and_size_sets_the_side() {
 }
 
 #[test]
-fn what_follows_and_takes_no_crops_is_told_with_the_remedy() {
-    watched(|| {
-        assert!(gst::parse::launch("facealign ! video/x-raw,format=NV12 ! fakesink").is_err(), "refused when linked");
-        // What follows may change its mind after it was linked.
+fn unsupported_downstream_caps_error_suggests_videoconvert() {
+    with_watchdog(|| {
+        assert!(gst::parse::launch("facealign ! video/x-raw,format=NV12 ! fakesink").is_err(), "linking fails");
+        // Downstream caps can change after linking.
         let pipeline = gst::parse::launch("videotestsrc num-buffers=2 ! facealign ! appsink name=out").unwrap();
         let pipeline = pipeline.downcast::<gst::Pipeline>().unwrap();
         let sink = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
         sink.set_caps(Some(&"video/x-raw,format=NV12".parse().unwrap()));
         let _ = pipeline.set_state(gst::State::Playing);
         let bus = pipeline.bus().unwrap();
-        let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(30), &[gst::MessageType::Error]).unwrap();
+        let message = bus.timed_pop_filtered(gst::ClockTime::NONE, &[gst::MessageType::Error]).unwrap();
         let gst::MessageView::Error(error) = message.view() else { unreachable!() };
-        assert!(error.error().to_string().contains("put `videoconvert` after it"), "{}", error.error());
+        assert!(error.error().to_string().contains("put `videoconvert` after this element"), "{}", error.error());
         pipeline.set_state(gst::State::Null).unwrap();
     });
 }
 
 #[test]
-fn eos_flush_and_segment_pass_and_flow_returns_come_back() {
-    watched(|| {
+fn eos_flush_and_segment_events_are_forwarded() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
         let faces = [face(0.9, 50.0, 20.0, 100.0, 120.0)];
         let mut harness = harness("facealign", 320, 180);
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
         segment.set_start(gst::ClockTime::from_seconds(3));
         assert!(harness.push_event(gst::event::Segment::new(&segment)));
-        harness.push(frame_with(&info, 80, &faces)).unwrap();
+        harness.push(frame_with_faces(&info, 80, &faces)).unwrap();
         let types = |events: &[gst::Event]| events.iter().map(|event| event.type_()).collect::<Vec<_>>();
         let seen = events(&mut harness);
         assert!(seen.iter().any(|event| matches!(event.view(), gst::EventView::Segment(s) if s.segment().downcast_ref::<gst::ClockTime>().is_some_and(|s| s.start() == segment.start()))), "{:?}", types(&seen));
 
         assert!(harness.push_event(gst::event::FlushStart::new()));
-        assert_eq!(harness.push(frame_with(&info, 81, &faces)), Err(gst::FlowError::Flushing));
+        assert_eq!(harness.push(frame_with_faces(&info, 81, &faces)), Err(gst::FlowError::Flushing));
         assert!(harness.push_event(gst::event::FlushStop::new(true)));
         assert!(harness.push_event(gst::event::Segment::new(&segment)));
-        assert_eq!(harness.push(frame_with(&info, 82, &faces)), Ok(gst::FlowSuccess::Ok));
+        assert_eq!(harness.push(frame_with_faces(&info, 82, &faces)), Ok(gst::FlowSuccess::Ok));
         assert!(harness.push_event(gst::event::Eos::new()));
         let seen = types(&events(&mut harness));
         assert!(
@@ -238,17 +233,18 @@ fn eos_flush_and_segment_pass_and_flow_returns_come_back() {
 }
 
 #[test]
-fn what_downstream_answers_to_a_crop_is_what_upstream_hears() {
-    watched(|| {
+fn downstream_flow_error_is_returned_upstream() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 320, 180);
-        for answer in [gst::FlowError::Eos, gst::FlowError::Error, gst::FlowError::NotLinked, gst::FlowError::Flushing]
+        for flow_error in
+            [gst::FlowError::Eos, gst::FlowError::Error, gst::FlowError::NotLinked, gst::FlowError::Flushing]
         {
             let element = gst::ElementFactory::make("facealign").build().unwrap();
             let (source, sink) = (
-                gst::Pad::builder(gst::PadDirection::Src).name("from").build(),
-                gst::Pad::builder(gst::PadDirection::Sink).name("to"),
+                gst::Pad::builder(gst::PadDirection::Src).name("src").build(),
+                gst::Pad::builder(gst::PadDirection::Sink).name("sink"),
             );
-            let sink = sink.chain_function(move |_, _, _| Err(answer)).event_function(|_, _, _| true).build();
+            let sink = sink.chain_function(move |_, _, _| Err(flow_error)).event_function(|_, _, _| true).build();
             for pad in [&source, &sink] {
                 pad.set_active(true).unwrap();
             }
@@ -258,8 +254,8 @@ fn what_downstream_answers_to_a_crop_is_what_upstream_hears() {
             source.push_event(gst::event::StreamStart::new("test"));
             source.push_event(gst::event::Caps::new(&info.to_caps().unwrap()));
             source.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
-            let two = [face(0.9, 50.0, 20.0, 100.0, 120.0), face(0.8, 150.0, 20.0, 100.0, 120.0)];
-            assert_eq!(source.push(frame_with(&info, 0, &two)), Err(answer));
+            let faces = [face(0.9, 50.0, 20.0, 100.0, 120.0), face(0.8, 150.0, 20.0, 100.0, 120.0)];
+            assert_eq!(source.push(frame_with_faces(&info, 0, &faces)), Err(flow_error));
             element.set_state(gst::State::Null).unwrap();
         }
     });

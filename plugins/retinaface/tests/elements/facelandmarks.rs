@@ -1,17 +1,14 @@
 //! The element `facelandmarks`.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
 use gst::prelude::*;
 use gst_video::VideoFormat;
-use retinaface::face::{Face, Point};
-use retinaface::landmarks;
 
-mod common;
-use common::{face, faces_on, frame_with, info, project, quoted, run, try_run, watched};
+use crate::common::{self, face, frame_with_faces, info, project, quoted, read_faces, run, try_run, with_watchdog};
+use retinaface::crops::five_landmarks;
+use retinaface::geometry::{Face, Point};
 
-/// A model of the tests' own, see tests/fixtures/models/make_models.py.
-fn tiny(name: &str) -> String {
+/// A small model that tests/fixtures/models/make_models.py has made.
+fn fixture_model(name: &str) -> String {
     quoted(&project::root().join("tests/fixtures/models").join(name))
 }
 
@@ -22,18 +19,18 @@ fn harness(properties: &str) -> gst_check::Harness {
     harness
 }
 
-fn through(harness: &mut gst_check::Harness, faces: &[Face]) -> Vec<Face> {
-    let out = harness.push_and_pull(frame_with(&info(VideoFormat::Nv12, 320, 180), 0, faces)).unwrap();
-    gstretinaface::meta::read(&out, (320, 180)).into_faces()
+fn push_through(harness: &mut gst_check::Harness, faces: &[Face]) -> Vec<Face> {
+    let out = harness.push_and_pull(frame_with_faces(&info(VideoFormat::Nv12, 320, 180), 0, faces)).unwrap();
+    face_meta::read(&out, (320, 180)).into_faces()
 }
 
 #[test]
-fn points_are_added_to_each_face_and_the_five_stay() {
-    watched(|| {
+fn points_are_added_and_other_fields_stay() {
+    with_watchdog(|| {
         let faces = [face(0.9, 40.0, 20.0, 100.0, 100.0), face(0.8, 200.0, 60.0, 40.0, 50.0)];
         for (model, count) in [("landmarks68.onnx", 68), ("landmarks98_rank3.onnx", 98), ("landmarks106.onnx", 106)] {
-            let mut harness = harness(&format!("model-file={}", tiny(model)));
-            let found = through(&mut harness, &faces);
+            let mut harness = harness(&format!("model-file={}", fixture_model(model)));
+            let found = push_through(&mut harness, &faces);
             assert_eq!(found.len(), 2);
             for (found, before) in found.iter().zip(&faces) {
                 assert_eq!(found.points.len(), count);
@@ -45,77 +42,158 @@ fn points_are_added_to_each_face_and_the_five_stay() {
                 assert!(
                     found.points.iter().all(|point| point.y > rect.y - margin_y && point.y < rect.bottom() + margin_y)
                 );
-                assert_eq!(&Face { points: vec![], ..found.clone() }, before, "nothing else changed");
+                assert_eq!(&Face { points: vec![], ..found.clone() }, before, "nothing else changes");
             }
-            assert_eq!(through(&mut harness, &[]), []);
+            assert_eq!(push_through(&mut harness, &[]), []);
         }
     });
 }
 
 #[test]
-fn small_faces_can_be_left_out_and_refined_landmarks_take_the_place_of_the_five() {
-    watched(|| {
+fn min_face_size_and_refine_landmarks_are_applied() {
+    with_watchdog(|| {
         let faces = [face(0.9, 40.0, 20.0, 100.0, 100.0), face(0.8, 200.0, 60.0, 40.0, 50.0)];
-        let found = through(&mut harness(&format!("model-file={} min-face-size=60", tiny("landmarks68.onnx"))), &faces);
+        let found = push_through(
+            &mut harness(&format!("model-file={} min-face-size=60", fixture_model("landmarks68.onnx"))),
+            &faces,
+        );
         assert_eq!(found.iter().map(|face| face.points.len()).collect::<Vec<_>>(), [68, 0]);
-        let refined =
-            through(&mut harness(&format!("model-file={} refine-landmarks=true", tiny("landmarks68.onnx"))), &faces);
+        let refined = push_through(
+            &mut harness(&format!("model-file={} refine-landmarks=true", fixture_model("landmarks68.onnx"))),
+            &faces,
+        );
         for face in refined {
-            assert_eq!(face.landmarks, landmarks::five_of(&face.points));
+            assert_eq!(face.landmarks, five_landmarks(&face.points));
         }
     });
 }
 
 #[test]
-fn the_crop_may_change_while_playing() {
-    watched(|| {
-        let mut harness = harness(&format!("name=it model-file={}", tiny("landmarks68.onnx")));
+fn crop_properties_can_change_in_playing() {
+    with_watchdog(|| {
+        let mut harness = harness(&format!("name=it model-file={}", fixture_model("landmarks68.onnx")));
         let element = harness.element().unwrap().downcast::<gst::Bin>().unwrap().by_name("it").unwrap();
         assert_eq!(element.property::<String>("active-provider"), "cpu");
-        let turned = face(0.9, 100.0, 40.0, 80.0, 80.0);
-        let [a, b, nose, c, d] = turned.landmarks.unwrap();
-        let turn = |point: Point| Point::new(140.0 - (point.y - 80.0), 80.0 + (point.x - 140.0));
-        let turned = [Face { landmarks: Some([a, b, nose, c, d].map(turn)), ..turned }];
-        let aligned = through(&mut harness, &turned);
+        let rotated = face(0.9, 100.0, 40.0, 80.0, 80.0);
+        let [a, b, nose, c, d] = rotated.landmarks.unwrap();
+        let rotate = |point: Point| Point::new(140.0 - (point.y - 80.0), 80.0 + (point.x - 140.0));
+        let rotated = [Face { landmarks: Some([a, b, nose, c, d].map(rotate)), ..rotated }];
+        let aligned = push_through(&mut harness, &rotated);
         element.set_property_from_str("crop", "upright");
-        let upright = through(&mut harness, &turned);
+        let upright = push_through(&mut harness, &rotated);
         assert_ne!(aligned[0].points, upright[0].points);
         element.set_property("crop-scale", 2.0f32);
         let spread = |faces: &[Face]| {
             let xs = faces[0].points.iter().map(|point| point.x);
             xs.clone().fold(f32::MIN, f32::max) - xs.fold(f32::MAX, f32::min)
         };
-        let wide = through(&mut harness, &turned);
+        let wide = push_through(&mut harness, &rotated);
         assert!(spread(&wide) > 1.2 * spread(&upright), "{} {}", spread(&wide), spread(&upright));
     });
 }
 
 #[test]
-fn the_latency_query_says_what_the_element_adds() {
-    watched(|| {
-        let mut harness = harness(&format!("model-file={} batch-timeout=30", tiny("landmarks68.onnx")));
-        harness
-            .push_and_pull(frame_with(&info(VideoFormat::Nv12, 320, 180), 0, &[face(0.9, 40.0, 20.0, 100.0, 100.0)]))
-            .unwrap();
-        let latency = harness.query_latency().unwrap();
-        let (least, most) = (gst::ClockTime::from_mseconds(30), gst::ClockTime::from_seconds(5));
-        assert!(latency > least && latency < most, "{latency}");
+fn frames_in_flight_keep_order_and_their_points() {
+    with_watchdog(|| {
+        // The faces move. Every third frame has none.
+        let faces_of = |number: u64| {
+            let x = 10.0 + 12.0 * number as f32;
+            if number % 3 == 2 {
+                vec![]
+            } else {
+                vec![face(0.9, x, 20.0, 60.0, 60.0), face(0.8, x + 5.0, 100.0, 40.0, 50.0)]
+            }
+        };
+        let info = info(VideoFormat::Nv12, 320, 180);
+        let run = |inflight: u32| {
+            let mut harness = harness(&format!("model-file={} inflight={inflight}", fixture_model("landmarks68.onnx")));
+            for number in 0..18 {
+                harness.push(frame_with_faces(&info, number, &faces_of(number))).unwrap();
+            }
+            let frames = (0..18).map(|number| {
+                let out = harness.pull().unwrap();
+                assert_eq!(out.pts(), Some(gst::ClockTime::from_mseconds(40) * number), "inflight={inflight}");
+                face_meta::read(&out, (320, 180)).into_faces()
+            });
+            frames.collect::<Vec<_>>()
+        };
+        let sequential = run(1);
+        for (number, faces) in sequential.iter().enumerate() {
+            assert_eq!(faces.len(), faces_of(number as u64).len());
+            assert!(faces.iter().all(|face| face.points.len() == 68));
+        }
+        assert_eq!(run(2), sequential);
+        assert_eq!(run(5), sequential);
     });
 }
 
 #[test]
-fn what_cannot_be_is_a_start_error_that_says_why() {
-    watched(|| {
+fn frames_in_flight_are_pushed_before_eos() {
+    with_watchdog(|| {
+        let info = info(VideoFormat::Nv12, 320, 180);
+        let mut harness = harness(&format!("model-file={} inflight=4", fixture_model("landmarks68.onnx")));
+        let faces = [face(0.9, 40.0, 20.0, 100.0, 100.0)];
+        assert_eq!(
+            face_meta::read(&harness.push_and_pull(frame_with_faces(&info, 0, &faces)).unwrap(), (320, 180))
+                .faces
+                .len(),
+            1
+        );
+        harness.push(frame_with_faces(&info, 1, &faces)).unwrap();
+        harness.push(frame_with_faces(&info, 2, &faces)).unwrap();
+        // The call returns after all frames were pushed.
+        assert!(harness.push_event(gst::event::Eos::new()));
+        assert_eq!(harness.buffers_in_queue(), 2);
+    });
+}
+
+#[test]
+fn dropped_face_count_is_kept() {
+    with_watchdog(|| {
+        let info = info(VideoFormat::Nv12, 320, 180);
+        let mut buffer =
+            frame_with_faces(&info, 0, &[face(0.9, 40.0, 20.0, 100.0, 100.0), face(0.8, 200.0, 60.0, 40.0, 50.0)]);
+        common::clip_roi(buffer.get_mut().unwrap(), 1);
+        let mut harness = harness(&format!("model-file={}", fixture_model("landmarks68.onnx")));
+        let out = harness.push_and_pull(buffer).unwrap();
+        let found = face_meta::read(&out, (320, 180));
+        assert_eq!((found.faces.len(), found.faces[0].face.points.len(), found.dropped), (1, 68, 1));
+    });
+}
+
+#[test]
+fn latency_includes_batch_timeout_and_processing_time() {
+    with_watchdog(|| {
+        let mut harness = harness(&format!("model-file={} batch-timeout=30", fixture_model("landmarks68.onnx")));
+        harness
+            .push_and_pull(frame_with_faces(
+                &info(VideoFormat::Nv12, 320, 180),
+                0,
+                &[face(0.9, 40.0, 20.0, 100.0, 100.0)],
+            ))
+            .unwrap();
+        let latency = harness.query_latency().unwrap();
+        let (min, max) = (gst::ClockTime::from_mseconds(30), gst::ClockTime::from_seconds(5));
+        assert!(latency > min && latency < max, "{latency}");
+    });
+}
+
+#[test]
+fn invalid_configuration_is_a_start_error() {
+    with_watchdog(|| {
         for (properties, parts) in [
             (String::new(), ["model-file is not set", "ONNX file"]),
-            (format!("model-file={}", tiny("biubug6.onnx")), ["biubug6.onnx", "fixed height and width"]),
-            (format!("model-file={}", tiny("classifier.onnx")), ["classifier.onnx", "cannot be fed"]),
+            (format!("model-file={}", fixture_model("biubug6.onnx")), ["biubug6.onnx", "fixed height and width"]),
             (
-                format!("model-file={} refine-landmarks=true", tiny("landmarks_fixed1.onnx")),
+                format!("model-file={}", fixture_model("classifier.onnx")),
+                ["classifier.onnx", "has an unsupported input"],
+            ),
+            (
+                format!("model-file={} refine-landmarks=true", fixture_model("landmarks_fixed1.onnx")),
                 ["refine-landmarks", "finds 10"],
             ),
             (
-                format!("model-file={} model-options=points=feet", tiny("landmarks68.onnx")),
+                format!("model-file={} model-options=points=feet", fixture_model("landmarks68.onnx")),
                 ["model-options", "fraction or signed"],
             ),
         ] {
@@ -131,8 +209,8 @@ fn what_cannot_be_is_a_start_error_that_says_why() {
 }
 
 #[test]
-fn streams_share_the_model_and_crops_follow_the_refined_landmarks() {
-    watched(|| {
+fn refined_landmarks_stay_near_detected_landmarks() {
+    with_watchdog(|| {
         let Some(model) = project::shared("models/landmarks68_faceplugin.onnx") else { return };
         let photo = common::quoted(&project::media("multi_face.jpg"));
         let pipeline = |extra: &str| {
@@ -143,15 +221,15 @@ fn streams_share_the_model_and_crops_follow_the_refined_landmarks() {
                 quoted(&model)
             ))
         };
-        let faces = |samples: &[gst::Sample]| faces_on(&samples[0]);
+        let faces = |samples: &[gst::Sample]| read_faces(&samples[0]);
         let (plain, refined) = (faces(&pipeline("")), faces(&pipeline("refine-landmarks=true")));
         assert_eq!((plain.len(), refined.len()), (5, 5));
         for (plain, refined) in plain.iter().zip(&refined) {
             assert_eq!((plain.points.len(), plain.rect), (68, refined.rect));
             assert_ne!(plain.landmarks, refined.landmarks);
             let (before, after) = (plain.landmarks.unwrap(), refined.landmarks.unwrap());
-            let off = before.iter().zip(&after).map(|(a, b)| (a.x - b.x).hypot(a.y - b.y));
-            assert!(off.sum::<f32>() / 5.0 < 0.15 * plain.rect.w, "{plain:?} {refined:?}");
+            let distances = before.iter().zip(&after).map(|(a, b)| (a.x - b.x).hypot(a.y - b.y));
+            assert!(distances.sum::<f32>() / 5.0 < 0.15 * plain.rect.w, "{plain:?} {refined:?}");
         }
     });
 }

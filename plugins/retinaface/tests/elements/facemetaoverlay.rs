@@ -1,16 +1,12 @@
 //! The element `facemetaoverlay`.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
+use crate::common::{self, face, frame_with_faces, info, with_watchdog};
 use gst_video::VideoFormat;
-use retinaface::face::{Face, Point};
-
-mod common;
-use common::{face, frame_with, info, watched};
+use retinaface::geometry::{Face, Point};
 
 #[test]
-fn faces_are_drawn_into_each_format_in_the_colours_set() {
-    watched(|| {
+fn boxes_are_drawn_in_each_format_with_box_color() {
+    with_watchdog(|| {
         for format in
             ["NV12", "I420", "RGB", "BGR", "RGBx", "BGRx", "RGBA", "BGRA", "GRAY8"].map(VideoFormat::from_string)
         {
@@ -19,8 +15,9 @@ fn faces_are_drawn_into_each_format_in_the_colours_set() {
                 "facemetaoverlay box-color=0xFF0000 line-width=4 draw-landmarks=false draw-score=false",
             );
             harness.set_src_caps(info.to_caps().unwrap());
-            let out = harness.push_and_pull(frame_with(&info, 0, &[face(0.9, 60.0, 40.0, 100.0, 100.0)])).unwrap();
-            // What GStreamer's own converter makes of it: red where the box's left edge is.
+            let out =
+                harness.push_and_pull(frame_with_faces(&info, 0, &[face(0.9, 60.0, 40.0, 100.0, 100.0)])).unwrap();
+            // After conversion to RGB by GStreamer, the left edge of the box is red.
             let sample = gst::Sample::builder().buffer(&out).caps(&info.to_caps().unwrap()).build();
             let rgb = gst_video::convert_sample(
                 &sample,
@@ -41,8 +38,8 @@ fn faces_are_drawn_into_each_format_in_the_colours_set() {
 }
 
 #[test]
-fn a_landmark_models_points_are_drawn_unless_told_otherwise() {
-    watched(|| {
+fn points_are_drawn_unless_draw_points_is_false() {
+    with_watchdog(|| {
         let info = info(VideoFormat::Gray8, 320, 180);
         let faces = [Face { points: vec![Point::new(200.0, 100.0)], ..face(0.9, 60.0, 40.0, 60.0, 60.0) }];
         let pixel = |properties: &str| {
@@ -51,7 +48,7 @@ fn a_landmark_models_points_are_drawn_unless_told_otherwise() {
             ));
             harness.set_src_caps(info.to_caps().unwrap());
             let plain = common::frame(&info, 0).map_readable().unwrap()[100 * 320 + 200];
-            let out = harness.push_and_pull(frame_with(&info, 0, &faces)).unwrap();
+            let out = harness.push_and_pull(frame_with_faces(&info, 0, &faces)).unwrap();
             (plain, out.map_readable().unwrap()[100 * 320 + 200])
         };
         assert_eq!(pixel("").1, 255);
@@ -61,12 +58,12 @@ fn a_landmark_models_points_are_drawn_unless_told_otherwise() {
 }
 
 #[test]
-fn a_frame_without_faces_is_not_even_copied() {
-    watched(|| {
+fn frame_without_faces_is_not_copied() {
+    with_watchdog(|| {
         let info = info(VideoFormat::I420, 320, 180);
         let mut harness = gst_check::Harness::new("facemetaoverlay");
         harness.set_src_caps(info.to_caps().unwrap());
-        let buffer = frame_with(&info, 0, &[]);
+        let buffer = frame_with_faces(&info, 0, &[]);
         let other_branch = buffer.clone();
         let out = harness.push_and_pull(buffer).unwrap();
         assert_eq!(out.map_readable().unwrap().as_ptr(), other_branch.map_readable().unwrap().as_ptr());
@@ -74,16 +71,16 @@ fn a_frame_without_faces_is_not_even_copied() {
 }
 
 #[test]
-fn the_other_branch_of_a_tee_keeps_its_pixels() {
-    watched(|| {
+fn drawing_leaves_other_tee_branch_unchanged() {
+    with_watchdog(|| {
         let info = info(VideoFormat::I420, 320, 180);
         let mut harness = gst_check::Harness::new("facemetaoverlay");
         harness.set_src_caps(info.to_caps().unwrap());
-        let buffer = frame_with(&info, 0, &[face(0.9, 60.0, 40.0, 100.0, 100.0)]);
+        let buffer = frame_with_faces(&info, 0, &[face(0.9, 60.0, 40.0, 100.0, 100.0)]);
         let (other_branch, before) = (buffer.clone(), buffer.map_readable().unwrap().to_vec());
         let out = harness.push_and_pull(buffer).unwrap();
         assert_eq!(other_branch.map_readable().unwrap().as_slice(), before);
         assert_ne!(out.map_readable().unwrap().as_slice(), before);
-        assert_eq!(gstretinaface::meta::read(&out, (320, 180)).faces.len(), 1, "faces go on with the frame");
+        assert_eq!(face_meta::read(&out, (320, 180)).faces.len(), 1, "the metadata stays on the frame");
     });
 }

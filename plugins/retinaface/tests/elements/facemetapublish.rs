@@ -1,15 +1,11 @@
 //! The element `facemetapublish`.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
-
+use crate::common::{self, face, frame_with_faces, info, quoted, with_watchdog};
 use gst_video::VideoFormat;
-use retinaface::face::{Face, Point};
+use retinaface::geometry::{Face, Point};
 use serde::Deserialize;
 
-mod common;
-use common::{face, frame_with, info, quoted, watched};
-
-/// The schema, written a second time: a field that is renamed, added or gone fails here.
+/// A second definition of the schema: a renamed, added or removed field fails the tests.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -21,6 +17,7 @@ struct Line {
     width: u32,
     height: u32,
     age_ns: Option<u64>,
+    dropped: usize,
     faces: Vec<LineFace>,
 }
 
@@ -57,35 +54,35 @@ fn parse(text: &str) -> Vec<Line> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-/// The lines that these frames make.
-fn published(properties: &str, frames: Vec<gst::Buffer>) -> Vec<Line> {
+/// Publishes `frames` and returns the lines.
+fn publish(properties: &str, frames: Vec<gst::Buffer>) -> Vec<Line> {
     common::init();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("faces.jsonl");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("faces.jsonl");
     let mut harness =
         gst_check::Harness::new_parse(&format!("facemetapublish location={} {properties}", quoted(&file)));
     harness.set_src_caps(info(VideoFormat::I420, 320, 180).to_caps().unwrap());
     for frame in frames {
         let address = frame.map_readable().unwrap().as_ptr();
         let out = harness.push_and_pull(frame).unwrap();
-        assert_eq!(out.map_readable().unwrap().as_ptr(), address, "the frame passes untouched");
+        assert_eq!(out.map_readable().unwrap().as_ptr(), address, "the frame is not copied");
     }
-    // Read while the element still runs: each line is out as its frame passes.
+    // Read while the element runs: each line is written before its frame is pushed.
     parse(&std::fs::read_to_string(file).unwrap())
 }
 
 fn frames(faces: &[&[Face]]) -> Vec<gst::Buffer> {
     let info = info(VideoFormat::I420, 320, 180);
-    faces.iter().enumerate().map(|(number, faces)| frame_with(&info, number as u64, faces)).collect()
+    faces.iter().enumerate().map(|(number, faces)| frame_with_faces(&info, number as u64, faces)).collect()
 }
 
 #[test]
-fn each_frame_is_one_line_with_its_faces() {
-    watched(|| {
+fn each_frame_is_published_as_one_line() {
+    with_watchdog(|| {
         let points = vec![Point::new(11.5, 22.0), Point::new(60.25, 90.0)];
         let one = Face { track_id: Some(9), points, ..face(0.75, 10.5, 20.25, 80.0, 80.0) };
         let two = Face { landmarks: None, ..face(0.5, 100.0, 20.0, 60.0, 70.0) };
-        let lines = published("stream-id=door", frames(&[&[one.clone(), two], &[]]));
+        let lines = publish("stream-id=door", frames(&[&[one.clone(), two], &[]]));
         assert_eq!(lines.len(), 2);
         let line = &lines[0];
         assert_eq!((line.schema.as_str(), line.stream.as_str()), ("retinaface.frame/1", "door"));
@@ -93,7 +90,7 @@ fn each_frame_is_one_line_with_its_faces() {
         let [first, second] = line.faces.as_slice() else { panic!("{line:?}") };
         assert_eq!(first.rect, LineBox { x: 10.5, y: 20.25, w: 80.0, h: 80.0 });
         assert_eq!(first.points.as_deref().unwrap(), [[11.5, 22.0], [60.25, 90.0]]);
-        // The landmarks are those of a face that looks straight ahead.
+        // The landmarks are those of a frontal face.
         let pose = first.pose.as_ref().unwrap();
         assert!([pose.yaw, pose.pitch, pose.roll].iter().all(|angle| angle.abs() < 1.0), "{pose:?}");
         assert_eq!((second.points.as_ref(), second.pose.as_ref()), (None, None));
@@ -106,18 +103,18 @@ fn each_frame_is_one_line_with_its_faces() {
 }
 
 #[test]
-fn frames_without_faces_can_be_left_out_and_still_count() {
-    watched(|| {
+fn add_empty_results_false_skips_empty_frames() {
+    with_watchdog(|| {
         let one = face(0.75, 10.5, 20.25, 80.0, 90.0);
-        let lines = published("add-empty-results=false", frames(&[&[], &[one], &[]]));
+        let lines = publish("add-empty-results=false", frames(&[&[], &[one], &[]]));
         assert_eq!(lines.iter().map(|line| line.frame).collect::<Vec<_>>(), [1]);
-        assert!(!lines[0].stream.is_empty(), "GStreamer's stream id where none is set");
+        assert!(!lines[0].stream.is_empty(), "the default is the stream ID of the pad");
     });
 }
 
 #[test]
-fn the_capture_time_comes_from_a_reference_timestamp() {
-    watched(|| {
+fn capture_time_comes_from_reference_timestamp() {
+    with_watchdog(|| {
         let mut frames = frames(&[&[], &[], &[]]);
         let unix = gst::ClockTime::from_nseconds(1_764_093_600_123_456_789);
         for (frame, (name, offset)) in
@@ -127,28 +124,28 @@ fn the_capture_time_comes_from_a_reference_timestamp() {
             let time = unix + gst::ClockTime::from_seconds(offset);
             gst::ReferenceTimestampMeta::add(frame.get_mut().unwrap(), &reference, time, gst::ClockTime::NONE);
         }
-        let utc = published("", frames).into_iter().map(|line| line.utc).collect::<Vec<_>>();
+        let utc = publish("", frames).into_iter().map(|line| line.utc).collect::<Vec<_>>();
         let expected = Some("2025-11-25T18:00:00.123456789Z".to_owned());
         assert_eq!(utc, [expected.clone(), expected, None]);
     });
 }
 
 #[test]
-fn the_age_of_the_faces_is_told_and_null_where_no_detector_looked() {
-    watched(|| {
+fn age_is_null_without_detection() {
+    with_watchdog(|| {
         let info = common::info(VideoFormat::I420, 320, 180);
         let mut aged = common::frame(&info, 2);
         let faces = [common::face(0.75, 10.0, 20.0, 80.0, 90.0)];
         let age = std::time::Duration::from_millis(80);
-        gstretinaface::meta::attach_aged(aged.get_mut().unwrap(), &faces, (320, 180), age).unwrap();
-        let frames = vec![common::frame(&info, 0), common::frame_with(&info, 1, &faces), aged];
-        let ages = published("", frames).into_iter().map(|line| line.age_ns).collect::<Vec<_>>();
+        face_meta::attach_aged(aged.get_mut().unwrap(), &faces, (320, 180), age).unwrap();
+        let frames = vec![common::frame(&info, 0), common::frame_with_faces(&info, 1, &faces), aged];
+        let ages = publish("", frames).into_iter().map(|line| line.age_ns).collect::<Vec<_>>();
         assert_eq!(ages, [None, Some(0), Some(80_000_000)]);
     });
 }
 
 #[test]
-fn the_schema_file_names_each_field_and_no_other() {
+fn schema_file_matches_the_published_fields() {
     let text = std::fs::read_to_string(common::project::root().join("assets/retinaface.frame-1.schema.json")).unwrap();
     let schema = serde_json::from_str::<serde_json::Value>(&text).unwrap();
     let names = |object: &serde_json::Value| {
@@ -157,7 +154,8 @@ fn the_schema_file_names_each_field_and_no_other() {
         names.sort();
         names
     };
-    let frame = ["age_ns", "faces", "frame", "height", "pts_ns", "schema", "source", "stream", "utc", "width"];
+    let frame =
+        ["age_ns", "dropped", "faces", "frame", "height", "pts_ns", "schema", "source", "stream", "utc", "width"];
     assert_eq!(names(&schema), frame);
     let face = &schema["$defs"]["face"];
     assert_eq!(names(face), ["box", "landmarks", "points", "pose", "score", "track_id"]);
@@ -165,34 +163,34 @@ fn the_schema_file_names_each_field_and_no_other() {
     assert_eq!(schema["properties"]["schema"]["const"], "retinaface.frame/1");
 }
 
-fn error_of(location: &str) -> String {
+fn pipeline_error(location: &str) -> String {
     let pipeline = format!("videotestsrc num-buffers=5 ! facemetapublish location={location} ! fakesink");
     common::try_run(&pipeline).expect_err("the pipeline fails")
 }
 
 #[test]
-fn a_full_disk_is_an_error_with_its_cause() {
-    watched(|| {
-        let error = error_of("/dev/full");
+fn full_disk_is_an_error_with_cause() {
+    with_watchdog(|| {
+        let error = pipeline_error("/dev/full");
         assert!(error.contains("No space left") && error.contains("/dev/full"), "{error}");
     });
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_a_start_error() {
-    watched(|| {
-        let folder = tempfile::tempdir().unwrap();
-        for place in [folder.path().to_path_buf(), folder.path().join("none/faces.jsonl")] {
-            let error = error_of(&quoted(&place));
-            assert!(error.contains(&place.display().to_string()) && error.contains("set `location`"), "{error}");
+fn unwritable_location_is_a_start_error() {
+    with_watchdog(|| {
+        let directory = tempfile::tempdir().unwrap();
+        for location in [directory.path().to_path_buf(), directory.path().join("none/faces.jsonl")] {
+            let error = pipeline_error(&quoted(&location));
+            assert!(error.contains(&location.display().to_string()) && error.contains("set `location`"), "{error}");
         }
     });
 }
 
 #[test]
-fn a_closed_pipe_is_an_error_and_gst_launch_lives_to_tell() {
-    watched(|| {
-        let target = common::target_folder();
+fn closed_pipe_is_an_error_without_crash() {
+    with_watchdog(|| {
+        let target = common::target_directory();
         let mut command = common::command("gst-launch-1.0", &target);
         let pipeline =
             "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=200/1 ! facemetapublish ! fakesink";
@@ -202,8 +200,8 @@ fn a_closed_pipe_is_an_error_and_gst_launch_lives_to_tell() {
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
         let mut child = child.spawn().unwrap();
-        // A reader that leaves after a while. (gst-launch-1.0 1.22 can hang on any error that comes before its main loop
-        // runs, `identity error-after=1` too.)
+        // The reader closes the pipe after some lines: gst-launch-1.0 1.22 can hang on any error
+        // before its main loop runs, also with `identity error-after=1`.
         let mut first = [0; 1000];
         std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut first).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -214,9 +212,28 @@ fn a_closed_pipe_is_an_error_and_gst_launch_lives_to_tell() {
 }
 
 #[test]
-fn a_killed_pipeline_loses_at_most_the_line_in_flight() {
-    watched(|| {
-        let target = common::target_folder();
+fn frame_with_dropped_faces_is_always_published() {
+    with_watchdog(|| {
+        let info = info(VideoFormat::I420, 320, 180);
+        let frames = || {
+            let mut clipped =
+                frame_with_faces(&info, 0, &[face(0.9, 20.0, 20.0, 60.0, 60.0), face(0.8, 120.0, 20.0, 60.0, 60.0)]);
+            common::clip_roi(clipped.get_mut().unwrap(), 0);
+            common::clip_roi(clipped.get_mut().unwrap(), 1);
+            vec![clipped, frame_with_faces(&info, 1, &[]), common::frame(&info, 2)]
+        };
+        let lines = publish("", frames());
+        let fields = |line: &Line| (line.age_ns, line.dropped, line.faces.len());
+        assert_eq!(lines.iter().map(fields).collect::<Vec<_>>(), [(Some(0), 2, 0), (Some(0), 0, 0), (None, 0, 0)]);
+        let lines = publish("add-empty-results=false", frames());
+        assert_eq!(lines.iter().map(fields).collect::<Vec<_>>(), [(Some(0), 2, 0)]);
+    });
+}
+
+#[test]
+fn killed_pipeline_loses_at_most_one_line() {
+    with_watchdog(|| {
+        let target = common::target_directory();
         let file = target.path().join("faces.jsonl");
         let mut command = common::command("gst-launch-1.0", &target);
         let pipeline = format!(
@@ -226,14 +243,14 @@ fn a_killed_pipeline_loses_at_most_the_line_in_flight() {
         let mut child = command.arg("-q").args(pipeline.split(' ')).spawn().unwrap();
         let lines = || std::fs::read_to_string(&file).unwrap_or_default();
         while lines().lines().count() < 200 {
-            assert!(child.try_wait().unwrap().is_none(), "it runs");
+            assert!(child.try_wait().unwrap().is_none(), "the pipeline still runs");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         child.kill().unwrap();
         child.wait().unwrap();
         let text = lines();
-        let whole = &text[..text.rfind('\n').unwrap() + 1];
-        let numbers = parse(whole).into_iter().map(|line| line.frame).collect::<Vec<_>>();
+        let complete = &text[..text.rfind('\n').unwrap() + 1];
+        let numbers = parse(complete).into_iter().map(|line| line.frame).collect::<Vec<_>>();
         assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
     });
 }

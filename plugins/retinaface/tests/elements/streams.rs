@@ -1,16 +1,12 @@
-//! The element `retinaface` among others: frames in flight, streams that share a model, video that never waits.
-
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the way to fail")]
+//! Scheduling: frames in flight, streams that share a model, latest-only detection.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::common::{self, clip, info, project, quoted, wait_until, with_watchdog};
 use gst::prelude::*;
 use gst_video::VideoFormat;
-
-mod common;
-use common::{clip, info, project, quoted, watched};
 
 fn harness(properties: &str) -> gst_check::Harness {
     common::init();
@@ -33,8 +29,8 @@ fn milliseconds(time: Option<gst::ClockTime>) -> u64 {
 }
 
 #[test]
-fn frames_in_flight_leave_in_the_order_in_which_they_came() {
-    watched(|| {
+fn frames_in_flight_are_pushed_in_order() {
+    with_watchdog(|| {
         for inflight in [1, 2, 5] {
             let info = info(VideoFormat::I420, 320, 180);
             let mut harness = harness(&format!("inflight={inflight} inference-interval=2"));
@@ -43,40 +39,40 @@ fn frames_in_flight_leave_in_the_order_in_which_they_came() {
                 harness.push(common::frame(&info, number)).unwrap();
             }
             let times = (0..20).map(|_| milliseconds(harness.pull().unwrap().pts())).collect::<Vec<_>>();
-            assert_eq!(times, (0..20).map(|number| 40 * number).collect::<Vec<_>>(), "{inflight} in flight");
+            assert_eq!(times, (0..20).map(|number| 40 * number).collect::<Vec<_>>(), "inflight={inflight}");
         }
     });
 }
 
 #[test]
-fn a_single_frame_leaves_without_another_one_behind_it() {
-    watched(|| {
+fn frame_is_pushed_without_a_following_frame() {
+    with_watchdog(|| {
         let info = info(VideoFormat::I420, 320, 180);
         let mut harness = harness("inflight=8");
         harness.set_src_caps(info.to_caps().unwrap());
         for number in 0..3 {
             let out = harness.push_and_pull(common::frame(&info, number)).unwrap();
-            assert!(gstretinaface::meta::read(&out, (320, 180)).detected);
+            assert!(face_meta::read(&out, (320, 180)).detected);
         }
     });
 }
 
 #[test]
-fn what_is_serialized_never_overtakes_a_frame() {
-    watched(|| {
-        // Caps, a tag and the end, each between frames that are still under way.
+fn serialized_events_never_overtake_frames() {
+    with_watchdog(|| {
+        // Caps, a tag and EOS, each between frames that are in flight.
         let description = format!("retinaface name=it inflight=4 model-file={}", quoted(&project::default_model()));
         let mut harness = gst_check::Harness::new_parse(&description);
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let ours = Arc::clone(&seen);
+        let recorded = Arc::clone(&seen);
         let source = element(&harness).static_pad("src").unwrap();
         source.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, probe| {
-            let what = match &probe.data {
+            let item = match &probe.data {
                 Some(gst::PadProbeData::Buffer(buffer)) => format!("frame {}", milliseconds(buffer.pts())),
                 Some(gst::PadProbeData::Event(event)) => event.type_().name().to_string(),
                 _ => return gst::PadProbeReturn::Ok,
             };
-            ours.lock().unwrap().push(what);
+            recorded.lock().unwrap().push(item);
             gst::PadProbeReturn::Ok
         });
         let small = info(VideoFormat::I420, 320, 180);
@@ -89,7 +85,7 @@ fn what_is_serialized_never_overtakes_a_frame() {
         push_all(&mut harness, (8..11).map(|number| common::frame(&large, number)));
         harness.push_event(gst::event::Eos::new());
         let seen = seen.lock().unwrap().clone();
-        let of_interest = |what: &&String| what.starts_with("frame") || ["caps", "tag", "eos"].contains(&what.as_str());
+        let of_interest = |item: &&String| item.starts_with("frame") || ["caps", "tag", "eos"].contains(&item.as_str());
         let seen = seen.iter().filter(of_interest).cloned().collect::<Vec<_>>();
         let frames = |numbers: std::ops::Range<u64>| numbers.map(|number| format!("frame {}", 40 * number));
         let expected = ["caps".to_owned()]
@@ -105,8 +101,8 @@ fn what_is_serialized_never_overtakes_a_frame() {
 }
 
 #[test]
-fn a_flush_drops_what_is_in_flight_and_nothing_after_it() {
-    watched(|| {
+fn flush_drops_only_frames_in_flight() {
+    with_watchdog(|| {
         let info = info(VideoFormat::I420, 640, 360);
         let mut harness = harness("inflight=6 input-size=0");
         harness.set_src_caps(info.to_caps().unwrap());
@@ -127,50 +123,51 @@ fn a_flush_drops_what_is_in_flight_and_nothing_after_it() {
 }
 
 #[test]
-fn a_pipeline_with_frames_in_flight_stops_at_any_time() {
-    watched(|| {
-        for milliseconds in [0, 1, 5, 20, 60] {
+fn pipeline_with_frames_in_flight_stops() {
+    with_watchdog(|| {
+        for frames in [0, 1, 2, 5, 20] {
             let pipeline = gst::parse::launch(&format!(
-                "videotestsrc ! video/x-raw,width=640,height=360 ! retinaface inflight=5 model-file={} ! queue ! fakesink",
+                "videotestsrc ! video/x-raw,width=640,height=360 ! retinaface name=it inflight=5 model-file={} ! queue ! fakesink",
                 quoted(&project::default_model())
             ));
-            let pipeline = pipeline.unwrap();
+            let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
+            let passed = common::count_buffers(&pipeline.by_name("it").unwrap(), "src");
             pipeline.set_state(gst::State::Playing).unwrap();
-            std::thread::sleep(Duration::from_millis(milliseconds));
+            wait_until(|| passed() >= frames);
             pipeline.set_state(gst::State::Null).unwrap();
         }
     });
 }
 
 #[test]
-fn an_end_downstream_reaches_the_source() {
-    watched(|| {
+fn downstream_eos_stops_the_source() {
+    with_watchdog(|| {
         let pipeline = gst::parse::launch(&format!(
             "videotestsrc num-buffers=1000 ! video/x-raw,width=160,height=90 ! retinaface name=it inflight=4 model-file={} \
              ! identity eos-after=5 ! fakesink",
             quoted(&project::default_model())
         ));
         let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
-        let came = Arc::new(Mutex::new(0));
-        let count = Arc::clone(&came);
+        let received = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&received);
         let sink = pipeline.by_name("it").unwrap().static_pad("sink").unwrap();
         sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
             *count.lock().unwrap() += 1;
             gst::PadProbeReturn::Ok
         });
         pipeline.set_state(gst::State::Playing).unwrap();
-        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
-        let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(60), &ends).unwrap();
+        let message_types = [gst::MessageType::Eos, gst::MessageType::Error];
+        let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::NONE, &message_types).unwrap();
         pipeline.set_state(gst::State::Null).unwrap();
         assert_eq!(message.type_(), gst::MessageType::Eos);
-        let came = *came.lock().unwrap();
-        assert!(came < 20, "{came} frames came although nobody took them");
+        let received = *received.lock().unwrap();
+        assert!(received < 20, "{received} frames arrived after the downstream EOS");
     });
 }
 
 #[test]
-fn frames_that_cannot_be_pushed_at_the_end_are_an_error_of_the_pipeline() {
-    watched(|| {
+fn unpushed_frame_at_eos_is_an_error() {
+    with_watchdog(|| {
         let description = format!("retinaface name=it inflight=4 model-file={}", quoted(&project::default_model()));
         let mut harness = gst_check::Harness::new_parse(&description);
         let element = element(&harness);
@@ -183,10 +180,10 @@ fn frames_that_cannot_be_pushed_at_the_end_are_an_error_of_the_pipeline() {
         source.unlink(&peer).unwrap();
         harness.push(common::frame(&info, 0)).unwrap();
         harness.push_event(gst::event::Eos::new());
-        let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("the lost frame is told");
+        let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("the lost frame is reported");
         let gst::MessageView::Error(error) = message.view() else { unreachable!() };
         assert!(error.error().to_string().contains("could not be pushed"), "{error:?}");
-        // Once there is a link again, another stream goes on.
+        // After relinking, a new stream runs.
         source.link(&peer).unwrap();
         harness.push_event(gst::event::StreamStart::new("another"));
         harness.set_src_caps(info.to_caps().unwrap());
@@ -197,15 +194,15 @@ fn frames_that_cannot_be_pushed_at_the_end_are_an_error_of_the_pipeline() {
 }
 
 #[test]
-fn a_provider_that_is_not_there_is_the_cpu_where_that_is_allowed_and_only_there() {
-    watched(|| {
+fn cpu_fallback_requires_allow_cpu_fallback() {
+    with_watchdog(|| {
         let mut fallback = harness("execution-provider=cuda allow-cpu-fallback=true");
         let info = info(VideoFormat::I420, 160, 90);
         fallback.set_src_caps(info.to_caps().unwrap());
         assert!(fallback.push_and_pull(common::frame(&info, 0)).is_ok());
         let element = element(&fallback);
         assert_eq!(element.property::<Option<String>>("active-provider").as_deref(), Some("cpu"));
-        // The model that is open now must not be taken for what another element insists on.
+        // An element that requires the provider must not share the open CPU model.
         let strict = gst::ElementFactory::make("retinaface").property("model-file", project::default_model());
         let strict = strict.property_from_str("execution-provider", "cuda").build().unwrap();
         assert!(strict.set_state(gst::State::Paused).is_err());
@@ -214,8 +211,8 @@ fn a_provider_that_is_not_there_is_the_cpu_where_that_is_allowed_and_only_there(
 }
 
 #[test]
-fn caps_may_change_in_mode_latest_while_a_frame_of_before_is_looked_at() {
-    watched(|| {
+fn caps_can_change_during_detection_in_mode_latest() {
+    with_watchdog(|| {
         let mut harness = harness("mode=latest input-size=1280 threads=1");
         for round in 0..30u64 {
             let info =
@@ -224,16 +221,15 @@ fn caps_may_change_in_mode_latest_while_a_frame_of_before_is_looked_at() {
             for number in 0..3 {
                 let out = harness.push_and_pull(common::frame(&info, 3 * round + number)).unwrap();
                 let size = (info.width() as usize, info.height() as usize);
-                assert_eq!(gstretinaface::meta::read(&out, size).faces, []);
-                std::thread::sleep(Duration::from_millis(number));
+                assert_eq!(face_meta::read(&out, size).faces, []);
             }
         }
     });
 }
 
 #[test]
-fn a_live_source_has_one_frame_in_flight_and_a_file_has_more() {
-    watched(|| {
+fn only_non_live_source_has_several_frames_in_flight() {
+    with_watchdog(|| {
         for (live, threads) in [(true, 0), (false, 1)] {
             let pipeline = gst::parse::launch(&format!(
                 "videotestsrc is-live={live} num-buffers=4 ! video/x-raw,width=160,height=90 ! retinaface name=it \
@@ -241,7 +237,7 @@ fn a_live_source_has_one_frame_in_flight_and_a_file_has_more() {
                 quoted(&project::default_model())
             ));
             let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
-            // A file's frames are pushed by a thread of the element's own.
+            // With several frames in flight, a thread of the element pushes the buffers.
             let (name, names) = channel();
             pipeline.by_name("out").unwrap().connect("handoff", false, move |_| {
                 let _ = name.send(std::thread::current().name().map(str::to_owned));
@@ -257,50 +253,50 @@ fn a_live_source_has_one_frame_in_flight_and_a_file_has_more() {
 }
 
 #[test]
-fn streams_that_look_at_every_nth_frame_take_turns() {
-    watched(|| {
-        // A model of their own, so that no other test's streams are among them.
+fn streams_with_inference_interval_take_turns() {
+    with_watchdog(|| {
+        // `threads=3` gives this test its own model, which other tests do not share.
         let mut streams = (0..3).map(|_| harness("inference-interval=3 threads=3")).collect::<Vec<_>>();
         let info = info(VideoFormat::I420, 160, 90);
-        let looked_at = streams.iter_mut().map(|harness| {
+        let analysed = streams.iter_mut().map(|harness| {
             harness.set_src_caps(info.to_caps().unwrap());
             let detected = |number| {
                 let out = harness.push_and_pull(common::frame(&info, number)).unwrap();
-                gstretinaface::meta::read(&out, (160, 90)).detected
+                face_meta::read(&out, (160, 90)).detected
             };
             (0..6).map(detected).collect::<Vec<_>>()
         });
-        let mut looked_at = looked_at.collect::<Vec<_>>();
+        let mut analysed = analysed.collect::<Vec<_>>();
         for number in 0..6 {
-            let at_once = looked_at.iter().filter(|stream| stream[number]).count();
-            assert_eq!(at_once, 1, "frame {number}: {looked_at:?}");
+            let concurrent = analysed.iter().filter(|stream| stream[number]).count();
+            assert_eq!(concurrent, 1, "frame {number}: {analysed:?}");
         }
-        // Who leaves makes room for who comes.
+        // A new stream takes over the turn of a stream that has ended.
         drop(streams.remove(1));
-        looked_at.remove(1);
-        let mut newcomer = harness("inference-interval=3 threads=3");
-        newcomer.set_src_caps(info.to_caps().unwrap());
+        analysed.remove(1);
+        let mut new_stream = harness("inference-interval=3 threads=3");
+        new_stream.set_src_caps(info.to_caps().unwrap());
         let detected = |number| {
-            let out = newcomer.push_and_pull(common::frame(&info, number)).unwrap();
-            gstretinaface::meta::read(&out, (160, 90)).detected
+            let out = new_stream.push_and_pull(common::frame(&info, number)).unwrap();
+            face_meta::read(&out, (160, 90)).detected
         };
-        looked_at.push((0..6).map(detected).collect());
-        assert!((0..6).all(|number| looked_at.iter().filter(|stream| stream[number]).count() == 1), "{looked_at:?}");
+        analysed.push((0..6).map(detected).collect());
+        assert!((0..6).all(|number| analysed.iter().filter(|stream| stream[number]).count() == 1), "{analysed:?}");
     });
 }
 
 #[test]
-fn streams_come_and_go_and_no_other_loses_a_frame() {
-    watched(|| {
+fn starting_and_stopping_streams_lose_no_frames() {
+    with_watchdog(|| {
         let model = quoted(&project::default_model());
-        let lasting = [2, 4].map(|batch| {
+        let persistent_streams = [2, 4].map(|batch| {
             let description = format!(
                 "videotestsrc num-buffers=150 ! video/x-raw,width=160,height=90,framerate=300/1 ! retinaface \
                  model-file={model} batch-size={batch} batch-timeout=20 ! appsink name=out"
             );
             std::thread::spawn(move || common::run(&description))
         });
-        let coming = (0..8).map(|number| {
+        let short_streams = (0..8).map(|number| {
             let description = format!(
                 "videotestsrc num-buffers={} ! video/x-raw,width={},height=90 ! retinaface model-file={model} \
                  batch-size={} ! appsink name=out",
@@ -311,8 +307,8 @@ fn streams_come_and_go_and_no_other_loses_a_frame() {
             let samples = common::run(&description);
             assert_eq!(samples.len(), 5 + number);
         });
-        coming.for_each(drop);
-        for stream in lasting {
+        short_streams.for_each(drop);
+        for stream in persistent_streams {
             let samples = stream.join().unwrap();
             assert_eq!(samples.len(), 150);
             assert!(samples.windows(2).all(|pair| pair[0].buffer().unwrap().pts() < pair[1].buffer().unwrap().pts()));
@@ -321,8 +317,8 @@ fn streams_come_and_go_and_no_other_loses_a_frame() {
 }
 
 #[test]
-fn statistics_are_posted_at_each_interval_and_readable_at_any_time() {
-    watched(|| {
+fn stats_are_posted_at_each_interval() {
+    with_watchdog(|| {
         let photo = clip("multi_face.jpg");
         let model = quoted(&project::default_model());
         let pipeline = gst::parse::launch(&format!(
@@ -334,7 +330,7 @@ fn statistics_are_posted_at_each_interval_and_readable_at_any_time() {
         let bus = pipeline.bus().unwrap();
         let (mut posted, mut providers) = (Vec::new(), Vec::new());
         loop {
-            let message = bus.timed_pop(gst::ClockTime::from_seconds(60)).unwrap();
+            let message = bus.timed_pop(gst::ClockTime::NONE).unwrap();
             match message.view() {
                 gst::MessageView::Element(element) => match element.structure() {
                     Some(stats) if stats.name() == "retinaface-stats" => posted.push(stats.to_owned()),
@@ -359,7 +355,7 @@ fn statistics_are_posted_at_each_interval_and_readable_at_any_time() {
         assert!(posted.len() >= 2, "{} messages", posted.len());
         let intervals = posted.iter().map(|stats| stats.get::<gst::Structure>("interval").unwrap());
         let frames = intervals.map(|interval| count(&interval, "frames")).sum::<u64>();
-        // The frames of the intervals that ended are those until the last message.
+        // The completed intervals add up to the total of the last message.
         assert_eq!(frames, count(posted.last().unwrap(), "frames"));
         let [provider] = providers.as_slice() else { panic!("{providers:?}") };
         assert_eq!(provider.get::<String>("provider").unwrap(), "cpu");
@@ -367,87 +363,89 @@ fn statistics_are_posted_at_each_interval_and_readable_at_any_time() {
     });
 }
 
+fn inferred(harness: &gst_check::Harness) -> u64 {
+    element(harness).property::<gst::Structure>("stats").get("inferred").unwrap()
+}
+
+/// The sample of multi_face.jpg after `elements`.
+fn photo_sample(elements: &str) -> gst::Sample {
+    let photo = clip("multi_face.jpg");
+    common::run(&format!("filesrc location={photo} ! jpegdec ! {elements} ! appsink name=out")).remove(0)
+}
+
 #[test]
-fn video_never_waits_in_mode_latest_and_faces_come_with_their_age() {
-    watched(|| {
-        // 1920 pixels of input on one thread: some runs a second, while frames come every 10 ms.
-        let photo = clip("multi_face.jpg");
-        let sample = &common::run(&format!(
-            "filesrc location={photo} ! jpegdec ! videoconvert ! video/x-raw,format=I420 ! appsink name=out"
-        ))[0];
-        let mut harness = harness("mode=latest input-size=1920 threads=1 max-age=2000");
+fn mode_latest_passes_frames_during_detection() {
+    with_watchdog(|| {
+        // With one thread and a large input, many frames pass during a run, also on a busy machine.
+        // A unit test of the scheduling checks that a frame never waits for the model.
+        let sample = photo_sample("videoconvert ! video/x-raw,format=I420");
+        let mut harness = harness("mode=latest input-size=1920 threads=1 max-age=0");
         harness.set_src_caps(sample.caps_owned().unwrap());
-        let mut ages = Vec::new();
-        let mut delays = Vec::new();
-        for number in 0..300u64 {
+        let (mut ages, mut frames) = (Vec::new(), 0u64);
+        // Ages rise while the same result is reused, and fall when a new one arrives.
+        let rises = |ages: &[Duration]| ages.windows(2).any(|pair| pair[1] > pair[0]);
+        let falls = |ages: &[Duration]| ages.windows(2).any(|pair| pair[1] < pair[0]);
+        while inferred(&harness) < 3 || !rises(&ages) || !falls(&ages) {
             let mut buffer = sample.buffer_owned().unwrap();
-            buffer.make_mut().set_pts(gst::ClockTime::from_mseconds(10) * number);
-            let start = Instant::now();
+            buffer.make_mut().set_pts(gst::ClockTime::from_mseconds(10) * frames);
             let out = harness.push_and_pull(buffer).unwrap();
-            delays.push(start.elapsed());
-            assert_eq!(milliseconds(out.pts()), 10 * number);
-            let found = gstretinaface::meta::read(&out, (1000, 667));
+            assert_eq!(milliseconds(out.pts()), 10 * frames, "frames are pushed immediately and in order");
+            let found = face_meta::read(&out, (1000, 667));
             if found.detected {
                 assert_eq!(found.faces.len(), 5);
                 ages.push(found.age);
+            } else {
+                assert!(ages.is_empty(), "a result stays until a newer one arrives");
             }
-            std::thread::sleep(Duration::from_millis(10));
+            frames += 1;
         }
         let stats = element(&harness).property::<gst::Structure>("stats");
-        let (frames, inferred) = (stats.get::<u64>("frames").unwrap(), stats.get::<u64>("inferred").unwrap());
-        let run = Duration::from_nanos(stats.get::<u64>("inference-p50").unwrap());
-        assert_eq!(frames, 300);
-        assert!((2..200).contains(&inferred), "{inferred} of {frames}");
-        delays.sort_unstable();
-        let (median, slowest) = (delays[150], delays[299]);
-        assert!(
-            slowest < run && median < run / 10,
-            "frames took {median:?} to {slowest:?}, a run {run:?}: they waited"
-        );
-        assert!(ages.len() > 100, "{} frames had faces", ages.len());
-        assert!(ages.iter().all(|age| *age > Duration::ZERO && *age <= Duration::from_secs(2)));
-        assert!(ages.windows(2).any(|pair| pair[1] > pair[0]) && ages.windows(2).any(|pair| pair[1] < pair[0]));
+        let count = |name: &str| stats.get::<u64>(name).unwrap();
+        assert_eq!(count("frames"), frames);
+        assert!(count("inferred") + count("skipped") <= frames && count("skipped") > 0, "{stats}");
+        assert!(ages.iter().all(|age| *age > Duration::ZERO), "the faces come from an earlier frame");
         assert_eq!(harness.query_latency(), Some(gst::ClockTime::ZERO));
     });
 }
 
 #[test]
-fn faces_older_than_max_age_are_given_to_no_frame() {
-    watched(|| {
-        let sample =
-            &common::run(&format!("filesrc location={} ! jpegdec ! appsink name=out", clip("multi_face.jpg")))[0];
-        let mut harness = harness("mode=latest max-age=500");
+fn faces_older_than_max_age_are_not_reused() {
+    with_watchdog(|| {
+        let sample = photo_sample("identity");
+        // Only the first frame is analysed. `threads=7` keeps streams of other tests from
+        // sharing the model.
+        let mut harness = harness("mode=latest max-age=500 inference-interval=1000000 threads=7");
         harness.set_src_caps(sample.caps_owned().unwrap());
-        let mut push = |milliseconds: u64| {
+        let push = |harness: &mut gst_check::Harness, milliseconds: u64| {
             let mut buffer = sample.buffer_owned().unwrap();
             buffer.make_mut().set_pts(gst::ClockTime::from_mseconds(milliseconds));
             let out = harness.push_and_pull(buffer).unwrap();
-            gstretinaface::meta::read(&out, (1000, 667))
+            face_meta::read(&out, (1000, 667))
         };
-        assert!(!push(0).detected, "nothing is known yet");
-        let inferred = |harness: &gst_check::Harness| {
-            element(harness).property::<gst::Structure>("stats").get::<u64>("inferred").unwrap()
-        };
-        std::thread::sleep(Duration::from_secs(1));
-        assert_eq!((push(500).age, push(500).faces.len()), (Duration::from_millis(500), 5));
-        std::thread::sleep(Duration::from_secs(1));
-        assert!(!push(1001).detected, "the newest faces are of 500 ms");
-        assert!(inferred(&harness) >= 2);
+        assert!(!push(&mut harness, 0).detected, "no result is known yet");
+        let mut found = push(&mut harness, 500);
+        wait_until(|| {
+            found = push(&mut harness, 500);
+            found.detected
+        });
+        assert_eq!((found.age, found.faces.len()), (Duration::from_millis(500), 5));
+        assert!(!push(&mut harness, 501).detected, "the only result is 501 ms old");
+        assert_eq!(inferred(&harness), 1);
     });
 }
 
 #[test]
-fn a_model_that_fails_in_the_background_is_an_error_of_the_stream() {
-    watched(|| {
-        // A frame whose memory is too small for its caps cannot be looked at.
+fn background_detection_failure_is_a_stream_error() {
+    with_watchdog(|| {
+        // A frame whose memory is too small for its caps cannot be analysed.
         let info = info(VideoFormat::I420, 320, 180);
         let mut harness = harness("mode=latest");
         harness.set_src_caps(info.to_caps().unwrap());
-        let flow = (0..200).map(|_| {
-            std::thread::sleep(Duration::from_millis(5));
-            harness.push(gst::Buffer::from_mut_slice(vec![0; 100]))
+        let mut flow = Ok(gst::FlowSuccess::Ok);
+        wait_until(|| {
+            flow = harness.push(gst::Buffer::from_mut_slice(vec![0; 100]));
+            flow.is_err()
         });
-        let mut flow = flow.skip_while(Result::is_ok);
-        assert_eq!(flow.next(), Some(Err(gst::FlowError::Error)));
+        assert_eq!(flow, Err(gst::FlowError::Error));
     });
 }

@@ -1,0 +1,45 @@
+//! Writing files atomically.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// Writes to a temporary file in the same directory and renames it, so that readers never see a
+/// partly written file.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().with_context(|| format!("{} is not a file name", path.display()))?);
+    name.push(format!(".{}.partial", std::process::id()));
+    let partial = path.with_file_name(name);
+    fs::write(&partial, bytes)
+        .and_then(|()| fs::rename(&partial, path))
+        .inspect_err(|_| {
+            // The caller needs the first error.
+            let _ = fs::remove_file(&partial);
+        })
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_completely_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.txt");
+        write(&file, b"first").unwrap();
+        write(&file, b"second").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"second");
+        // A directory has the name of the file: the rename fails, and the temporary file is
+        // removed.
+        let taken = directory.path().join("taken");
+        fs::create_dir_all(taken.join("full")).unwrap();
+        let error = write(&taken, b"x").unwrap_err().to_string();
+        assert!(error.contains("cannot write") && error.ends_with("taken"), "{error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert!(write(Path::new("/"), b"x").is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! The origin of an aligned crop.
+
+use gst::glib;
+use gst::meta::CustomMeta;
+use retinaface::align::Similarity;
+use retinaface::geometry::Face;
+
+use crate::fields::{face_from, matrix, matrix_from, with_face};
+use crate::{CROP_META, register};
+
+/// Where an aligned crop comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CropOrigin {
+    /// Id of the frame's stream.
+    pub stream: String,
+    /// The frame's presentation time.
+    pub frame_pts: Option<gst::ClockTime>,
+    /// Width and height of the frame.
+    pub frame_size: (u32, u32),
+    /// Id of the face's region of interest on the frame.
+    pub roi_id: i32,
+    /// The face, in frame pixels.
+    pub face: Face,
+    /// From frame pixels to the crop's pixels.
+    pub crop_from_frame: Similarity,
+    /// From the crop's pixels to frame pixels.
+    pub frame_from_crop: Similarity,
+}
+
+/// Attaches the origin of an aligned crop.
+///
+/// # Errors
+/// If GStreamer cannot add the meta.
+pub fn attach_crop(buffer: &mut gst::BufferRef, origin: &CropOrigin) -> Result<(), glib::BoolError> {
+    register();
+    let mut meta = CustomMeta::add(buffer, CROP_META)?;
+    let structure = meta.mut_structure();
+    structure.set("stream", &origin.stream);
+    if let Some(pts) = origin.frame_pts {
+        structure.set("frame-pts", pts.nseconds());
+    }
+    structure.set("frame-width", origin.frame_size.0);
+    structure.set("frame-height", origin.frame_size.1);
+    structure.set("roi-id", origin.roi_id);
+    structure.set("crop-from-frame", matrix(&origin.crop_from_frame));
+    structure.set("frame-from-crop", matrix(&origin.frame_from_crop));
+    structure.set("face", with_face(gst::Structure::builder("face"), &origin.face));
+    Ok(())
+}
+
+/// The origin of an aligned crop, or `None` on any other buffer.
+pub fn read_crop(buffer: &gst::BufferRef) -> Option<CropOrigin> {
+    register();
+    let meta = CustomMeta::from_buffer(buffer, CROP_META).ok()?;
+    let structure = meta.structure();
+    Some(CropOrigin {
+        stream: structure.get("stream").ok()?,
+        frame_pts: structure.get("frame-pts").ok().map(gst::ClockTime::from_nseconds),
+        frame_size: (structure.get("frame-width").ok()?, structure.get("frame-height").ok()?),
+        roi_id: structure.get("roi-id").ok()?,
+        face: face_from(structure.get::<gst::Structure>("face").ok()?.as_ref())?,
+        crop_from_frame: matrix_from(structure, "crop-from-frame")?,
+        frame_from_crop: matrix_from(structure, "frame-from-crop")?,
+    })
+}

@@ -1,0 +1,242 @@
+//! The faces on a frame.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use gst::glib;
+use gst::meta::CustomMeta;
+use gst_video::VideoRegionOfInterestMeta;
+use retinaface::geometry::{Face, Rect};
+
+use crate::fields::{face_from, with_face};
+use crate::position::{FrameSize, follow, roi_rect};
+use crate::{FRAME_META, ROI_TYPE, register};
+
+/// A face on a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrameFace {
+    /// Id of its region of interest; unique within the process until 2^30 faces were attached.
+    pub roi_id: i32,
+    /// The face, in pixels of the frame that it was read from.
+    pub face: Face,
+}
+
+/// The faces read from a frame.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FrameFaces {
+    /// Whether a detector analysed this frame. If not, an empty list says nothing.
+    pub detected: bool,
+    /// Difference between the times of this frame and of the frame in which the faces were found; zero for the same frame.
+    pub age: Duration,
+    /// The faces, in the order in which they were attached: best score first.
+    pub faces: Vec<FrameFace>,
+    /// Number of faces that were found but have no known position any more: the frame was cropped, its aspect ratio
+    /// changed, or the metadata was damaged. A reader that must not miss a face treats this as a failure.
+    pub dropped: usize,
+}
+
+impl FrameFaces {
+    /// The faces alone.
+    pub fn into_faces(self) -> Vec<Face> {
+        self.faces.into_iter().map(|found| found.face).collect()
+    }
+}
+
+/// A positive id, different from the other ids of this process. The first one is random, so that it is none of the ids of
+/// a detector that counts from 1.
+fn next_roi_id() -> i32 {
+    /// Ids lie in `FIRST..2 * FIRST`, which is positive as an `i32`.
+    const FIRST: u32 = 1 << 30;
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| {
+        let random = RandomState::new().build_hasher().finish();
+        AtomicU32::new(random as u32)
+    });
+    let id = FIRST | (NEXT.fetch_add(1, Ordering::Relaxed) & (FIRST - 1));
+    id.cast_signed()
+}
+
+/// Attaches `faces` that were found in this frame, as [`attach_aged`] does.
+///
+/// # Errors
+/// If GStreamer cannot add the meta.
+pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], size: impl Into<FrameSize>) -> Result<(), glib::BoolError> {
+    attach_aged(buffer, faces, size, Duration::ZERO)
+}
+
+/// Attaches `faces`, in pixels of a frame of `size`, in place of the faces that are there. `age` is the time since the
+/// frame in which they were found. A face wholly outside the frame has no rectangle and is left out.
+///
+/// # Errors
+/// If GStreamer cannot add the meta.
+pub fn attach_aged(
+    buffer: &mut gst::BufferRef,
+    faces: &[Face],
+    size: impl Into<FrameSize>,
+    age: Duration,
+) -> Result<(), glib::BoolError> {
+    register();
+    let size = size.into();
+    let FrameSize { width, height, .. } = size;
+    remove(buffer);
+    let mut entries = Vec::with_capacity(faces.len());
+    for face in faces {
+        let Some([x, y, w, h]) = roi_rect(face.rect, width, height) else { continue };
+        let roi_id = next_roi_id();
+        let mut roi = VideoRegionOfInterestMeta::add(buffer, ROI_TYPE, (x, y, w, h));
+        roi.set_id(roi_id);
+        let fraction = |value: f32, whole: usize| f64::from(value) / whole as f64;
+        roi.add_param(
+            gst::Structure::builder("detection")
+                .field("confidence", f64::from(face.score))
+                .field("x_min", fraction(face.rect.x, width))
+                .field("y_min", fraction(face.rect.y, height))
+                .field("x_max", fraction(face.rect.right(), width))
+                .field("y_max", fraction(face.rect.bottom(), height))
+                .build(),
+        );
+        entries.push(entry(roi_id, [x, y, w, h], face));
+    }
+    let mut meta = CustomMeta::add(buffer, FRAME_META)?;
+    write(meta.mut_structure(), entries, size, age, 0);
+    Ok(())
+}
+
+fn write(
+    structure: &mut gst::StructureRef,
+    entries: Vec<gst::Structure>,
+    size: FrameSize,
+    age: Duration,
+    dropped: usize,
+) {
+    structure.set("width", size.width as u32);
+    structure.set("height", size.height as u32);
+    structure.set("display-width", size.display_width());
+    structure.set("age-ns", u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    structure.set("dropped", u32::try_from(dropped).unwrap_or(u32::MAX));
+    structure.set("faces", gst::Array::new(entries));
+}
+
+/// A face's entry, with its region of interest.
+fn entry(roi_id: i32, roi: [u32; 4], face: &Face) -> gst::Structure {
+    with_face(gst::Structure::builder("face").field("roi-id", roi_id).field("roi", gst::Array::new(roi)), face)
+}
+
+/// Writes the faces that [`read`] returned back, with additions. Their regions of interest stay, with their ids and the
+/// parameters of other elements.
+///
+/// # Errors
+/// If the buffer has no faces attached.
+pub fn update(
+    buffer: &mut gst::BufferRef,
+    faces: &FrameFaces,
+    size: impl Into<FrameSize>,
+) -> Result<(), glib::BoolError> {
+    let rois = Rois::of(buffer);
+    let known = |found: &FrameFace| Some(entry(found.roi_id, rois.get(found.roi_id)?, &found.face));
+    let entries = faces.faces.iter().filter_map(known).collect::<Vec<_>>();
+    // A face without an ROI stays a lost one for the next reader.
+    let dropped = faces.dropped + (faces.faces.len() - entries.len());
+    let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
+    write(meta.mut_structure(), entries, size.into(), faces.age, dropped);
+    Ok(())
+}
+
+/// The regions of interest of type [`ROI_TYPE`], by their ids.
+struct Rois(HashMap<i32, Option<[u32; 4]>>);
+
+impl Rois {
+    fn of(buffer: &gst::BufferRef) -> Self {
+        let mut rois = HashMap::new();
+        for roi in buffer.iter_meta::<VideoRegionOfInterestMeta>().filter(|roi| roi.roi_type() == ROI_TYPE) {
+            let (x, y, w, h) = roi.rect();
+            // An id that occurs twice identifies nothing.
+            rois.entry(roi.id()).and_modify(|rect| *rect = None).or_insert(Some([x, y, w, h]));
+        }
+        Self(rois)
+    }
+
+    /// x, y, width and height of the only ROI with that id.
+    fn get(&self, id: i32) -> Option<[u32; 4]> {
+        self.0.get(&id).copied().flatten()
+    }
+}
+
+/// Removes the faces that were attached before: the results of two detectors must not be mixed.
+fn remove(buffer: &mut gst::BufferRef) {
+    let mut ids = Vec::new();
+    while let Ok(meta) = CustomMeta::from_mut_buffer(buffer, FRAME_META) {
+        ids.extend(entries(meta.structure()).iter().filter_map(|entry| entry.get::<i32>("roi-id").ok()));
+        if meta.remove().is_err() {
+            break;
+        }
+    }
+    if !ids.is_empty() {
+        buffer.foreach_meta_mut(|mut meta| {
+            let roi = meta.downcast_ref::<VideoRegionOfInterestMeta>();
+            let own = roi.is_some_and(|roi| roi.roi_type() == ROI_TYPE && ids.contains(&roi.id()));
+            std::ops::ControlFlow::Continue(if own {
+                gst::buffer::BufferMetaForeachAction::Remove
+            } else {
+                gst::buffer::BufferMetaForeachAction::Keep
+            })
+        });
+    }
+}
+
+fn entries(structure: &gst::StructureRef) -> Vec<gst::Structure> {
+    let array = structure.get::<gst::Array>("faces").ok();
+    array.iter().flat_map(|array| array.iter()).filter_map(|value| value.get::<gst::Structure>().ok()).collect()
+}
+
+fn rect([x, y, w, h]: [u32; 4]) -> Rect {
+    Rect::new(x as f32, y as f32, w as f32, h as f32)
+}
+
+/// Reads the faces of a frame whose size is now `size`.
+pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
+    register();
+    let Ok(meta) = CustomMeta::from_buffer(buffer, FRAME_META) else { return FrameFaces::default() };
+    let structure = meta.structure();
+    let entries = entries(structure);
+    let age = Duration::from_nanos(structure.get::<u64>("age-ns").unwrap_or(0));
+    let faces = faces(structure, &entries, &Rois::of(buffer), &size.into());
+    let dropped = structure.get::<u32>("dropped").unwrap_or(0) as usize;
+    let dropped = match &faces {
+        Some(faces) => dropped + (entries.len() - faces.len()),
+        // Even the number of faces is not certain. Readers must not take this for a frame without faces.
+        None => (dropped + entries.len()).max(1),
+    };
+    FrameFaces { detected: true, age, faces: faces.unwrap_or_default(), dropped }
+}
+
+/// The faces whose position is known; `None` if the meta is damaged.
+fn faces(
+    structure: &gst::StructureRef,
+    entries: &[gst::Structure],
+    rois: &Rois,
+    size: &FrameSize,
+) -> Option<Vec<FrameFace>> {
+    let was_width = structure.get::<u32>("width").ok()?.max(1);
+    let was_height = structure.get::<u32>("height").ok()?.max(1);
+    structure.get::<gst::Array>("faces").ok()?;
+    let was_aspect = structure.get::<f64>("display-width").unwrap_or(was_width.into()) / f64::from(was_height);
+    let may_have_borders = size.may_have_borders(was_aspect);
+    let scale = (size.width as f32 / was_width as f32, size.height as f32 / was_height as f32);
+    let face = |entry: &gst::Structure| {
+        let roi_id = entry.get::<i32>("roi-id").ok()?;
+        let now = rect(rois.get(roi_id)?);
+        let array = entry.get::<gst::Array>("roi").ok()?;
+        let was = array.iter().filter_map(|value| value.get::<u32>().ok()).collect::<Vec<_>>();
+        let was = rect(was.try_into().ok()?);
+        // With another aspect ratio only an ROI of the same size has a known position: the frame was cropped around it.
+        if may_have_borders && (now.w, now.h) != (was.w, was.h) {
+            return None;
+        }
+        let face = follow(&face_from(entry)?, was, now, (!may_have_borders).then_some(scale))?;
+        Some(FrameFace { roi_id, face })
+    };
+    Some(entries.iter().filter_map(face).collect())
+}

@@ -1,0 +1,12 @@
+//! What the elements share: caps, frame mapping, errors, latency, and everything that an element with a model needs.
+
+pub(crate) mod caps;
+pub(crate) mod errors;
+pub(crate) mod frame;
+mod in_flight;
+mod latency;
+mod latest;
+pub(crate) mod model_properties;
+pub(crate) mod scheduling;
+pub(crate) mod shared_models;
+pub(crate) mod sync;

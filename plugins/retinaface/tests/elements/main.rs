@@ -1,0 +1,19 @@
+//! Tests of the elements, in a harness and in complete pipelines.
+
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[cfg(feature = "cuda-memory")]
+mod cuda_memory;
+mod facealign;
+mod facelandmarks;
+mod facemetaoverlay;
+mod facemetapublish;
+mod frames;
+mod metadata;
+mod pipelines;
+mod retinaface;
+mod streams;
+mod surface;

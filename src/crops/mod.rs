@@ -1,0 +1,10 @@
+//! Aligned crops of faces, and the models that run on them.
+
+pub mod align;
+mod landmarks;
+mod runner;
+
+pub use landmarks::{
+    CropMode, FoundLandmarks, LandmarkSettings, Landmarker, PendingLandmarks, five_landmarks, known_point_counts,
+};
+pub use runner::CropError;

@@ -1,0 +1,14 @@
+//! The core library, through its public interface.
+
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod architecture;
+mod device;
+mod families;
+mod hostile;
+mod kernels;
+mod landmarks;
+mod parity;
