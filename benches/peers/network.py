@@ -1,6 +1,7 @@
-"""RetinaFace mnet0.25 around its network, as a careful Python user writes it: OpenCV for pixels, NumPy for the rest.
+"""Pre- and postprocessing of RetinaFace mnet0.25 in Python: OpenCV for pixels, NumPy for the rest.
 
-Only candidates above the threshold are decoded, and everything that depends on the size alone is made once.
+It is optimised as far as is usual in Python: only candidates above the threshold are decoded, and
+everything that depends only on the frame size is computed once.
 """
 
 import cv2
@@ -10,7 +11,7 @@ MEAN = np.array([104, 117, 123], dtype=np.float32)
 STRIDES = [8, 16, 32]
 MIN_SIZES = [[16, 32], [64, 128], [256, 512]]
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.5, 0.4
-# Where ArcFace wants the five landmarks in a crop of 112 x 112.
+# ArcFace template: the five landmarks in a crop of 112 x 112.
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
     dtype=np.float32,
@@ -18,7 +19,7 @@ TEMPLATE = np.array(
 
 
 class Letterbox:
-    """The frame scaled so that its longer side is `longest`, padded at right and bottom to multiples of 32."""
+    """Scales the longer side of a frame to `longest`; pads right and bottom to multiples of 32."""
 
     def __init__(self, width, height, longest=640):
         self.scale = longest / max(width, height)
@@ -26,29 +27,29 @@ class Letterbox:
         self.width, self.height = (-(-side // 32) * 32 for side in self.size)
         self.padding = self.height - self.size[1], self.width - self.size[0]
 
-    def picture(self, bgr):
-        small = cv2.resize(bgr, self.size, interpolation=cv2.INTER_LINEAR)
+    def image(self, bgr):
+        scaled = cv2.resize(bgr, self.size, interpolation=cv2.INTER_LINEAR)
         bottom, right = self.padding
-        return cv2.copyMakeBorder(small, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=MEAN.tolist())
+        return cv2.copyMakeBorder(scaled, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=MEAN.tolist())
 
     def tensor(self, bgr):
-        return cv2.dnn.blobFromImage(self.picture(bgr), mean=MEAN.tolist())
+        return cv2.dnn.blobFromImage(self.image(bgr), mean=MEAN.tolist())
 
 
 def priors(width, height):
-    """Centre and size of each prior in pixels of the input, in the order of the network's outputs."""
+    """Centre and size of each prior, in input pixels, in the order of the model's outputs."""
     rows = []
     for stride, sizes in zip(STRIDES, MIN_SIZES):
         y, x = np.mgrid[0 : -(-height // stride), 0 : -(-width // stride)]
         centres = (np.stack([x, y], axis=-1).reshape(-1, 1, 2) + 0.5) * stride
         centres = np.repeat(centres, len(sizes), axis=1)
-        sides = np.broadcast_to(np.array(sizes).reshape(1, -1, 1), centres.shape)
-        rows.append(np.concatenate([centres, sides], axis=-1).reshape(-1, 4))
+        extents = np.broadcast_to(np.array(sizes).reshape(1, -1, 1), centres.shape)
+        rows.append(np.concatenate([centres, extents], axis=-1).reshape(-1, 4))
     return np.concatenate(rows).astype(np.float32)
 
 
 class Decoder:
-    """Network outputs to faces in frame pixels: rows of score, x, y, w, h and five points."""
+    """Decodes model outputs to rows of score, x, y, w, h and five points, in frame pixels."""
 
     def __init__(self, letterbox):
         self.scale = letterbox.scale
@@ -60,10 +61,10 @@ class Decoder:
         if not len(kept):
             return np.empty((0, 15), dtype=np.float32)
         scores, loc, points, priors = scores[kept], loc[0, kept], points[0, kept], self.priors[kept]
-        centres, sides = priors[:, :2], priors[:, 2:]
-        size = sides * np.exp(loc[:, 2:] * 0.2)
-        corner = centres + loc[:, :2] * 0.1 * sides - size / 2
-        points = centres[:, None] + points.reshape(-1, 5, 2) * 0.1 * sides[:, None]
+        centres, extents = priors[:, :2], priors[:, 2:]
+        size = extents * np.exp(loc[:, 2:] * 0.2)
+        corner = centres + loc[:, :2] * 0.1 * extents - size / 2
+        points = centres[:, None] + points.reshape(-1, 5, 2) * 0.1 * extents[:, None]
         best = cv2.dnn.NMSBoxes(np.hstack([corner, size]).tolist(), scores.tolist(), SCORE_THRESHOLD, IOU_THRESHOLD)
         best = np.asarray(best).reshape(-1)
         pixels = np.hstack([corner, size, points.reshape(-1, 10)])[best] / self.scale
@@ -71,7 +72,7 @@ class Decoder:
 
 
 def crop(bgr, points, size=112):
-    """The face by its landmarks; None where they are all one point."""
+    """The face aligned by its landmarks; None if the landmarks coincide."""
     matrix, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.LMEDS)
     return None if matrix is None else cv2.warpAffine(bgr, matrix, (size, size))
 

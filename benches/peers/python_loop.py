@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A file to an annotated file, aligned crops and JSON lines, by OpenCV, NumPy and ONNX Runtime: the usual loop.
+"""A plain loop of OpenCV, NumPy and ONNX Runtime: file to annotated file, crops and JSON lines.
 
-    python_loop.py INPUT OUT_FOLDER MODEL [--threads N] [--openvino bf16|f32] [--default-spinning]
+    python_loop.py INPUT OUT_DIR MODEL [--threads N] [--openvino bf16|f32] [--default-spinning]
 
-Writes OUT_FOLDER/annotated.mp4 (MPEG-4 part 2, OpenCV's `mp4v`), crop-NNNNN.png and faces.jsonl, and prints one JSON
-object: frames, faces and the seconds of the loop alone, without Python's imports and the session's making.
+It writes annotated.mp4 (MPEG-4 part 2, OpenCV's `mp4v`), crop-NNNNN.png and faces.jsonl to OUT_DIR.
+It prints one JSON object: frames, crops, and the time of the loop and of its stages, without the
+imports of Python and the creation of the session.
 """
 
 import argparse
@@ -18,19 +19,19 @@ import onnxruntime
 import network
 
 
-def session(model, threads, openvino, default_spinning):
+def create_session(model, threads, openvino, default_spinning):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if openvino:
         precision = {"bf16": "bf16", "f32": "f32"}[openvino]
         config = {"CPU": {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY"}}
         provider = ("OpenVINOExecutionProvider", {"device_type": "CPU", "load_config": json.dumps(config)})
-        made = onnxruntime.InferenceSession(model, options, providers=[provider])
-        assert made.get_providers()[0] == "OpenVINOExecutionProvider"
-        return made
+        session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        assert session.get_providers()[0] == "OpenVINOExecutionProvider"
+        return session
     options.intra_op_num_threads = threads
     if not default_spinning:
-        # Threads that spin after a run would take a core from decoding and encoding.
+        # Threads that spin after a run take a core from decoding and encoding.
         options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -45,7 +46,7 @@ def main():
     parser.add_argument("--default-spinning", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    net = session(arguments.model, arguments.threads, arguments.openvino, arguments.default_spinning)
+    net = create_session(arguments.model, arguments.threads, arguments.openvino, arguments.default_spinning)
 
     started, spent = time.perf_counter(), {}
 
@@ -64,9 +65,9 @@ def main():
     with open(arguments.out / "faces.jsonl", "w") as lines:
         while True:
             now = time.perf_counter()
-            there, frame = capture.read()
+            success, frame = capture.read()
             now = lap("read", now)
-            if not there:
+            if not success:
                 break
             tensor = letterbox.tensor(frame)
             now = lap("preprocess", now)
@@ -75,9 +76,9 @@ def main():
             faces = decoder.faces(*outputs)
             now = lap("decode", now)
             for face in faces:
-                picture = network.crop(frame, face[5:].reshape(5, 2))
-                if picture is not None:
-                    cv2.imwrite(str(arguments.out / f"crop-{crops:05d}.png"), picture)
+                crop = network.crop(frame, face[5:].reshape(5, 2))
+                if crop is not None:
+                    cv2.imwrite(str(arguments.out / f"crop-{crops:05d}.png"), crop)
                     crops += 1
             now = lap("crops", now)
             record = [
@@ -94,7 +95,7 @@ def main():
     writer.release()
     seconds = time.perf_counter() - started
     stages = {name: round(1000 * value / max(frames, 1), 3) for name, value in spent.items()}
-    print(json.dumps({"frames": frames, "crops": crops, "seconds": seconds, "ms_a_frame": stages}))
+    print(json.dumps({"frames": frames, "crops": crops, "seconds": seconds, "ms_per_frame": stages}))
 
 
 if __name__ == "__main__":

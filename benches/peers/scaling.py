@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""How cost grows with streams, frame size and faces: `retinaface bench` with a run a core, each point once a round.
+"""Measures how the cost grows with the number of streams, the frame size and the number of faces.
 
-A machine that others use changes its speed while we measure. Each run alternates a bare session of the model with the
-element, so a point's cost is that of a frame in bare runs, and its time that many medians of its series' bare runs.
+It runs `retinaface bench` with one single-threaded session per core, each point once per round. A
+shared machine changes its speed during the measurement. Therefore each run interleaves a bare
+session of the model with the element: the cost of a point is the time of a frame in units of a bare
+run, and its time is that cost times the median bare run of the series.
 """
 
 import os
@@ -11,24 +13,25 @@ import sys
 
 import common
 
-THREADS = common.pin()
+THREADS = common.pin_to_cores()
 ROUNDS = int(os.environ.get("ROUNDS", 1 if common.QUICK else 3))
 TOTAL = 64 if common.QUICK else 128
 SIZES = ["640x360", "1280x720", "1920x1080", "2560x1440", "3840x2160"]
-# Name to its points: what the point is called on the axis, and the program's arguments.
+# Name to points: the value on the axis, and the arguments of the program.
 SERIES = {
     "streams": [(n, {"streams": n, "frame_size": "1280x720", "frames": max(8, TOTAL // n)}) for n in [1, 2, 4, 8, 16, 32]],
     "pixels": [
         (int(size.split("x")[0]) * int(size.split("x")[1]), {"frame_size": size, "frames": TOTAL // 2}) for size in SIZES
     ],
-    # An input of 1280: of 500 faces in a frame each is 40 pixels there, at 640 too small to be found.
+    # At an input of 1280, 500 faces per frame have 40 pixels each; at 640 they are too small to be
+    # found.
     "faces": [(n, {"frame_size": "1920x1080", "faces": n, "frames": TOTAL // 4, "input_size": 1280}) for n in [0, 1, 5, 20, 50, 100, 200, 500]],
 }
 
 
-# A network so large that it runs some two times a second on one core, and video beside it that must not wait.
+# A model that runs about twice per second on one core, and a stream that must not wait for it.
 LATEST = {"mode": "latest", "fps": 60, "frames": 300 if common.QUICK else 1200, "input_size": 3840, "threads": 1}
-# What a GPU is asked for: one stream's delay, and many streams' rate.
+# On a GPU: the delay of one stream and the rate of many streams.
 GPU = {
     f"{provider} {precision}, {streams} streams": {"execution_provider": provider, "precision": precision, "streams": streams}
     for provider, precision in [("cuda", "full"), ("cuda", "reduced"), ("tensorrt", "reduced")]
@@ -36,24 +39,24 @@ GPU = {
 }
 
 
-def one(arguments):
+def bench_or_reason(arguments):
     try:
-        return common.ours(**arguments)
-    except common.Missing as reason:
-        return {"missing": str(reason)}
+        return common.bench(**arguments)
+    except common.Unavailable as reason:
+        return {"unavailable": str(reason)}
 
 
 def main():
-    runs, missing = {name: {x: [] for x, _ in points} for name, points in SERIES.items()}, {}
+    runs, unavailable = {name: {x: [] for x, _ in points} for name, points in SERIES.items()}, {}
     for number in range(ROUNDS):
         for name, points in SERIES.items():
             for x, arguments in points:
-                if (name, x) in missing:
+                if (name, x) in unavailable:
                     continue
                 try:
-                    runs[name][x].append(common.ours(**{"input_size": 640, "threads": 1, "parallel_runs": THREADS, "execution_provider": "cpu", **arguments}))
-                except common.Missing as reason:
-                    missing[name, x] = str(reason)
+                    runs[name][x].append(common.bench(**{"input_size": 640, "threads": 1, "parallel_runs": THREADS, "execution_provider": "cpu", **arguments}))
+                except common.Unavailable as reason:
+                    unavailable[name, x] = str(reason)
         print(f"scaling: round {number + 1} of {ROUNDS}", file=sys.stderr)
     series = {}
     for name, points in runs.items():
@@ -62,22 +65,22 @@ def main():
         bare_ms = 1000 / statistics.median(bare) if bare else None
         for x, results in points.items():
             point = {"x": x}
-            if (name, x) in missing or not results:
-                point["missing"] = missing.get((name, x), "not run")
+            if (name, x) in unavailable or not results:
+                point["unavailable"] = unavailable.get((name, x), "not run")
             else:
                 costs = [run["bare_rate"] / run["rate"] if run.get("bare_rate") else None for run in results]
                 if bare_ms and all(costs):
-                    point["bare_runs_a_frame"] = common.spread(costs)
-                    point["ms_a_frame"] = float(f"{statistics.median(costs) * bare_ms:.4g}")
+                    point["bare_runs_per_frame"] = common.summary(costs)
+                    point["ms_per_frame"] = float(f"{statistics.median(costs) * bare_ms:.4g}")
                 else:
-                    point["ms_a_frame"] = float(f"{1000 / statistics.median(run['rate'] for run in results):.4g}")
+                    point["ms_per_frame"] = float(f"{1000 / statistics.median(run['rate'] for run in results):.4g}")
                 point["rates"] = [run["rate"] for run in results]
                 point["grown_kb"] = statistics.median(run["resident_end_kb"] - run["resident_start_kb"] for run in results)
                 point["resident_kb"] = statistics.median(run["resident_end_kb"] for run in results)
             series[name].append(point)
     machine = common.machine()
-    latest = one({"execution_provider": "cpu", "frame_size": "1920x1080", **LATEST})
-    gpu = {name: one({"frame_size": "1920x1080", "frames": 480, **arguments}) for name, arguments in GPU.items()} if machine["gpu"] != "none at hand" else {}
+    latest = bench_or_reason({"execution_provider": "cpu", "frame_size": "1920x1080", **LATEST})
+    gpu = {name: bench_or_reason({"frame_size": "1920x1080", "frames": 480, **arguments}) for name, arguments in GPU.items()} if machine["gpu"] != "none at hand" else {}
     common.write("scaling.json", {
         "machine": machine, "threads": THREADS, "rounds": ROUNDS, "series": series, "latest": latest, "gpu": gpu,
     })

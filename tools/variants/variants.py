@@ -1,27 +1,30 @@
 #!/usr/bin/env python3
-"""Makes smaller variants of a detector and measures what they cost.
+"""Makes fp16 and int8 variants of a detector and compares them with it.
 
-    make setup build                                   # the program reads the model and runs the comparison
+    make setup build                         # the program inspects models and runs detection
     python3 -m venv /tmp/variants && /tmp/variants/bin/pip install -r tools/variants/requirements.txt
-    /tmp/variants/bin/python tools/variants/variants.py make MODEL OUT_DIR --calibration PICTURES...
-    /tmp/variants/bin/python tools/variants/variants.py compare MODEL VARIANT PICTURES...
+    /tmp/variants/bin/python tools/variants/variants.py make MODEL OUT_DIR --calibration INPUTS...
+    /tmp/variants/bin/python tools/variants/variants.py compare MODEL VARIANT INPUTS...
 
-`make models` does all of it for the default model. MODEL is any detector that `retinaface model FILE` knows: its
-normalisation and fixed size come from there. PICTURES are pictures, clips, or folders of either.
+`make models` does this for the default model. MODEL is any detector that `retinaface model FILE`
+recognises; its normalisation and fixed size come from there. INPUTS are images, clips, or
+directories of them.
 
-make writes OUT_DIR/NAME_fp16.onnx and OUT_DIR/NAME_int8.onnx. Both keep the model's inputs and outputs, in float32,
-with their names, so that they are used like MODEL itself: `retinaface detect --model`, `model-file=`.
+make writes OUT_DIR/NAME_fp16.onnx and OUT_DIR/NAME_int8.onnx. Both keep the names and the type
+float32 of the model's inputs and outputs, so they are used like MODEL: `retinaface detect --model`,
+`model-file=`.
 
-- fp16: for CUDA and TensorRT. On a CPU it is no faster than MODEL: ONNX Runtime computes it in float32 there.
-- int8: static, per channel, in QDQ form; calibrated on PICTURES, which should look like what the detector will see.
-  For CPUs with integer dot products; measured with AVX-512 VNNI only. The defaults were chosen by measuring
-  (benches/README.md): 8-bit arithmetic in the first layers costs accuracy and brings no speed, so these stay in float32.
+- fp16: for CUDA and TensorRT. It is not faster on a CPU, where ONNX Runtime computes it in float32.
+- int8: static quantisation, per channel, in QDQ format. INPUTS should resemble the detector's later
+  input. It is for CPUs with integer dot products; only AVX-512 VNNI was measured. The defaults come
+  from measurements (benches/README.md): 8-bit arithmetic in the first layers costs accuracy and
+  gains no speed, so they stay in float32.
 
-compare runs the program over PICTURES with both files and matches what they find (IoU at least 0.5, best pairs first);
-then it runs both in turns within one process. The ratio of the times of each turn is taken and of those the median:
-times of two separate runs must not be compared, since a shared machine changes its speed between them.
+compare runs detection on INPUTS with both files and matches the faces (IoU at least 0.5, best pairs
+first). Then it runs both models alternately in one process and reports the median of the ratios of
+the times. Times of separate runs are not comparable, because a shared machine changes its speed.
 
-Exit status: 0 done, 2 an error.
+Exit status: 0 success, 2 an error.
 """
 
 import argparse
@@ -52,28 +55,29 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 CLIPS = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
 
-# Per-channel QuantizeLinear and DequantizeLinear are there from this opset on.
+# The first opset with per-channel QuantizeLinear and DequantizeLinear.
 MIN_OPSET = 13
-# As src/letterbox.rs, INPUT_MULTIPLE.
+# As INPUT_MULTIPLE in src/geometry/letterbox.rs.
 INPUT_MULTIPLE = 32
-# Two faces are the same from this intersection over union on.
-SAME_FACE = 0.5
+# Minimum intersection over union of matching faces.
+MATCH_IOU = 0.5
 
 CONVOLUTIONS = {"Conv", "ConvTranspose"}
 ACTIVATIONS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish"}
-# What comes before this stride has few channels and large planes: there integers bring no speed.
+# Layers before this stride have few channels and large planes, where integers gain no speed.
 STEM_STRIDE = 8
 
-# Faces whose shorter side is above this many pixels are counted apart.
+# Faces whose shorter side is above this many pixels are also counted separately.
 LARGE_FACE = 24
 
-# Turns that are run before time is taken.
-WARM_UP = 3
+# Rounds before the measurement.
+WARM_UP_ROUNDS = 3
 KINDS = ("fp16", "int8")
-# What lies between convolutions is quantised with them. Softmax is not: in steps of 1/256 its numbers add up to 1 no more.
+# The operators between convolutions are quantised, too, except Softmax: quantised to steps of
+# 1/256, its outputs do not add up to 1.
 QUANTISED = ["Conv", "ConvTranspose", "LeakyRelu", "Relu", "Clip", "Add", "Concat", "MaxPool", "Resize", "Transpose", "Reshape"]
 
 METHODS = {
@@ -91,10 +95,10 @@ PROVIDERS = {
 
 
 class VariantError(Exception):
-    """What went wrong, with its remedy; told on one line."""
+    """An error with its remedy, on one line."""
 
 
-def say(text):
+def report(text):
     print(f"variants: {text}", file=sys.stderr, flush=True)
 
 
@@ -102,7 +106,7 @@ def say(text):
 
 
 class Program:
-    """The project's program, which knows what a model wants and runs any supported one."""
+    """The program `retinaface`, which inspects models and runs detection."""
 
     def __init__(self, path=None):
         self.path = self.find(path)
@@ -115,66 +119,66 @@ class Program:
     def find(path):
         if path is not None:
             if not os.access(path, os.X_OK) or not Path(path).is_file():
-                raise VariantError(f"{path} is not a program that can be run; --program names retinaface's binary")
+                raise VariantError(f"{path} is not an executable file: pass the path of `retinaface` to --program")
             return str(Path(path).resolve())
         target = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
-        built = [folder / "retinaface" for folder in (target / "release", target / "debug")]
+        built = [directory / "retinaface" for directory in (target / "release", target / "debug")]
         for file in built:
             if os.access(file, os.X_OK):
                 return str(file)
         found = shutil.which("retinaface")
         if found is None:
             places = ", ".join(map(str, built))
-            raise VariantError(f"the program was not found ({places}, PATH): run `make build`, or name it with --program")
+            raise VariantError(f"the program was not found ({places}, PATH): run `make build` or pass --program")
         return found
 
-    def run(self, arguments, good=(0,)):
-        done = subprocess.run([self.path, *map(str, arguments)], capture_output=True, text=True, env=self.environment)
-        if done.returncode not in good:
-            words = done.stderr.strip() or f"status {done.returncode}"
-            if "unexpected argument '--json'" in words:
-                raise VariantError(f"{self.path} is too old to say what a model is: run `make build`")
-            raise VariantError(words)
-        return done.stdout
+    def run(self, arguments, statuses=(0,)):
+        result = subprocess.run([self.path, *map(str, arguments)], capture_output=True, text=True, env=self.environment)
+        if result.returncode not in statuses:
+            message = result.stderr.strip() or f"status {result.returncode}"
+            if "unexpected argument '--json'" in message:
+                raise VariantError(f"{self.path} is too old and has no `model --json`: run `make build`")
+            raise VariantError(message)
+        return result.stdout
 
-    def contract(self, model):
-        """What the program recognised in a model file, as `retinaface model --json` says it."""
+    def model_spec(self, model):
+        """The properties of a model file, as `retinaface model --json` prints them."""
         return json.loads(self.run(["model", "--json", model]))
 
-    def detect(self, model, pictures, options):
-        """A list of faces for each picture."""
+    def detect(self, model, images, options):
+        """The list of faces of each image."""
         found = []
-        # Command lines have a longest length.
-        for start in range(0, len(pictures), 100):
-            part = pictures[start : start + 100]
+        # The length of a command line is limited.
+        for start in range(0, len(images), 100):
+            part = images[start : start + 100]
             arguments = [
                 "detect", "--model", model, "--score-threshold", options.score_threshold, "--input-size", options.input_size,
                 "--threads", options.threads, "--execution-provider", options.provider, "--", *part,
             ]  # fmt: skip
-            lines = self.run(arguments, good=(0, 1)).splitlines()
+            lines = self.run(arguments, statuses=(0, 1)).splitlines()
             if len(lines) != len(part):
-                raise VariantError(f"{self.path} wrote {len(lines)} lines for {len(part)} pictures")
+                raise VariantError(f"{self.path} wrote {len(lines)} lines for {len(part)} images")
             found.extend(json.loads(line)["faces"] for line in lines)
         return found
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def list_files(paths):
-    """Pictures and clips among files and folders, sorted within each folder."""
+    """Images and clips in a list of files and directories; the files of a directory are sorted."""
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES | CLIPS)
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES | CLIPS)
         elif not path.exists():
-            raise VariantError(f"{path} does not exist: name pictures, clips, or folders of them")
-        elif path.suffix.lower() in PICTURES | CLIPS:
+            raise VariantError(f"{path} does not exist: pass images, clips, or directories of them")
+        elif path.suffix.lower() in IMAGES | CLIPS:
             files.append(path)
         else:
-            raise VariantError(f"{path} is neither a picture nor a clip ({', '.join(sorted(PICTURES | CLIPS))})")
+            raise VariantError(f"{path} is neither an image nor a clip ({', '.join(sorted(IMAGES | CLIPS))})")
     if not files:
-        raise VariantError(f"no picture or clip in {', '.join(map(str, paths))}")
+        raise VariantError(f"no image or clip in {', '.join(map(str, paths))}")
     return files
 
 
@@ -182,30 +186,30 @@ def is_clip(file):
     return file.suffix.lower() in CLIPS
 
 
-def read_picture(file):
-    """BGR, turned as its EXIF data says; as the program reads it."""
+def read_image(file):
+    """An image as BGR, rotated by its EXIF orientation as the program does."""
     bgr = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise VariantError(f"{file} is not a picture that can be read: leave it out")
+        raise VariantError(f"cannot read the image {file}: leave it out")
     return bgr
 
 
 def read_clip(file, count):
-    """`count` frames spread evenly over a clip, or all where it has fewer."""
+    """`count` frames at equal distances in a clip, or all if it has fewer."""
     clip = cv2.VideoCapture(str(file))
     length = int(clip.get(cv2.CAP_PROP_FRAME_COUNT))
-    wanted = {int((i + 0.5) * length / count) for i in range(count)}
+    selected = {int((i + 0.5) * length / count) for i in range(count)}
     frames, index = [], 0
-    while len(frames) < len(wanted):
-        good, frame = clip.read()
-        if not good:
+    while len(frames) < len(selected):
+        success, frame = clip.read()
+        if not success:
             break
-        if index in wanted:
+        if index in selected:
             frames.append(frame)
         index += 1
     clip.release()
     if not frames:
-        raise VariantError(f"{file} is not a clip that can be read: leave it out")
+        raise VariantError(f"cannot read the clip {file}: leave it out")
     return frames
 
 
@@ -214,7 +218,7 @@ def read_all(paths, frames_per_clip):
         if is_clip(file):
             yield from read_clip(file, frames_per_clip)
         else:
-            yield read_picture(file)
+            yield read_image(file)
 
 
 def round_half_up(number):
@@ -222,31 +226,31 @@ def round_half_up(number):
 
 
 def letterbox(width, height, longest=None, fixed=None):
-    """Sizes of the scaled frame and of the input it lies in, (width, height) each; as src/letterbox.rs."""
+    """Sizes (width, height) of scaled frame and padded input; as src/geometry/letterbox.rs."""
     if fixed is None and longest == 0:
         return (width, height), (width, height)
     box = tuple(fixed) if fixed is not None else (longest, longest)
     scale = min(box[0] / width, box[1] / height)
-    content = tuple(min(max(round_half_up(side * scale), 1), most) for side, most in zip((width, height), box))
+    content = tuple(min(max(round_half_up(side * scale), 1), maximum) for side, maximum in zip((width, height), box))
     if fixed is not None:
         return content, box
     return content, tuple(-(-side // INPUT_MULTIPLE) * INPUT_MULTIPLE for side in content)
 
 
-def preprocess(bgr, contract, longest=None, fixed=None):
-    """A picture as the model's input, [1, 3, height, width]; as src/preprocess.rs."""
+def preprocess(bgr, spec, longest=None, fixed=None):
+    """The model input of an image, [1, 3, height, width]; as src/detect/preprocess.rs."""
     height, width = bgr.shape[:2]
-    content, (cols, rows) = letterbox(width, height, longest, contract["fixed_size"] or fixed)
-    small = bgr if content == (width, height) else cv2.resize(bgr, content, interpolation=cv2.INTER_LINEAR)
-    pixels = small if contract["order"] == "BGR" else small[..., ::-1]
-    scale = np.float32(contract["scale"])
-    mean = np.array(contract["mean"], np.float32)
+    content, (cols, rows) = letterbox(width, height, longest, spec["fixed_size"] or fixed)
+    scaled = bgr if content == (width, height) else cv2.resize(bgr, content, interpolation=cv2.INTER_LINEAR)
+    pixels = scaled if spec["order"] == "BGR" else scaled[..., ::-1]
+    scale = np.float32(spec["scale"])
+    mean = np.array(spec["mean"], np.float32)
     tensor = np.zeros((1, 3, rows, cols), np.float32)
     tensor[0, :, : content[1], : content[0]] = (pixels.astype(np.float32) * scale - mean * scale).transpose(2, 0, 1)
     return tensor
 
 
-# ---------------------------------------------------------------- making
+# ---------------------------------------------------------------- conversion
 
 
 def load(path):
@@ -254,9 +258,9 @@ def load(path):
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
     except FileNotFoundError:
-        raise VariantError(f"{path} does not exist: name an ONNX file") from None
-    except Exception as error:  # each of protobuf's and onnx's own, and OSError
-        raise VariantError(f"{path} is not an ONNX file that can be read: {first_line(error)}") from None
+        raise VariantError(f"{path} does not exist: pass an ONNX file") from None
+    except Exception as error:  # protobuf and onnx have their own exceptions
+        raise VariantError(f"{path} is not a valid ONNX file: {first_line(error)}") from None
     return model
 
 
@@ -269,7 +273,7 @@ def opset(model):
 
 
 def unfuse(model):
-    """Takes ONNX Runtime's own FusedConv, which some published files hold, apart: convolution, then activation."""
+    """Splits FusedConv, an operator of ONNX Runtime, into standard operators."""
     nodes = []
     for node in model.graph.node:
         if node.domain == "com.microsoft" and node.op_type == "FusedConv":
@@ -280,14 +284,14 @@ def unfuse(model):
             if activation not in names or len(node.input) > 3:
                 raise VariantError(f"node {node.name} is a FusedConv with {activation or 'no'} activation and "
                                    f"{len(node.input)} inputs: use the file as its framework exported it")  # fmt: skip
-            name, between = node.name or node.output[0], f"{node.output[0]}_before_{activation}"
-            conv = onnx.helper.make_node("Conv", node.input, [between], name=name, **attributes)
-            act = onnx.helper.make_node(activation, [between], node.output, name=f"{name}_{activation}",
+            name, conv_output = node.name or node.output[0], f"{node.output[0]}_before_{activation}"
+            conv = onnx.helper.make_node("Conv", node.input, [conv_output], name=name, **attributes)
+            act = onnx.helper.make_node(activation, [conv_output], node.output, name=f"{name}_{activation}",
                                         **dict(zip(names[activation], parameters)))  # fmt: skip
             nodes += [conv, act]
         elif node.domain not in ("", "ai.onnx"):
-            raise VariantError(f"node {node.name} is {node.domain}'s own {node.op_type}, so the file was optimised or "
-                               "quantised already: use the file as its framework exported it")  # fmt: skip
+            raise VariantError(f"node {node.name} is {node.op_type} of {node.domain}, so the file was already optimised or "
+                               "quantised: use the file as its framework exported it")  # fmt: skip
         else:
             nodes.append(node)
     del model.graph.node[:]
@@ -297,33 +301,33 @@ def unfuse(model):
     model.opset_import.extend(standard)
 
 
-def lift(model):
-    """A copy of a model at opset 13 or higher, of standard operators only."""
+def upgrade(model):
+    """A copy of a model with standard operators only, at opset 13 or higher."""
     model = copy.deepcopy(model)
     unfuse(model)
     if opset(model) < MIN_OPSET:
-        # The converter wants initialisers to be no inputs, and old files list them among those.
+        # Old files list initialisers as inputs, which the converter rejects.
         initialisers = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in initialisers]
         del model.graph.input[:]
         model.graph.input.extend(inputs)
-        # Shapes that an older exporter noted can contradict what the converter infers.
+        # Shapes from an older exporter can contradict those that the converter infers.
         del model.graph.value_info[:]
         model.ir_version = max(model.ir_version, 4)
         try:
             model = version_converter.convert_version(model, MIN_OPSET)
-        except Exception as error:  # of onnx's C++ part
-            raise VariantError(f"the model cannot be lifted from opset {opset(model)} to {MIN_OPSET}: "
+        except Exception as error:  # from the C++ code of onnx
+            raise VariantError(f"the model cannot be converted from opset {opset(model)} to {MIN_OPSET}: "
                                f"{first_line(error)}; export it at opset {MIN_OPSET} or higher") from None  # fmt: skip
     model.ir_version = max(model.ir_version, 8)
-    leave_out_empty(model)
+    remove_empty_inputs(model)
     name_nodes(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def leave_out_empty(model):
-    """Exporters write Resize's unused inputs as constants without elements, which stop being that once they are cast."""
+def remove_empty_inputs(model):
+    """Removes empty constants for unused inputs of Resize; the fp16 converter breaks them."""
     empty = {tensor.name for tensor in model.graph.initializer if 0 in tensor.dims}
     for node in model.graph.node:
         if node.op_type == "Constant":
@@ -337,7 +341,7 @@ def leave_out_empty(model):
 
 
 def name_nodes(model):
-    """Nodes are kept in float by their names, so each needs one."""
+    """Names all nodes, because nodes are excluded from quantisation by name."""
     for node in model.graph.node:
         node.name = node.name or f"{node.op_type}_{node.output[0]}"
 
@@ -356,16 +360,16 @@ def readers(model):
 
 
 def heads(model):
-    """The last convolutions: those that no other one follows."""
-    after, leads_on = readers(model), {}
-    for node in reversed(model.graph.node):  # which are sorted, each behind those it reads
+    """The last convolutions: those that no other convolution follows."""
+    after, precedes_conv = readers(model), {}
+    for node in reversed(model.graph.node):  # the graph is in topological order
         following = [reader for name in node.output for reader in after.get(name, [])]
-        leads_on[node.name] = any(a.op_type in CONVOLUTIONS or leads_on[a.name] for a in following)
-    return [node for node in convolutions(model) if not leads_on[node.name]]
+        precedes_conv[node.name] = any(a.op_type in CONVOLUTIONS or precedes_conv[a.name] for a in following)
+    return [node for node in convolutions(model) if not precedes_conv[node.name]]
 
 
 def stem(model):
-    """The first convolutions: those that read what is larger than an eighth of the picture, to either side."""
+    """The first convolutions: those whose input has a stride below STEM_STRIDE."""
     stride, found = {}, []
     for node in model.graph.node:
         before = max((stride.get(name, 1) for name in node.input), default=1)
@@ -378,18 +382,18 @@ def stem(model):
 
 
 def float_nodes(model, keep):
-    """Names of the nodes that are not quantised: the convolutions in `keep`, with their activations."""
+    """Names of the nodes that are not quantised: the nodes in `keep` and their activations."""
     kept = []
-    for what in keep:
-        if what == "none":
+    for pattern in keep:
+        if pattern == "none":
             continue
         parts = {"heads": heads, "stem": stem}
-        if what in parts:
-            found = parts[what](model)
+        if pattern in parts:
+            found = parts[pattern](model)
         else:
-            found = [node for node in model.graph.node if fnmatch.fnmatchcase(node.name, what)]
+            found = [node for node in model.graph.node if fnmatch.fnmatchcase(node.name, pattern)]
         if not found:
-            raise VariantError(f"no node of the model is {what}; --keep takes stem, heads, none and names, which may have a *")
+            raise VariantError(f"no node of the model matches {pattern}: pass stem, heads, none, or node names with * to --keep")
         kept += found
     after = readers(model)
     activations = [reader for node in kept for name in node.output for reader in after.get(name, [])
@@ -399,17 +403,17 @@ def float_nodes(model, keep):
 
 def make_fp16(model):
     """Half-precision weights and arithmetic, float32 inputs and outputs."""
-    # Near 1 half precision steps by 0.0005, and scores are what users set a threshold on.
+    # The resolution of half precision near 1 is 0.0005, too coarse for scores.
     blocked = [*DEFAULT_OP_BLOCK_LIST, "Softmax", "Sigmoid"]
-    model = convert_float_to_float16(lift(model), keep_io_types=True, op_block_list=blocked)
-    # The converter appends its casts; the standard wants each node behind those it reads.
+    model = convert_float_to_float16(upgrade(model), keep_io_types=True, op_block_list=blocked)
+    # The converter appends casts at the end, but ONNX requires topological order.
     sorter = ONNXModel(model)
     sorter.topological_sort()
     return sorter.model
 
 
 class Reader(CalibrationDataReader):
-    """Calibration inputs, of which ONNX Runtime takes one at a time: they differ in size."""
+    """Calibration inputs, one per batch because their sizes differ."""
 
     def __init__(self, name, tensors):
         self.name, self.tensors = name, tensors
@@ -419,32 +423,33 @@ class Reader(CalibrationDataReader):
         return len(self.tensors)
 
     def set_range(self, start_index, end_index):
-        self.rest = iter(self.tensors[start_index:end_index])
+        self.remaining = iter(self.tensors[start_index:end_index])
 
     def get_next(self):
-        tensor = next(self.rest, None)
+        tensor = next(self.remaining, None)
         return None if tensor is None else {self.name: tensor}
 
 
-def make_int8(model, contract, pictures, options):
-    """Static quantisation of the convolutions and what lies between them, one scale a channel."""
-    with tempfile.TemporaryDirectory() as folder:
-        lifted, ready, done = (Path(folder) / name for name in ("lifted.onnx", "ready.onnx", "int8.onnx"))
-        # Folds what is constant, and batch normalisation into convolutions; infers the shapes.
-        onnx.save(lift(model), str(lifted))
+def make_int8(model, spec, images, options):
+    """Quantises convolutions and the operators between them, with one scale per channel."""
+    with tempfile.TemporaryDirectory() as directory:
+        upgraded, prepared_file, quantised = (Path(directory) / name for name in ("upgraded.onnx", "prepared.onnx", "int8.onnx"))
+        # Folds constants and batch normalisation, and infers shapes.
+        onnx.save(upgrade(model), str(upgraded))
         with quiet():
-            quant_pre_process(str(lifted), str(ready), skip_symbolic_shape=True)
-        prepared = onnx.load(str(ready))
+            quant_pre_process(str(upgraded), str(prepared_file), skip_symbolic_shape=True)
+        prepared = onnx.load(str(prepared_file))
         name_nodes(prepared)
-        onnx.save(prepared, str(ready))
-        # Not among the kinds at all, ONNX Runtime 1.19 would miss its range where it is the last node.
+        onnx.save(prepared, str(prepared_file))
+        # Softmax is excluded by node name, not by type: otherwise ONNX Runtime 1.19 finds no range
+        # for a Softmax at the end of the model.
         softmaxes = [node.name for node in prepared.graph.node if node.op_type == "Softmax"]
-        tensors = [preprocess(picture, contract, options.input_size) for picture in pictures]
+        tensors = [preprocess(image, spec, options.input_size) for image in images]
         with quiet():
             quantize_static(
-                str(ready),
-                str(done),
-                Reader(contract["input"], tensors),
+                str(prepared_file),
+                str(quantised),
+                Reader(spec["input"], tensors),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=[*QUANTISED, "Softmax"],
                 per_channel=True,
@@ -454,12 +459,12 @@ def make_int8(model, contract, pictures, options):
                 calibrate_method=METHODS[options.method],
                 extra_options={"CalibStridedMinMax": 1, "CalibPercentile": options.percentile},
             )
-        return onnx.load(str(done))
+        return onnx.load(str(quantised))
 
 
 @contextlib.contextmanager
 def quiet():
-    """Silences the progress reports of a library, and its advice on what is done already."""
+    """Suppresses the progress output and the warnings of a library."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:
@@ -469,33 +474,33 @@ def quiet():
         logging.root.setLevel(level)
 
 
-# ---------------------------------------------------------------- comparing
+# ---------------------------------------------------------------- comparison
 
 
 def iou(a, b):
-    """Intersection over union of two boxes as the program writes them."""
+    """Intersection over union of two boxes in the format of the program."""
     width = min(a["x"] + a["w"], b["x"] + b["w"]) - max(a["x"], b["x"])
     height = min(a["y"] + a["h"], b["y"] + b["h"]) - max(a["y"], b["y"])
     if width <= 0 or height <= 0:
         return 0.0
-    both = width * height
-    return both / (a["w"] * a["h"] + b["w"] * b["h"] - both)
+    intersection = width * height
+    return intersection / (a["w"] * a["h"] + b["w"] * b["h"] - intersection)
 
 
-def match(ours, theirs):
-    """Pairs of indices of faces that are the same, each face in one pair at most, best overlap first."""
-    overlaps = [(iou(a["box"], b["box"]), i, j) for i, a in enumerate(ours) for j, b in enumerate(theirs)]
+def match(fp32, variant):
+    """Pairs of indices of matching faces, best overlap first; each face is in at most one pair."""
+    overlaps = [(iou(a["box"], b["box"]), i, j) for i, a in enumerate(fp32) for j, b in enumerate(variant)]
     pairs, left, right = [], set(), set()
     for overlap, i, j in sorted(overlaps, reverse=True):
-        if overlap >= SAME_FACE and i not in left and j not in right:
+        if overlap >= MATCH_IOU and i not in left and j not in right:
             pairs.append((i, j))
             left.add(i)
             right.add(j)
     return pairs
 
 
-def side(face):
-    """A face's size as the program's --min-face-size counts it: the shorter side in pixels of the picture."""
+def face_size(face):
+    """The shorter side in pixels, as --min-face-size of the program measures it."""
     return min(face["box"]["w"], face["box"]["h"])
 
 
@@ -503,111 +508,111 @@ def corners(box):
     return np.array([box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]])
 
 
-def spread(values):
+def summary(values):
     if not values:
         return None
     return {"mean": float(np.mean(values)), "p95": float(np.percentile(values, 95)), "max": float(np.max(values))}
 
 
 def agreement(fp32, variant, large=LARGE_FACE):
-    """What two models' faces of the same pictures have in common; a list of faces a picture each."""
+    """Compares the faces of two models; both arguments have one list of faces per image."""
     counts = {"fp32": 0, "variant": 0, "matched": 0, "missed": 0, "extra": 0}
-    of_large = dict(counts)
+    large_counts = dict(counts)
     drift = {"score": [], "box_px": [], "box_1_minus_iou": [], "landmark_px": []}
     missed_scores = []
-    for ours, theirs in zip(fp32, variant):
-        pairs = match(ours, theirs)
+    for fp32_faces, variant_faces in zip(fp32, variant):
+        pairs = match(fp32_faces, variant_faces)
         found, kept = {i for i, _ in pairs}, {j for _, j in pairs}
-        for count, least in ((counts, -1), (of_large, large)):
-            counted = [i for i, face in enumerate(ours) if side(face) > least]
-            others = [j for j, face in enumerate(theirs) if side(face) > least]
+        for count, minimum in ((counts, -1), (large_counts, large)):
+            counted = [i for i, face in enumerate(fp32_faces) if face_size(face) > minimum]
+            others = [j for j, face in enumerate(variant_faces) if face_size(face) > minimum]
             count["fp32"] += len(counted)
             count["variant"] += len(others)
             count["matched"] += sum(i in found for i in counted)
             count["missed"] += sum(i not in found for i in counted)
             count["extra"] += sum(j not in kept for j in others)
-        missed_scores += [face["score"] for i, face in enumerate(ours) if i not in found and side(face) > large]
+        missed_scores += [face["score"] for i, face in enumerate(fp32_faces) if i not in found and face_size(face) > large]
         for i, j in pairs:
-            a, b = ours[i], theirs[j]
+            a, b = fp32_faces[i], variant_faces[j]
             drift["score"].append(abs(a["score"] - b["score"]))
             drift["box_px"].append(float(np.abs(corners(a["box"]) - corners(b["box"])).max()))
             drift["box_1_minus_iou"].append(1 - iou(a["box"], b["box"]))
             if a["landmarks"] and b["landmarks"]:
-                between = np.linalg.norm(np.subtract(a["landmarks"], b["landmarks"]), axis=1)
-                drift["landmark_px"].append(float(between.max()))
+                distances = np.linalg.norm(np.subtract(a["landmarks"], b["landmarks"]), axis=1)
+                drift["landmark_px"].append(float(distances.max()))
     return {
-        "pictures": len(fp32),
+        "images": len(fp32),
         "faces": counts,
         f"faces_over_{large}_px": {
-            **of_large,
-            "missed_percent": 100 * of_large["missed"] / of_large["fp32"] if of_large["fp32"] else None,
+            **large_counts,
+            "missed_percent": 100 * large_counts["missed"] / large_counts["fp32"] if large_counts["fp32"] else None,
             "best_missed_score": max(missed_scores, default=None),
         },
-        "drift": {name: spread(values) for name, values in drift.items()},
+        "drift": {name: summary(values) for name, values in drift.items()},
     }
 
 
 def sessions(files, threads, provider):
-    """Sessions set as the program sets its own."""
+    """Sessions with the settings of the program."""
     name = PROVIDERS[provider]
     if name not in onnxruntime.get_available_providers():
-        raise VariantError(f"this Python's ONNX Runtime has no {provider}: install the build that has it "
-                           "(onnxruntime-gpu, onnxruntime-openvino) in place of onnxruntime, or take --provider cpu")  # fmt: skip
+        raise VariantError(f"the installed ONNX Runtime does not have {provider}: replace onnxruntime by a build that has it "
+                           "(onnxruntime-gpu, onnxruntime-openvino), or use --provider cpu")  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads of the one that rests must not take a core from the one that runs.
+    # Spinning threads of the idle session would take a core from the other one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     opened = [onnxruntime.InferenceSession(str(file), options, providers=[name]) for file in files]
     for session, file in zip(opened, files):
         if name not in session.get_providers():
-            raise VariantError(f"{file} does not run on {provider}: its libraries are not found or do not fit")
+            raise VariantError(f"{file} does not run on {provider}: its libraries are missing or have the wrong version")
     return opened
 
 
 def speed(files, tensor, threads, provider, rounds):
-    """How often as fast the second file is, in turns within this process."""
-    ran = [(session, {session.get_inputs()[0].name: tensor}) for session in sessions(files, threads, provider)]
+    """Speed of the second file relative to the first, which run alternately in this process."""
+    contenders = [(session, {session.get_inputs()[0].name: tensor}) for session in sessions(files, threads, provider)]
     seconds = [[], []]
-    for turn in range(WARM_UP + rounds):
-        # Each is first every other time.
-        for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            session, feed = ran[which]
+    for number in range(WARM_UP_ROUNDS + rounds):
+        # The order alternates, so that neither benefits from being first.
+        for index in (0, 1) if number % 2 == 0 else (1, 0):
+            session, inputs = contenders[index]
             start = time.perf_counter()
-            session.run(None, feed)
-            if turn >= WARM_UP:
-                seconds[which].append(time.perf_counter() - start)
+            session.run(None, inputs)
+            if number >= WARM_UP_ROUNDS:
+                seconds[index].append(time.perf_counter() - start)
     ratios = [fp32 / variant for fp32, variant in zip(*seconds)]
-    quarter = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return {
         "input": list(tensor.shape),
         "provider": provider,
         "threads": threads,
         "rounds": rounds,
         "ratio": statistics.median(ratios),
-        "ratio_quartiles": [quarter[0], quarter[2]],
+        "ratio_quartiles": [quartiles[0], quartiles[2]],
         "fp32_ms": 1000 * statistics.median(seconds[0]),
         "variant_ms": 1000 * statistics.median(seconds[1]),
     }
 
 
 def compare(fp32, variant, paths, options, program):
-    """Agreement and speed of two files as one dictionary."""
-    contracts = [program.contract(file) for file in (fp32, variant)]
-    differing = [key for key in contracts[0] if contracts[0][key] != contracts[1][key]]
+    """Compares the faces and the speed of two files."""
+    specs = [program.model_spec(file) for file in (fp32, variant)]
+    differing = [key for key in specs[0] if specs[0][key] != specs[1][key]]
     if differing:
-        raise VariantError(f"{variant} is no variant of {fp32}: they differ in {', '.join(differing)}")
+        raise VariantError(f"{variant} is not a variant of {fp32}: they differ in {', '.join(differing)}")
     files = list_files(paths)
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = []
+    with tempfile.TemporaryDirectory() as directory:
+        images = []
         for file in files:
             if not is_clip(file):
-                pictures.append(file)
+                images.append(file)
                 continue
             for number, frame in enumerate(read_clip(file, options.frames)):
-                pictures.append(Path(folder) / f"{len(pictures)}-{number}.png")
-                cv2.imwrite(str(pictures[-1]), frame)
-        found = [program.detect(file, pictures, options) for file in (fp32, variant)]
-        tensor = preprocess(read_picture(pictures[0]), contracts[0], fixed=options.speed_size)
+                images.append(Path(directory) / f"{len(images)}-{number}.png")
+                cv2.imwrite(str(images[-1]), frame)
+        found = [program.detect(file, images, options) for file in (fp32, variant)]
+        tensor = preprocess(read_image(images[0]), specs[0], fixed=options.speed_size)
     return {
         "fp32": str(fp32),
         "variant": str(variant),
@@ -619,29 +624,29 @@ def compare(fp32, variant, paths, options, program):
 
 
 def table(result):
-    """A comparison for people."""
-    rows = [f"{Path(result['variant']).name} against {Path(result['fp32']).name}, {result['pictures']} pictures, "
+    """The result of a comparison as text."""
+    rows = [f"{Path(result['variant']).name} against {Path(result['fp32']).name}, {result['images']} images, "
             f"scores above {result['score_threshold']}, input size {result['input_size']}"]  # fmt: skip
     rows.append(f"  {'faces':<18}{'fp32':>8}{'variant':>9}{'matched':>9}{'missed':>8}{'extra':>7}")
     large = result[f"faces_over_{LARGE_FACE}_px"]
     for name, count in (("all", result["faces"]), (f"over {LARGE_FACE} px", large)):
-        numbers = (count["fp32"], count["variant"], count["matched"], count["missed"], count["extra"])
-        rows.append("  {:<18}{:>8}{:>9}{:>9}{:>8}{:>7}".format(name, *numbers))
+        values = (count["fp32"], count["variant"], count["matched"], count["missed"], count["extra"])
+        rows.append("  {:<18}{:>8}{:>9}{:>9}{:>8}{:>7}".format(name, *values))
     if large["missed_percent"] is not None:
         best = large["best_missed_score"]
         rows.append(f"  missed over {LARGE_FACE} px: {large['missed_percent']:.2f} %"
-                    + ("" if best is None else f", the best of them scored {best:.2f}"))  # fmt: skip
+                    + ("" if best is None else f", highest score {best:.2f}"))  # fmt: skip
     rows.append(f"  {'drift':<18}{'mean':>8}{'p95':>9}{'max':>9}")
     names = {"score": "score", "box_px": "box, px", "box_1_minus_iou": "box, 1 - IoU", "landmark_px": "landmarks, px"}
-    for name, words in names.items():
+    for name, title in names.items():
         values = result["drift"][name]
         if values is not None:
-            rows.append(f"  {words:<18}{values['mean']:>8.4f}{values['p95']:>9.4f}{values['max']:>9.4f}")
-    ran = result["speed"]
-    low, high = ran["ratio_quartiles"]
-    _, _, rows_, cols = ran["input"]
-    rows.append(f"  speed: {ran['ratio']:.2f} times fp32 (quartiles {low:.2f} to {high:.2f}), median of {ran['rounds']} turns at "
-                f"{cols}x{rows_} on {ran['provider']}, threads {ran['threads'] or 'as ONNX Runtime chooses'}")  # fmt: skip
+            rows.append(f"  {title:<18}{values['mean']:>8.4f}{values['p95']:>9.4f}{values['max']:>9.4f}")
+    speed_result = result["speed"]
+    low, high = speed_result["ratio_quartiles"]
+    _, _, height, width = speed_result["input"]
+    rows.append(f"  speed: {speed_result['ratio']:.2f} times fp32 (quartiles {low:.2f} to {high:.2f}), median of {speed_result['rounds']} rounds at "
+                f"{width}x{height} on {speed_result['provider']}, threads {speed_result['threads'] or 'default of ONNX Runtime'}")  # fmt: skip
     return "\n".join(rows)
 
 
@@ -649,42 +654,42 @@ def table(result):
 
 
 def check(file, source, program):
-    """A made file is valid, runs, and is recognised as what its source is."""
+    """Checks that a variant is valid, runs, and is recognised as its source is."""
     onnx.checker.check_model(str(file), full_check=True)
-    kinds = [[(value.name, value.type) for value in (*session.get_inputs(), *session.get_outputs())]
+    signatures = [[(value.name, value.type) for value in (*session.get_inputs(), *session.get_outputs())]
              for session in sessions((source, file), 0, "cpu")]  # fmt: skip
-    if kinds[0] != kinds[1]:
-        raise VariantError(f"{file.name} would have other inputs and outputs than its source: {kinds[1]} for {kinds[0]}")
-    was, is_now = program.contract(source), program.contract(file)
-    if was != is_now:
-        raise VariantError(f"the program takes {file.name} for {is_now} instead of {was}")
+    if signatures[0] != signatures[1]:
+        raise VariantError(f"{file.name} does not have the inputs and outputs of its source: {signatures[1]} instead of {signatures[0]}")
+    expected, actual = program.model_spec(source), program.model_spec(file)
+    if expected != actual:
+        raise VariantError(f"the program recognises {file.name} as {actual} instead of {expected}")
 
 
-def make(model_file, folder, kinds, options, program):
-    """Writes the variants of a model into a folder; their paths."""
+def make(model_file, directory, kinds, options, program):
+    """Writes the variants of a model to a directory and returns their paths."""
     model = load(model_file)
-    contract = program.contract(model_file)
-    pictures = list(read_all(options.calibration, options.frames)) if "int8" in kinds else []
-    folder.mkdir(parents=True, exist_ok=True)
+    spec = program.model_spec(model_file)
+    images = list(read_all(options.calibration, options.frames)) if "int8" in kinds else []
+    directory.mkdir(parents=True, exist_ok=True)
     written = []
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    with tempfile.TemporaryDirectory(dir=directory) as work:
         for kind in kinds:
-            say(f"making {kind} of {model_file}" + (f", calibrated on {len(pictures)} pictures" if kind == "int8" else ""))
-            variant = make_fp16(model) if kind == "fp16" else make_int8(model, contract, pictures, options)
-            about = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest()}
+            report(f"making {kind} of {model_file}" + (f", calibrated on {len(images)} images" if kind == "int8" else ""))
+            variant = make_fp16(model) if kind == "fp16" else make_int8(model, spec, images, options)
+            properties = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest()}
             if kind == "int8":
-                about.update(method=options.method, activations=options.activations, weights=options.weights,
-                             keep=" ".join(options.keep), calibration_pictures=str(len(pictures)))  # fmt: skip
-            # What the source says of itself (retinaface.mean and so on) is as true of the variant.
-            own = {entry.key: entry.value for entry in model.metadata_props}
-            about = {f"retinaface.variant.{key}": value for key, value in about.items()} | {"retinaface.variant": kind}
+                properties.update(method=options.method, activations=options.activations, weights=options.weights,
+                             keep=" ".join(options.keep), calibration_images=str(len(images)))  # fmt: skip
+            # Metadata of the source, such as retinaface.mean, also applies to the variant.
+            source_properties = {entry.key: entry.value for entry in model.metadata_props}
+            properties = {f"retinaface.variant.{key}": value for key, value in properties.items()} | {"retinaface.variant": kind}
             del variant.metadata_props[:]
-            onnx.helper.set_model_props(variant, own | about)
+            onnx.helper.set_model_props(variant, source_properties | properties)
             file = Path(work) / f"{model_file.stem}_{kind}.onnx"
             onnx.save(variant, str(file))
             check(file, model_file, program)
-            # A file in its place is a file that was checked.
-            written.append(folder / file.name)
+            # Rename only after the check, so that an invalid file never has the final name.
+            written.append(directory / file.name)
             os.replace(file, written[-1])
     return written
 
@@ -695,18 +700,18 @@ def size(text):
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not WIDTHxHEIGHT") from None
     if width < 1 or height < 1 or width % INPUT_MULTIPLE or height % INPUT_MULTIPLE:
-        raise argparse.ArgumentTypeError(f"the sides of {text} are not multiples of {INPUT_MULTIPLE}")
+        raise argparse.ArgumentTypeError(f"width and height of {text} are not positive multiples of {INPUT_MULTIPLE}")
     return width, height
 
 
-def number(least, most=None, kind=int):
+def number(minimum, maximum=None, kind=int):
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text} is not a number") from None
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"{text} is not {f'between {least} and {most}' if most else f'at least {least}'}")
+        if value < minimum or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f"{text} is not {f'between {minimum} and {maximum}' if maximum else f'at least {minimum}'}")
         return value
 
     return parse
@@ -716,40 +721,40 @@ def arguments():
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="variants.py", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
-    both = argparse.ArgumentParser(add_help=False)
-    both.add_argument("--program", type=Path, metavar="FILE", help="the project's program; default: as built, or the one in PATH")
-    both.add_argument("--input-size", type=number(0), default=640, metavar="PIXELS",
-                      help="longer side of the model's input; 0: the picture's own size (default: 640)")  # fmt: skip
-    both.add_argument("--frames", type=number(1), default=8, metavar="N", help="frames taken of each clip (default: 8)")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--program", type=Path, metavar="FILE", help="the program retinaface; default: the built one, or the one in PATH")
+    common.add_argument("--input-size", type=number(0), default=640, metavar="PIXELS",
+                      help="longer side of the model's input; 0: the size of the image (default: 640)")  # fmt: skip
+    common.add_argument("--frames", type=number(1), default=8, metavar="N", help="number of frames per clip (default: 8)")
 
-    maker = commands.add_parser("make", parents=[both], help="make variants of a model")
-    maker.add_argument("model", type=Path, metavar="MODEL", help="ONNX file of a detector that the program knows")
-    maker.add_argument("folder", type=Path, metavar="OUT_DIR", help="where NAME_fp16.onnx and NAME_int8.onnx go")
-    maker.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to make (default: both)")
+    maker = commands.add_parser("make", parents=[common], help="make variants of a model")
+    maker.add_argument("model", type=Path, metavar="MODEL", help="ONNX file of a detector that the program recognises")
+    maker.add_argument("directory", type=Path, metavar="OUT_DIR", help="directory for NAME_fp16.onnx and NAME_int8.onnx")
+    maker.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="variants to make (default: both)")
     maker.add_argument("--calibration", nargs="+", type=Path, default=[], metavar="PATH",
-                       help="pictures, clips, or folders of them, for int8")  # fmt: skip
+                       help="images, clips, or directories of them, for int8")  # fmt: skip
     maker.add_argument("--method", choices=METHODS, default="percentile",
-                       help="how ranges are taken from them (default: percentile)")  # fmt: skip
+                       help="calibration method (default: percentile)")  # fmt: skip
     maker.add_argument("--percentile", type=number(50, 100, float), default=99.999, metavar="P",
-                       help="of values within the range, for percentile (default: 99.999)")  # fmt: skip
-    maker.add_argument("--activations", choices=TYPES, default="uint8", help="type of what flows (default: uint8)")
+                       help="percentage of values inside the range, for the method percentile (default: 99.999)")  # fmt: skip
+    maker.add_argument("--activations", choices=TYPES, default="uint8", help="type of activations (default: uint8)")
     maker.add_argument("--weights", choices=TYPES, default="int8", help="type of weights (default: int8)")
-    maker.add_argument("--keep", nargs="+", default=["stem"], metavar="WHAT",
-                       help="convolutions that stay in float32: stem (those that read what is larger than an eighth of the "
-                       "picture), heads (the last ones), names of nodes, with * for any part, or none (default: stem)")  # fmt: skip
+    maker.add_argument("--keep", nargs="+", default=["stem"], metavar="NODES",
+                       help="convolutions that stay in float32: stem (those whose input has a stride below 8), heads (the "
+                       "last ones), names of nodes, with * as wildcard, or none (default: stem)")  # fmt: skip
 
-    comparer = commands.add_parser("compare", parents=[both], help="measure what a variant costs")
+    comparer = commands.add_parser("compare", parents=[common], help="compare a variant with its model")
     comparer.add_argument("fp32", type=Path, metavar="FP32", help="ONNX file of the detector")
     comparer.add_argument("variant", type=Path, metavar="VARIANT", help="ONNX file of its variant")
-    comparer.add_argument("pictures", nargs="+", type=Path, metavar="PATH", help="pictures, clips, or folders of them")
-    comparer.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    comparer.add_argument("--score-threshold", type=number(0, 1, float), default=0.5, metavar="0..1", help="(default: 0.5)")
-    comparer.add_argument("--provider", choices=PROVIDERS, default="cpu", help="what both run on (default: cpu)")
+    comparer.add_argument("inputs", nargs="+", type=Path, metavar="PATH", help="images, clips, or directories of them")
+    comparer.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON to this file")
+    comparer.add_argument("--score-threshold", type=number(0, 1, float), default=0.5, metavar="0..1", help="minimum score of a face (default: 0.5)")
+    comparer.add_argument("--provider", choices=PROVIDERS, default="cpu", help="execution provider (default: cpu)")
     comparer.add_argument("--threads", type=number(0), default=0, metavar="N",
-                          help="threads of a run; 0: one a physical core (default)")  # fmt: skip
+                          help="threads per session; 0: one per physical core (default)")  # fmt: skip
     comparer.add_argument("--speed-size", type=size, default=(640, 384), metavar="WIDTHxHEIGHT",
-                          help="input that speed is measured at, unless the model's is fixed (default: 640x384, as 1080p)")  # fmt: skip
-    comparer.add_argument("--rounds", type=number(1), default=60, metavar="N", help="turns of each (default: 60)")
+                          help="input size for speed, unless the model has a fixed size (default: 640x384, as for 1080p)")  # fmt: skip
+    comparer.add_argument("--rounds", type=number(1), default=60, metavar="N", help="number of rounds (default: 60)")
     return parser.parse_args()
 
 
@@ -757,11 +762,11 @@ def run(options):
     program = Program(options.program)
     if options.command == "make":
         if "int8" in options.kinds and not options.calibration:
-            raise VariantError("int8 needs --calibration with pictures, clips, or folders of them (or --kinds fp16)")
-        for file in make(options.model, options.folder, options.kinds, options, program):
+            raise VariantError("int8 needs --calibration with images, clips, or directories of them; or use --kinds fp16")
+        for file in make(options.model, options.directory, options.kinds, options, program):
             print(file)
     else:
-        result = compare(options.fp32, options.variant, options.pictures, options, program)
+        result = compare(options.fp32, options.variant, options.inputs, options, program)
         print(table(result))
         if options.json is not None:
             options.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -769,12 +774,12 @@ def run(options):
 
 def main():
     options = arguments()
-    # Warnings of its graph clean-up are no news to anybody here.
+    # Hide warnings of the graph optimiser.
     onnxruntime.set_default_logger_severity(3)
     try:
         run(options)
     except (VariantError, OSError) as error:
-        say(error)
+        report(error)
         return 2
     return 0
 
