@@ -118,8 +118,9 @@ impl<D: CropDecoder> CropRunner<D> {
         &self.shared.decoder
     }
 
-    /// Warps the crops and submits them to the model without waiting for the results. A crop
-    /// without a transform is skipped. The frame is not needed afterwards.
+    /// Warps the crops and submits them to the model. Waits for earlier crops of this call while
+    /// more than [`MAX_PENDING_CROPS`] are pending. A crop without a transform is skipped. The
+    /// frame is not needed afterwards.
     ///
     /// # Errors
     /// If the frame cannot be warped or the engine has stopped.

@@ -77,7 +77,8 @@ struct Envelope<P> {
     sender: Sender<Envelope<P>>,
 }
 
-/// How many requests of one client have no reply yet, and how many clients have such requests.
+/// The requests of one client that the batcher has received and not answered, and how many clients
+/// have such requests.
 struct ClientLoad {
     requests: AtomicUsize,
     busy_clients: Arc<AtomicUsize>,
@@ -88,21 +89,38 @@ struct Caller<P> {
     sender: Sender<Envelope<P>>,
     since: Instant,
     load: Arc<ClientLoad>,
+    /// Whether this request is part of `load`.
+    is_counted: bool,
+}
+
+impl<P> Caller<P> {
+    /// Counts the client as busy. The batcher calls this when it receives the request, not the
+    /// client before it sends it: otherwise a batch could start without a request on its way.
+    fn count(&mut self) {
+        self.is_counted = true;
+        if self.load.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.load.busy_clients.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn uncount(&mut self) {
+        if std::mem::take(&mut self.is_counted) && self.load.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.load.busy_clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn reply(mut self, result: ReplyResult<P>) {
+        // Before the reply, so that a client that has it does not count as busy.
+        self.uncount();
+        let sender = self.sender.clone();
+        // A caller that no longer waits is not an error.
+        let _ = self.sender.send(Envelope { result, sender });
+    }
 }
 
 impl<P> Drop for Caller<P> {
     fn drop(&mut self) {
-        if self.load.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.load.busy_clients.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl<P> Caller<P> {
-    fn reply(self, result: ReplyResult<P>) {
-        let sender = self.sender.clone();
-        // A caller that no longer waits is not an error.
-        let _ = self.sender.send(Envelope { result, sender });
+        self.uncount();
     }
 }
 
@@ -112,6 +130,11 @@ struct Queued<P> {
 }
 
 impl<P> Queued<P> {
+    fn counted(mut self) -> Self {
+        self.caller.count();
+        self
+    }
+
     fn deadline(&self) -> Instant {
         self.caller.since.checked_add(self.request.batch_timeout).unwrap_or_else(far_future)
     }
@@ -267,10 +290,7 @@ impl<P: BatchItem> Client<P> {
         // Not a bounded channel: an envelope holds a sender of its own channel, and of crossbeam's
         // channels only the unbounded one drops its messages once the receiver is gone.
         let (sender, replies) = lock(&self.channels).pop().unwrap_or_else(unbounded);
-        if self.load.requests.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.load.busy_clients.fetch_add(1, Ordering::Relaxed);
-        }
-        let caller = Caller { sender, since: Instant::now(), load: Arc::clone(&self.load) };
+        let caller = Caller { sender, since: Instant::now(), load: Arc::clone(&self.load), is_counted: false };
         (Queued { request, caller }, PendingReply { replies, channels: Arc::clone(&self.channels) })
     }
 
@@ -351,8 +371,8 @@ struct Worker<P, R> {
 impl<P: BatchItem> Batcher<P> {
     fn enqueue(&mut self, submission: Submission<P>) {
         match submission {
-            Submission::One(queued) => self.queued.push_back(queued),
-            Submission::Many(queued) => self.queued.extend(queued),
+            Submission::One(queued) => self.queued.push_back(queued.counted()),
+            Submission::Many(queued) => self.queued.extend(queued.into_iter().map(Queued::counted)),
         }
     }
 

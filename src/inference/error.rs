@@ -151,7 +151,9 @@ pub enum ModelError {
     #[error("the inference thread cannot be started: {0}; raise the limit of processes and threads (`ulimit -u`)")]
     Thread(io::Error),
     /// Tensors cannot be allocated, bound, filled or read.
-    #[error("the model's tensors cannot be used: {0}")]
+    #[error(
+        "ONNX Runtime cannot use the tensors of the model: {0}; run the model with less memory in use, or on another provider"
+    )]
     Tensor(String),
     /// The batching engine could not run a request.
     #[error(transparent)]

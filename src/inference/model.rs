@@ -170,7 +170,7 @@ impl Model {
             (true, false) => TensorMemory::Pinned,
             (true, true) => TensorMemory::Device,
         };
-        let check_graph = || device_graph::check_model(bytes.as_deref().unwrap_or_default());
+        let check_graph = || device_graph::check_model(bytes.as_deref().map_or(&[], Vec::as_slice));
         let preprocesses_on_device = match options.preprocessing {
             Preprocessing::Device if spec.layout().is_some() => {
                 check_graph().map_err(|reason| ModelError::DeviceGraph { path: path.clone(), reason })?;

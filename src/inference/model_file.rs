@@ -1,19 +1,17 @@
 //! A model file, read once.
 
 use std::fmt;
-use std::fs;
+use std::fs::OpenOptions;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message as _;
 
 use super::error::ModelError;
-use crate::runtime::onnx;
-
-/// An ONNX file is a protocol buffer, whose length is a signed 32-bit number.
-const MAX_MODEL_BYTES: u64 = i32::MAX as u64;
+use crate::runtime::onnx::{self, MAX_MODEL_BYTES};
 
 /// The bytes of a model file, with the weights that it keeps in other files.
 ///
@@ -22,7 +20,7 @@ const MAX_MODEL_BYTES: u64 = i32::MAX as u64;
 #[derive(Clone)]
 pub struct ModelFile {
     path: PathBuf,
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     digest: ModelDigest,
 }
 
@@ -52,23 +50,32 @@ impl ModelFile {
     /// If a file cannot be read, is not a regular file, or is longer than an ONNX file can be.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let read = |source| ModelError::Read { path: path.to_path_buf(), source };
-        let metadata = fs::metadata(path).map_err(read)?;
+        // Without O_NONBLOCK, opening a named pipe blocks until it has a writer.
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
         if metadata.is_dir() {
             return Err(read(io::ErrorKind::IsADirectory.into()));
         }
-        // Opening a named pipe blocks until it has a writer, and some devices never end.
+        // Some devices never end.
         if !metadata.is_file() {
             return Err(read(io::Error::other("it is not a regular file")));
         }
+        let too_large = |bytes| ModelError::TooLarge { path: path.to_path_buf(), bytes };
         if metadata.len() > MAX_MODEL_BYTES {
-            return Err(ModelError::TooLarge { path: path.to_path_buf(), bytes: metadata.len() });
+            return Err(too_large(metadata.len()));
         }
-        let mut bytes = fs::read(path).map_err(read)?;
+        let mut bytes = Vec::with_capacity(metadata.len() as usize);
+        // The file can grow meanwhile.
+        file.take(MAX_MODEL_BYTES + 1).read_to_end(&mut bytes).map_err(read)?;
+        if bytes.len() as u64 > MAX_MODEL_BYTES {
+            return Err(too_large(bytes.len() as u64));
+        }
         if let Some(complete) = with_external_data(path, &bytes)? {
             bytes = complete;
         }
         let digest = ModelDigest::of(&bytes);
-        Ok(Self { path: path.to_path_buf(), bytes: bytes.into(), digest })
+        Ok(Self { path: path.to_path_buf(), bytes: Arc::new(bytes), digest })
     }
 
     /// The file's path.
@@ -85,7 +92,7 @@ impl ModelFile {
         &self.bytes
     }
 
-    pub(crate) fn shared_bytes(&self) -> Arc<[u8]> {
+    pub(crate) fn shared_bytes(&self) -> Arc<Vec<u8>> {
         Arc::clone(&self.bytes)
     }
 }
@@ -94,8 +101,7 @@ impl ModelFile {
 fn with_external_data(path: &Path, bytes: &[u8]) -> Result<Option<Vec<u8>>, ModelError> {
     // ONNX Runtime reports later what is wrong with a file that is not ONNX.
     let Ok(mut model) = onnx::Model::parse(bytes) else { return Ok(None) };
-    let directory = path.parent().unwrap_or(Path::new(""));
-    match model.embed_external_data(directory) {
+    match model.embed_external_data(path) {
         Ok(false) => Ok(None),
         Ok(true) => Ok(Some(model.encode_to_vec())),
         Err(source) => Err(ModelError::ExternalData { path: path.to_path_buf(), source }),
@@ -110,6 +116,8 @@ impl fmt::Debug for ModelFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -49,8 +49,8 @@ pub enum Preprocessing {
 /// Which kernels compute convolutions on the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kernels {
-    /// This library's kernels where they are faster, else ONNX Runtime's: on x86-64 with AVX2 for 3
-    /// x 3 convolutions, with AVX-512 also for the first layers of a MobileNet. Results differ by
+    /// This library's kernels where they are faster, else ONNX Runtime's: on x86-64 with AVX2 for
+    /// 3x3 convolutions, with AVX-512 also for the first layers of a MobileNet. Results differ by
     /// rounding.
     #[default]
     Auto,

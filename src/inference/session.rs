@@ -36,7 +36,7 @@ pub(crate) struct SessionFactory {
     pub(crate) options: ModelOptions,
     pub(crate) spec: Arc<ModelSpec>,
     /// The model, if the provider needs a session per shape.
-    pub(crate) bytes: Option<Arc<[u8]>>,
+    pub(crate) bytes: Option<Arc<Vec<u8>>>,
     /// Directory for the TensorRT engines; `None` turns the cache off.
     pub(crate) engine_cache: Option<PathBuf>,
     pub(crate) progress: Option<Progress>,
@@ -252,8 +252,8 @@ fn commit(
             .with_optimization_level(GraphOptimizationLevel::All)?
             // The arena that grows as requested, see `runtime::library`.
             .with_env_allocators()?
-            // Between runs the cores are for preprocessing, decoders and encoders. Spinning did not
-            // speed the model up and took a third off preprocessing (benches/README.md).
+            // Between runs the cores are for preprocessing, decoders and encoders. Without spinning
+            // the model is as fast, and preprocessing takes a third less time (benches/README.md).
             .with_config_entry("session.force_spinning_stop", "1")?
             // For `nodes_on_other_providers`.
             .with_config_entry("session.record_ep_graph_assignment_info", "1")?;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -13,8 +14,12 @@ use std::path::{Component, Path, PathBuf};
 
 use prost::Message;
 
+/// Maximum number of graphs around a subgraph. The conditions and loops of real models need two or
+/// three; each level takes stack and a copy of its graph.
+const MAX_GRAPH_DEPTH: usize = 8;
+
 /// Maximum length of an encoded model: the limit of protocol buffers.
-const MAX_MODEL_BYTES: u64 = i32::MAX as u64;
+pub(crate) const MAX_MODEL_BYTES: u64 = i32::MAX as u64;
 
 /// `ModelProto`: the content of an ONNX file.
 #[derive(Clone, PartialEq, Message)]
@@ -421,8 +426,6 @@ pub(crate) struct GraphBuilder {
     pub(crate) initializers: Vec<Vec<u8>>,
 }
 
-// The kernels still use the previous name.
-
 impl GraphBuilder {
     /// A builder whose names begin with `prefix`.
     pub(crate) fn new(prefix: &'static str) -> Self {
@@ -546,15 +549,24 @@ impl Model {
 
 /// Why the external data of a tensor cannot be embedded.
 #[derive(Debug, thiserror::Error)]
-#[error("tensor `{tensor}` with external data in `{location}`: {kind}")]
 pub struct ExternalDataError {
-    /// Name of the tensor.
+    /// Name of the tensor; empty for [`ExternalDataErrorKind::TooDeep`].
     pub tensor: String,
     /// Location of the data, as the tensor states it.
     pub location: String,
     /// What is wrong.
     #[source]
     pub kind: ExternalDataErrorKind,
+}
+
+impl fmt::Display for ExternalDataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tensor, location, kind } = self;
+        match kind {
+            ExternalDataErrorKind::TooDeep => write!(f, "{kind}"),
+            _ => write!(f, "tensor `{tensor}` with external data in `{location}`: {kind}"),
+        }
+    }
 }
 
 /// What is wrong with external data.
@@ -593,12 +605,15 @@ pub enum ExternalDataErrorKind {
     /// The model with its data is longer than a protocol buffer can be.
     #[error("the model with its data exceeds 2 GiB; use a smaller model or one with 16-bit weights")]
     TooLarge,
+    /// The subgraphs are nested too deeply.
+    #[error("its subgraphs are nested more than {MAX_GRAPH_DEPTH} deep; export the model again")]
+    TooDeep,
 }
 
 /// Reads external data of a model.
 struct ExternalData<'a> {
-    /// The directory of the model.
-    directory: &'a Path,
+    /// The model file.
+    model: &'a Path,
     /// Open files with their lengths, by location. Each file is opened once, so that all tensors
     /// come from the same version of it.
     files: HashMap<String, (File, u64)>,
@@ -610,22 +625,27 @@ impl Model {
     /// Replaces external data by `raw_data`: in initializers, in tensor attributes of nodes and in
     /// subgraphs. Returns whether any tensor had external data.
     ///
-    /// `directory` is the directory of the model file.
+    /// `model` is the path of the model file.
     ///
     /// # Errors
-    /// If a location is not below `directory`, a file cannot be read, a range exceeds its file, or
-    /// the result exceeds 2 GiB. The model is then unusable.
-    pub(crate) fn embed_external_data(&mut self, directory: &Path) -> Result<bool, ExternalDataError> {
+    /// If a location is not below the directory of the model, a file cannot be read, a range
+    /// exceeds its file, subgraphs are nested too deeply, or the result exceeds 2 GiB. The model
+    /// is then unusable.
+    pub(crate) fn embed_external_data(&mut self, model: &Path) -> Result<bool, ExternalDataError> {
         let budget = MAX_MODEL_BYTES.saturating_sub(self.encoded_len() as u64);
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        let mut data = ExternalData { directory, files: HashMap::new(), budget };
-        self.graph.as_mut().map_or(Ok(false), |graph| data.embed_in_graph(graph))
+        let mut data = ExternalData { model, files: HashMap::new(), budget };
+        self.graph.as_mut().map_or(Ok(false), |graph| data.embed_in_graph(graph, 0))
     }
 }
 
 impl ExternalData<'_> {
-    fn embed_in_graph(&mut self, graph: &mut Graph) -> Result<bool, ExternalDataError> {
+    /// `depth` is the number of graphs around this one.
+    fn embed_in_graph(&mut self, graph: &mut Graph, depth: usize) -> Result<bool, ExternalDataError> {
         let mut embedded = false;
+        if depth > MAX_GRAPH_DEPTH {
+            let (tensor, location) = (String::new(), String::new());
+            return Err(ExternalDataError { tensor, location, kind: ExternalDataErrorKind::TooDeep });
+        }
         for tensor in &mut graph.initializer {
             embedded |= self.embed_in_tensor(tensor)?;
         }
@@ -639,7 +659,7 @@ impl ExternalData<'_> {
                 }
                 for bytes in g.iter_mut().chain(graphs) {
                     let Ok(mut graph) = Graph::decode(bytes.as_slice()) else { continue };
-                    if self.embed_in_graph(&mut graph)? {
+                    if self.embed_in_graph(&mut graph, depth + 1)? {
                         *bytes = graph.encode_to_vec();
                         changed = true;
                     }
@@ -682,7 +702,7 @@ impl ExternalData<'_> {
         let (offset, length) = (number("offset")?.unwrap_or(0u64), number("length")?);
         let (file, file_length) = match self.files.entry(location.to_owned()) {
             Entry::Occupied(open) => open.into_mut(),
-            Entry::Vacant(vacant) => vacant.insert(open_external(self.directory, location)?),
+            Entry::Vacant(vacant) => vacant.insert(open_external(self.model, location)?),
         };
         let length = length.unwrap_or(file_length.saturating_sub(offset));
         if offset.checked_add(length).is_none_or(|end| end > *file_length) {
@@ -702,15 +722,21 @@ fn entry<'a>(tensor: &'a Tensor, key: &str) -> Option<&'a str> {
 }
 
 /// Opens a file of external data, and returns it with its length.
-fn open_external(directory: &Path, location: &str) -> Result<(File, u64), ExternalDataErrorKind> {
+fn open_external(model: &Path, location: &str) -> Result<(File, u64), ExternalDataErrorKind> {
     let relative = Path::new(location);
     let is_plain = |component: Component<'_>| matches!(component, Component::Normal(_) | Component::CurDir);
     if location.is_empty() || !relative.components().all(is_plain) {
         return Err(ExternalDataErrorKind::Location);
     }
     let canonical = |path: PathBuf| fs::canonicalize(path).map_err(ExternalDataErrorKind::Read);
+    let directory_of = |model: &Path| match model.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let directory = directory_of(model);
     let path = canonical(directory.join(relative))?;
-    if !path.starts_with(canonical(directory.to_path_buf())?) {
+    // In a download cache, model and data can both be links into one other directory.
+    if !path.starts_with(canonical(directory)?) && !path.starts_with(directory_of(&canonical(model.to_path_buf())?)) {
         return Err(ExternalDataErrorKind::OutsideDirectory);
     }
     // Opening a FIFO would block until another process writes to it.
@@ -738,6 +764,7 @@ mod tests {
         let index = initializers.iter().position(|bytes| decode(bytes).raw_data.is_some()).unwrap();
         let mut tensor = decode(&initializers[index]);
         let data = tensor.raw_data.take().unwrap();
+        fs::write(directory.join("model.onnx"), "").unwrap();
         fs::write(directory.join("weights.bin"), [&[1, 2, 3][..], &data].concat()).unwrap();
         let entry = |key: &str, value: String| StringEntry { key: Some(key.to_owned()), value: Some(value) };
         tensor.external_data = vec![
@@ -757,7 +784,7 @@ mod tests {
         let mut tensor = Tensor::decode(bytes.as_slice()).unwrap();
         change(&mut tensor);
         *bytes = tensor.encode_to_vec();
-        let error = model.embed_external_data(directory).unwrap_err();
+        let error = model.embed_external_data(&directory.join("model.onnx")).unwrap_err();
         assert_eq!(Some(&error.tensor), tensor.name.as_ref());
         error.kind
     }
@@ -773,9 +800,9 @@ mod tests {
         let original = Model::parse(&fs::read(MODEL).unwrap()).unwrap();
         let (mut model, _) = with_external_data(directory.path());
         assert_ne!(model, original);
-        assert!(model.embed_external_data(directory.path()).unwrap());
+        assert!(model.embed_external_data(&directory.path().join("model.onnx")).unwrap());
         assert_eq!(model, original);
-        assert!(!model.embed_external_data(directory.path()).unwrap(), "nothing is left to embed");
+        assert!(!model.embed_external_data(&directory.path().join("model.onnx")).unwrap(), "nothing is left to embed");
     }
 
     #[test]
@@ -792,7 +819,7 @@ mod tests {
         let branch = Node { attribute: vec![attribute], ..Node::default() };
         let node = vec![constant("outer").encode_to_vec(), branch.encode_to_vec()];
         let mut model = Model { graph: Some(Graph { node, ..Graph::default() }), ..Model::default() };
-        assert!(model.embed_external_data(directory.path()).unwrap());
+        assert!(model.embed_external_data(&directory.path().join("model.onnx")).unwrap());
         let nodes = model.graph.unwrap().node;
         let [outer, branch] = [0, 1].map(|index| Node::decode(nodes[index].as_slice()).unwrap());
         let body = Graph::decode(branch.attribute[0].g.as_deref().unwrap()).unwrap();
@@ -814,6 +841,37 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), directory.path().join("link.bin")).unwrap();
         let error = error_after(directory.path(), |tensor| set(tensor, "location", "link.bin"));
         assert!(matches!(error, ExternalDataErrorKind::OutsideDirectory), "{error}");
+    }
+
+    #[test]
+    fn model_and_data_can_be_links_into_one_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let [blobs, snapshot] = ["blobs", "snapshot"].map(|name| directory.path().join(name));
+        fs::create_dir(&blobs).unwrap();
+        fs::create_dir(&snapshot).unwrap();
+        let (mut model, _) = with_external_data(&blobs);
+        for name in ["model.onnx", "weights.bin"] {
+            std::os::unix::fs::symlink(format!("../blobs/{name}"), snapshot.join(name)).unwrap();
+        }
+        assert!(model.embed_external_data(&snapshot.join("model.onnx")).unwrap());
+    }
+
+    #[test]
+    fn deeply_nested_subgraphs_are_an_error() {
+        let nested = |depth: usize| {
+            let mut graph = Graph::default();
+            for _ in 0..depth {
+                let attribute = Attribute { g: Some(graph.encode_to_vec()), ..Attribute::default() };
+                let node = Node { attribute: vec![attribute], ..Node::default() };
+                graph = Graph { node: vec![node.encode_to_vec()], ..Graph::default() };
+            }
+            Model { graph: Some(graph), ..Model::default() }.embed_external_data(Path::new("model.onnx"))
+        };
+        assert!(!nested(MAX_GRAPH_DEPTH).unwrap());
+        for depth in [MAX_GRAPH_DEPTH + 1, 2000] {
+            let error = nested(depth).unwrap_err();
+            assert!(matches!(error.kind, ExternalDataErrorKind::TooDeep), "{error}");
+        }
     }
 
     #[test]
