@@ -303,10 +303,21 @@ fn cache_base(xdg_cache_home: Option<OsString>, home: Option<OsString>) -> Resul
     base.ok_or(CacheDirError::NoBase)
 }
 
-/// Creates the cache directory below `base` and checks that it is private.
+/// Creates the cache directory below `base`. Also its parent must be private: its owner could
+/// replace the directory after the check.
 fn private_cache_dir(base: &Path) -> Result<PathBuf, CacheDirError> {
+    let parent = base.join("retinaface");
+    let path = parent.join("tensorrt");
+    make_private(&parent)?;
+    make_private(&path)?;
+    Ok(path)
+}
+
+/// Creates a directory, or checks that an existing one belongs to this user and takes it from all
+/// others.
+fn make_private(path: &Path) -> Result<(), CacheDirError> {
     const PRIVATE: u32 = 0o700;
-    let path = base.join("retinaface/tensorrt");
+    let path = path.to_path_buf();
     let create = |source| CacheDirError::Create { path: path.clone(), source };
     DirBuilder::new().recursive(true).mode(PRIVATE).create(&path).map_err(create)?;
     let metadata = fs::symlink_metadata(&path).map_err(create)?;
@@ -320,7 +331,7 @@ fn private_cache_dir(base: &Path) -> Result<PathBuf, CacheDirError> {
         let set = fs::set_permissions(&path, Permissions::from_mode(PRIVATE));
         set.map_err(|source| CacheDirError::Permissions { path: path.clone(), source })?;
     }
-    Ok(path)
+    Ok(())
 }
 
 /// The name of the subdirectory of [`tensorrt_cache_dir`] for a model, shape, device and version of
@@ -363,6 +374,7 @@ mod tests {
         ];
         assert!(others.iter().all(|other| *other != first));
     }
+
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o777
     }
@@ -381,9 +393,11 @@ mod tests {
     fn permissions_for_other_users_are_removed() {
         let base = tempfile::tempdir().unwrap();
         let path = private_cache_dir(base.path()).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-        private_cache_dir(base.path()).unwrap();
-        assert_eq!(mode(&path), 0o700);
+        for directory in [path.as_path(), path.parent().unwrap()] {
+            fs::set_permissions(directory, Permissions::from_mode(0o777)).unwrap();
+            private_cache_dir(base.path()).unwrap();
+            assert_eq!(mode(directory), 0o700);
+        }
     }
 
     #[test]
@@ -398,6 +412,10 @@ mod tests {
         fs::write(&path, "").unwrap();
         let error = private_cache_dir(base.path()).unwrap_err();
         assert!(matches!(error, CacheDirError::Create { .. }), "{error}");
+        fs::remove_dir_all(base.path().join("retinaface")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), base.path().join("retinaface")).unwrap();
+        let error = private_cache_dir(base.path()).unwrap_err();
+        assert!(matches!(error, CacheDirError::NotADirectory { .. }), "{error}");
     }
 
     #[test]
