@@ -279,8 +279,15 @@ impl ParsedOverrides {
     pub(crate) fn check_levels(&self) -> Result<(), OverrideError> {
         for family in &FAMILIES {
             self.layout(family).map_err(|kind| {
-                let key = if self.strides.is_some() { "strides" } else { "anchors" };
-                OverrideError { key: key.to_owned(), value: "…".to_owned(), kind }
+                let (key, value) = match (&self.strides, &self.anchors) {
+                    (Some(strides), _) => ("strides", join(strides, ",")),
+                    (None, Some(levels)) => {
+                        let levels = levels.iter().map(|anchors| join(anchors, ",")).collect::<Vec<_>>();
+                        ("anchors", join(&levels, "/"))
+                    }
+                    (None, None) => ("strides", String::new()),
+                };
+                OverrideError { key: key.to_owned(), value, kind }
             })?;
         }
         Ok(())
@@ -309,6 +316,10 @@ impl ParsedOverrides {
         let variances = self.variances.unwrap_or(own.variances);
         Ok(Layout { levels, variances, logits: self.logits.unwrap_or(own.logits), ..own })
     }
+}
+
+fn join(values: &[impl ToString], separator: &str) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
 
 /// The value of a name, compared without case.
@@ -367,7 +378,9 @@ mod tests {
         let error = layout("strides=4,8").unwrap_err();
         assert_eq!(error, OverrideErrorKind::LevelCount { strides: 2, anchors: 3 });
         let error = overrides("strides=4,8").parsed().check_levels().unwrap_err().to_string();
-        assert!(error.contains("2 strides and anchors of 3 levels"), "{error}");
+        assert!(error.contains("strides=4,8: there are 2 strides and anchors of 3 levels"), "{error}");
+        let error = overrides("anchors=8/16,32").parsed().check_levels().unwrap_err().to_string();
+        assert!(error.contains("anchors=8/16,32: there are 3 strides and anchors of 2 levels"), "{error}");
     }
 
     #[test]

@@ -28,8 +28,8 @@ mod tests {
 
     #[test]
     fn the_priors_match_generate_anchors() {
-        // generate_anchors(base_size=16, scales=[2, 1]) at stride 8: [-8, -8, 23, 23] and [0, 0,
-        // 15, 15].
+        // generate_anchors(base_size=16, scales=[2, 1]) at stride 8:
+        // [-8, -8, 23, 23] and [0, 0, 15, 15].
         let priors = INSIGHTFACE.layout().priors(64, 64);
         assert_eq!(priors[0], Prior { cx: 7.5, cy: 7.5, size: 32.0 });
         assert_eq!(priors[1], Prior { cx: 7.5, cy: 7.5, size: 16.0 });
