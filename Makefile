@@ -1,6 +1,6 @@
 # make demo        set up, build, and run the example pipeline on a video clip
-# make build       set up and build the plugin and the program
-# make test        set up and run all tests
+# make build       set up and build the plugin and the program (FEATURES=)
+# make test        set up and run all tests (make cargo-test ARGS="--test core parity": some of them)
 # make test-tools  run the tests of tools/ and scripts/
 # make test-roots  run set-up, demo and tests in bare Debian 12 and 13 roots; needs root permissions
 # make lint        check formatting, clippy, documentation and dependencies
@@ -37,8 +37,10 @@ export PATH := $(CURDIR)/$(fetch)/rust/bin:$(PATH)
 # One build of the dependencies serves the release build and the tests.
 features := --features gst-plugin-retinaface/cuda-memory
 cargo_test := cargo test --release --locked --config .cargo/test.toml --workspace $(features)
+# Features of the build: gst-plugin-retinaface/cuda-memory.
+FEATURES ?=
 
-.PHONY: all setup build demo test soak test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
+.PHONY: all setup build demo test cargo-test test-binaries soak test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
 
 all: build
 
@@ -46,7 +48,7 @@ setup:
 	@scripts/setup.sh
 
 build: setup
-	cargo build --release --locked --workspace
+	cargo build --release --locked --workspace $(if $(FEATURES),--features $(FEATURES))
 	@# Copies, because `make test` writes builds with debug assertions to $(target)/release.
 	@install -D $(target)/release/libgstretinaface.so $(target)/plugins/libgstretinaface.so
 	@install -D $(target)/release/retinaface $(target)/bin/retinaface
@@ -64,6 +66,14 @@ demo: build
 
 test: setup
 	$(cargo_test) --no-fail-fast
+
+# Some of the tests: make cargo-test ARGS="--test elements facealign"
+cargo-test: setup
+	$(cargo_test) $(ARGS)
+
+# Prints the test binaries as JSON, for .ci/run.
+test-binaries: setup
+	@$(cargo_test) --no-run --message-format=json-render-diagnostics
 
 SOAK_ROUNDS ?= 2000
 soak: setup

@@ -41,17 +41,21 @@ if shown.returncode:
     sys.exit(f"{cov} failed: {shown.stderr.splitlines()[:1]}")
 
 counted = defaultdict(lambda: [0, 0])
-file, in_tests = None, False
+file, in_tests, attribute = None, False, ""
 for line in shown.stdout.splitlines():
     marked = re.match(r" *\d+\| *(\d*)\|(.*)", line)
     if not marked:
         path = Path(line)
         file = path.relative_to(root) if line and path.is_relative_to(root) else None
-        in_tests = file is not None and ("tests" in file.parts or "benches" in file.parts)
+        in_tests = file is not None and (
+            "tests" in file.parts or "benches" in file.parts or file.name in ("tests.rs", "kernel_tests.rs")
+        )
+        attribute = ""
         continue
     hits, source = marked.groups()
     # Unit tests are at the end of a file; they are not counted.
-    in_tests = in_tests or source.strip() == "#[cfg(test)]"
+    in_tests = in_tests or (attribute == "#[cfg(test)]" and source.strip() == "mod tests {")
+    attribute = source.strip()
     if file and hits and not in_tests:
         counted[file][0] += int(hits) > 0
         counted[file][1] += 1
