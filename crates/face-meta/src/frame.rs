@@ -18,7 +18,8 @@ use crate::{FRAME_META, ROI_TYPE, register};
 /// A face on a frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameFace {
-    /// Id of its region of interest; unique within the process until 2^30 faces were attached.
+    /// Id of its region of interest: unique among the ids of one copy of this crate, until 2^30 faces were attached. Other
+    /// ids collide with negligible probability.
     pub roi_id: i32,
     /// The face, in pixels of the frame that it was read from.
     pub face: Face,
@@ -33,13 +34,14 @@ pub struct FrameFaces {
     pub age: Duration,
     /// The faces, in the order in which they were attached: best score first.
     pub faces: Vec<FrameFace>,
-    /// Number of faces that were found but have no known position any more: the frame was cropped, its aspect ratio
-    /// changed, or the metadata was damaged. A reader that must not miss a face treats this as a failure.
+    /// Number of faces that were found but have no known position any more: the frame was cropped, its display aspect ratio
+    /// changed, an id is ambiguous, or the metadata was damaged. A reader that must not miss a face treats this as a failure.
     pub dropped: usize,
 }
 
 impl FrameFaces {
-    /// The faces alone.
+    /// The faces alone. Whether the frame was analysed, the age and the number of dropped faces are lost: do not use this
+    /// where no face may be missed.
     pub fn into_faces(self) -> Vec<Face> {
         self.faces.into_iter().map(|found| found.face).collect()
     }
@@ -152,13 +154,15 @@ impl Rois {
         let mut rois = HashMap::new();
         for roi in buffer.iter_meta::<VideoRegionOfInterestMeta>().filter(|roi| roi.roi_type() == ROI_TYPE) {
             let (x, y, w, h) = roi.rect();
-            // An id that occurs twice identifies nothing.
-            rois.entry(roi.id()).and_modify(|rect| *rect = None).or_insert(Some([x, y, w, h]));
+            let rect = [x, y, w, h];
+            // An id with two rectangles identifies nothing. An ROI that was copied stays known.
+            let known = rois.entry(roi.id()).or_insert(Some(rect));
+            *known = known.filter(|known| *known == rect);
         }
         Self(rois)
     }
 
-    /// x, y, width and height of the only ROI with that id.
+    /// x, y, width and height of the ROI with that id, if all of its copies agree.
     fn get(&self, id: i32) -> Option<[u32; 4]> {
         self.0.get(&id).copied().flatten()
     }

@@ -6,7 +6,7 @@
 //! has no tags, so that other elements keep it.
 //!
 //! # Positions
-//! A face has no position any more if its ROI is gone (after `videocrop`) or was cut, or if the frame's aspect ratio changed:
+//! A face has no position any more if its ROI is gone (after `videocrop`) or was cut, or if the frame's display aspect ratio changed:
 //! `videoscale` then adds borders or not, and does not say which. Such a face is dropped and counted in
 //! [`FrameFaces::dropped`], so that a reader can tell "no faces" from "lost faces". If the ROI moved only as the frame's
 //! scaling and its rounding explain, the coordinates are the stored floats times the scale, exact through any number of
@@ -14,7 +14,7 @@
 //!
 //! # Foreign regions of interest
 //! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at a random number, and a
-//! face whose id belongs to several ROIs is dropped and counted, so that a foreign ROI never becomes the position of a face.
+//! face whose id belongs to different ROIs is dropped and counted, so that a foreign ROI never becomes the position of a face.
 //!
 //! For readers of DL Streamer's metadata the ROI has a `detection` parameter, which this crate never reads.
 //!

@@ -2,10 +2,10 @@
 
 use retinaface::geometry::{Face, Point, Rect};
 
-/// GStreamer truncates an ROI to whole pixels at each size of the frame. An ROI that was only scaled differs from the exact
-/// rectangle by at most this many pixels,
+/// Largest difference in pixels between an ROI that was only scaled and the exact rectangle: GStreamer truncates an ROI to
+/// whole pixels at each size of the frame. For a large ROI [`ROUNDING_FRACTION`] is the limit.
 const ROUNDING_PIXELS: f32 = 8.0;
-/// or by this fraction of its size.
+/// The same difference as a fraction of the ROI's size. The larger one of the two limits applies.
 const ROUNDING_FRACTION: f32 = 0.06;
 /// A frame whose aspect ratio changed by at most this many pixels was rounded and has no borders.
 const BORDER_PIXELS: f64 = 2.0;

@@ -20,9 +20,9 @@ pub(crate) enum ErrorCode {
     OpenRead,
     /// `RESOURCE_ERROR_SETTINGS`: a property has a value that cannot be used here.
     Settings,
-    /// `LIBRARY_ERROR_INIT`: ONNX Runtime cannot be loaded.
+    /// `LIBRARY_ERROR_INIT`: ONNX Runtime or the CUDA driver cannot be loaded.
     LibraryInit,
-    /// `LIBRARY_ERROR_FAILED`: ONNX Runtime or the batching engine failed.
+    /// `LIBRARY_ERROR_FAILED`: a tensor or a CUDA call failed, or the inference engine has stopped.
     LibraryFailed,
     /// `CORE_ERROR_THREAD`: a thread cannot be started.
     Thread,
@@ -30,7 +30,7 @@ pub(crate) enum ErrorCode {
     WrongType,
     /// `STREAM_ERROR_FORMAT`: a frame's memory does not match its caps.
     Format,
-    /// `STREAM_ERROR_FAILED`: the stream failed for another reason.
+    /// `STREAM_ERROR_FAILED`: the model failed on a frame, or the stream failed for another reason.
     Failed,
 }
 
@@ -83,9 +83,14 @@ impl Coded for RuntimeError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound(_) => ErrorCode::NotFound,
-            Self::TooOld { .. } | Self::Load { .. } => ErrorCode::LibraryInit,
-            // The user named a provider or a precision that this machine does not have.
-            _ => ErrorCode::Settings,
+            Self::TooOld { .. } | Self::Load { .. } | Self::CudaDriver { .. } => ErrorCode::LibraryInit,
+            Self::CudaCall { .. } => ErrorCode::LibraryFailed,
+            // The user named a provider or a precision that is unknown or that this machine does not have.
+            Self::Provider { .. }
+            | Self::OneRuntime { .. }
+            | Self::ProviderStart { .. }
+            | Self::Precision { .. }
+            | Self::UnknownName { .. } => ErrorCode::Settings,
         }
     }
 }
@@ -131,6 +136,38 @@ impl Coded for gst::glib::BoolError {
     }
 }
 
+/// Why an element has no result of its model for a frame.
+#[derive(Debug)]
+pub(crate) enum FrameModelError<E> {
+    /// The element has no model before start and after stop.
+    NotStarted,
+    Frame(FrameError),
+    Model(E),
+    Meta(gst::glib::BoolError),
+}
+
+impl<E: Display> Display for FrameModelError<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotStarted => f.write_str("the element is not started"),
+            Self::Frame(error) => error.fmt(f),
+            Self::Model(error) => error.fmt(f),
+            Self::Meta(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: Coded> Coded for FrameModelError<E> {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotStarted => ErrorCode::Failed,
+            Self::Frame(error) => error.code(),
+            Self::Model(error) => error.code(),
+            Self::Meta(error) => error.code(),
+        }
+    }
+}
+
 /// An error with a text for the user that the library does not know.
 #[derive(Debug)]
 pub(crate) struct ElementError {
@@ -166,6 +203,12 @@ mod tests {
         assert_eq!(ModelError::from(provider).code(), ErrorCode::Settings);
         let load = RuntimeError::Load { path: String::new(), reason: String::new() };
         assert_eq!(ModelError::from(load).code(), ErrorCode::LibraryInit);
+        let driver = RuntimeError::CudaDriver { reason: String::new() };
+        assert_eq!(driver.code(), ErrorCode::LibraryInit);
+        let call = RuntimeError::CudaCall { function: "cuInit", status: 999 };
+        assert_eq!(call.code(), ErrorCode::LibraryFailed);
+        let name = RuntimeError::UnknownName { setting: "precision", name: String::new(), known: String::new() };
+        assert_eq!(name.code(), ErrorCode::Settings);
         assert_eq!(ModelError::Thread(io::ErrorKind::WouldBlock.into()).code(), ErrorCode::Thread);
         let run = ModelError::from(EngineError::Run("out of memory".into()));
         assert_eq!(DetectError::from(run).code(), ErrorCode::Failed);

@@ -7,9 +7,9 @@ use gst::prelude::*;
 
 /// Number of recent frames that count.
 const WINDOW: usize = 64;
-/// The reported latency is higher than the measured one by this factor, so that it changes rarely,
+/// Factor from the measured to the reported latency. With headroom it changes rarely.
 const HEADROOM: f64 = 1.25;
-/// and a multiple of this.
+/// The reported latency is a multiple of this.
 const STEP: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Default)]

@@ -54,7 +54,8 @@ struct Exchange<T> {
     /// The background thread is analysing a frame.
     busy: bool,
     result: Option<LatestResult<T>>,
-    failed: bool,
+    /// Why an analysis failed.
+    error: Option<gst::FlowError>,
     /// Rises when results of earlier frames become invalid.
     resets: u64,
     closed: bool,
@@ -69,13 +70,17 @@ pub(super) struct Latest<T> {
 }
 
 impl<T: Send + Sync + 'static> Latest<T> {
-    /// Starts the thread. `analyse` returns `None` if it failed and has posted the error; then it is not called again.
-    pub(super) fn start(analyse: impl Fn(gst::Buffer, &VideoInfo) -> Option<T> + Send + 'static) -> io::Result<Self> {
-        let exchange = Exchange { frame: None, busy: false, result: None, failed: false, resets: 0, closed: false };
+    /// Starts the thread. `analyse` returns `None` for a frame in which there is nothing to analyse: then no result is
+    /// known. An error, which `analyse` or `panicked` has posted, ends the stream.
+    pub(super) fn start(
+        analyse: impl Fn(gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError> + Send + 'static,
+        panicked: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let exchange = Exchange { frame: None, busy: false, result: None, error: None, resets: 0, closed: false };
         let shared = Arc::new((Mutex::new(exchange), Condvar::new()));
         let worker = Arc::clone(&shared);
-        let thread =
-            thread::Builder::new().name("retinaface-latest".to_owned()).spawn(move || serve(&worker, &analyse))?;
+        let thread = thread::Builder::new().name("retinaface-latest".to_owned());
+        let thread = thread.spawn(move || serve(&worker, &analyse, &panicked))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -90,8 +95,8 @@ impl<T: Send + Sync + 'static> Latest<T> {
     ) -> Result<(Option<LatestResult<T>>, bool), gst::FlowError> {
         let (exchange, changed) = &*self.shared;
         let mut exchange = lock(exchange);
-        if exchange.failed {
-            return Err(gst::FlowError::Error);
+        if let Some(error) = exchange.error {
+            return Err(error);
         }
         let taken = match (frame, exchange.busy, &exchange.frame) {
             (Some(frame), false, None) => {
@@ -133,35 +138,38 @@ fn yield_to_waker() {
     }
 }
 
-fn serve<T>((exchange, changed): &Shared<T>, analyse: &impl Fn(gst::Buffer, &VideoInfo) -> Option<T>) {
+fn serve<T>(
+    (exchange, changed): &Shared<T>,
+    analyse: &impl Fn(gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError>,
+    panicked: &impl Fn(),
+) {
     yield_to_waker();
-    let mut resets = 0;
-    let mut result = None;
     loop {
-        let frame = {
-            let mut exchange = lock(exchange);
-            if exchange.resets == resets && result.is_some() {
-                exchange.result = result.take();
-            }
-            exchange.busy = false;
+        let (frame, resets) = {
             let mut exchange = changed
-                .wait_while(exchange, |exchange| exchange.frame.is_none() && !exchange.closed)
+                .wait_while(lock(exchange), |exchange| exchange.frame.is_none() && !exchange.closed)
                 .unwrap_or_else(PoisonError::into_inner);
             if exchange.closed {
                 return;
             }
             exchange.busy = true;
-            resets = exchange.resets;
-            exchange.frame.take()
+            (exchange.frame.take(), exchange.resets)
         };
-        result = frame.and_then(|LatestFrame { buffer, info, size, arrived }| {
-            let pts = buffer.pts();
-            // GStreamer catches panics on its own threads only.
-            let output = panic::catch_unwind(AssertUnwindSafe(|| analyse(buffer, &info))).ok().flatten()?;
-            Some(LatestResult { output: Arc::new(output), size, pts, arrived })
+        let Some(LatestFrame { buffer, info, size, arrived }) = frame else { continue };
+        let pts = buffer.pts();
+        // GStreamer catches panics on its own threads only.
+        let analysed = panic::catch_unwind(AssertUnwindSafe(|| analyse(buffer, &info))).unwrap_or_else(|_| {
+            panicked();
+            Err(gst::FlowError::Error)
         });
-        if result.is_none() {
-            lock(exchange).failed = true;
+        let mut exchange = lock(exchange);
+        exchange.busy = false;
+        match analysed {
+            Ok(output) if exchange.resets == resets => {
+                exchange.result = output.map(|output| LatestResult { output: Arc::new(output), size, pts, arrived });
+            }
+            Ok(_) => {}
+            Err(error) => exchange.error = Some(error),
         }
     }
 }
@@ -183,20 +191,37 @@ mod tests {
         gst::init().unwrap();
         let (permit, permits) = channel();
         let (start, started) = channel();
-        let latest = Latest::start(move |buffer, _| {
-            let time = buffer.pts()?.mseconds();
+        let analyse = move |buffer: gst::Buffer, _: &VideoInfo| {
+            let time = milliseconds(&buffer);
             start.send(time).unwrap();
-            permits.recv().ok()?;
-            Some(time)
-        });
-        (latest.unwrap(), permit, started)
+            permits.recv().map(|()| Some(time)).map_err(|_| gst::FlowError::NotSupported)
+        };
+        (Latest::start(analyse, || panic!("the analysis panicked")).unwrap(), permit, started)
+    }
+
+    fn milliseconds(buffer: &gst::Buffer) -> u64 {
+        buffer.pts().unwrap().mseconds()
+    }
+
+    /// The newest result; no frame is given to the background.
+    fn result(latest: &Latest<u64>) -> Result<Option<LatestResult<u64>>, gst::FlowError> {
+        latest.exchange(None::<fn() -> LatestFrame>).map(|(result, _)| result)
+    }
+
+    /// Waits until the stream has failed.
+    fn wait_for_error(latest: &Latest<u64>) -> gst::FlowError {
+        loop {
+            if let Err(error) = result(latest) {
+                return error;
+            }
+            thread::yield_now();
+        }
     }
 
     /// Exchanges frames with this time until a result of at least `time` is known.
     fn wait_for_result(latest: &Latest<u64>, time: u64) -> LatestResult<u64> {
         loop {
-            let (result, _) = latest.exchange(None::<fn() -> LatestFrame>).unwrap();
-            if let Some(result) = result.filter(|result| *result.output >= time) {
+            if let Some(result) = result(latest).unwrap().filter(|result| *result.output >= time) {
                 return result;
             }
             thread::yield_now();
@@ -204,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_pass_while_the_model_is_busy_and_the_newest_free_moment_takes_one() {
+    fn frames_pass_while_the_model_is_busy_and_one_is_taken_when_it_is_free() {
         let (latest, permit, started) = gated();
         let (result, taken) = latest.exchange(Some(|| frame(0))).unwrap();
         assert!(result.is_none() && taken);
@@ -235,19 +260,45 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(started.recv().unwrap(), 7);
-        assert!(latest.exchange(None::<fn() -> LatestFrame>).unwrap().0.is_none(), "the frame before the reset");
+        assert!(result(&latest).unwrap().is_none(), "the frame before the reset");
         permit.send(()).unwrap();
         assert_eq!(*wait_for_result(&latest, 7).output, 7);
     }
 
     #[test]
     fn a_failed_analysis_fails_the_stream() {
-        let (latest, permit, _) = gated();
+        let (latest, permit, _started) = gated();
         latest.exchange(Some(|| frame(0))).unwrap();
         drop(permit);
-        while latest.exchange(None::<fn() -> LatestFrame>).is_ok() {
+        assert_eq!(wait_for_error(&latest), gst::FlowError::NotSupported);
+        assert_eq!(result(&latest).err(), Some(gst::FlowError::NotSupported), "it does not recover");
+    }
+
+    #[test]
+    fn a_panic_in_the_analysis_is_reported_once_and_fails_the_stream() {
+        gst::init().unwrap();
+        let (report, reports) = channel();
+        let latest = Latest::start(|_, _| panic!("as the test wants"), move || report.send(()).unwrap()).unwrap();
+        latest.exchange(Some(|| frame(0))).unwrap();
+        assert_eq!(wait_for_error(&latest), gst::FlowError::Error);
+        assert_eq!(latest.exchange(Some(|| frame(1))).err(), Some(gst::FlowError::Error));
+        drop(latest);
+        assert_eq!(reports.into_iter().count(), 1);
+    }
+
+    #[test]
+    fn a_frame_with_nothing_to_analyse_has_no_result_and_the_stream_continues() {
+        gst::init().unwrap();
+        // There is nothing to analyse in the frames with an odd time.
+        let analyse = |buffer: gst::Buffer, _: &VideoInfo| Ok(Some(milliseconds(&buffer)).filter(|time| time % 2 == 0));
+        let latest = Latest::start(analyse, || panic!("the analysis panicked")).unwrap();
+        latest.exchange(Some(|| frame(0))).unwrap();
+        assert_eq!(*wait_for_result(&latest, 0).output, 0);
+        assert!(latest.exchange(Some(|| frame(1))).unwrap().1);
+        while result(&latest).unwrap().is_some() {
             thread::yield_now();
         }
-        assert_eq!(latest.exchange(None::<fn() -> LatestFrame>).err(), Some(gst::FlowError::Error));
+        assert!(latest.exchange(Some(|| frame(2))).unwrap().1);
+        assert_eq!(*wait_for_result(&latest, 2).output, 2);
     }
 }

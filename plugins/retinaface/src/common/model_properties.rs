@@ -204,7 +204,7 @@ impl ModelProperties {
                 .build(),
             glib::ParamSpecUInt::builder("threads")
                 .nick("Threads")
-                .blurb("Number of threads of one run of the model; 0: one per physical core")
+                .blurb("Number of threads per inference; 0: one per physical core")
                 .maximum(1024)
                 .default_value(DEFAULT_THREADS)
                 .mutable_ready()

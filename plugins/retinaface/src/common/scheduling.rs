@@ -17,7 +17,7 @@ use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 
-use super::errors::{Coded, ErrorCode};
+use super::errors::{Coded, ErrorCode, FrameModelError};
 use super::in_flight::{FrameJob, InFlight, Pusher};
 use super::latency::{self, Latency};
 use super::latest::{Latest, LatestFrame};
@@ -43,7 +43,7 @@ pub(crate) trait FrameModel:
     type Pending: Send + 'static;
     /// The result for a frame.
     type Output: Send + Sync + 'static;
-    /// Why there is no result.
+    /// Why the model has no result.
     type Error: Coded + Send + 'static;
 
     /// What the element does, as the start of its error messages: "Face detection failed".
@@ -61,14 +61,18 @@ pub(crate) trait FrameModel:
     /// Number of frames in flight that keep the model busy.
     fn default_inflight(&self) -> usize;
 
-    /// Counts a frame. Returns whether it is to be analysed.
-    fn begin_frame(&self) -> bool;
+    /// Counts a frame. Returns whether it is to be analysed; an error if the element is not started.
+    fn begin_frame(&self) -> Result<bool, gst::FlowError>;
 
     /// Submits the frame in `buffer` to the model; `None` if there is nothing to analyse in it.
-    fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<Self::Pending>, Self::Error>;
+    fn submit(
+        &self,
+        buffer: &gst::BufferRef,
+        info: &VideoInfo,
+    ) -> Result<Option<Self::Pending>, FrameModelError<Self::Error>>;
 
     /// Waits for the model.
-    fn wait(pending: Self::Pending) -> Result<Self::Output, Self::Error>;
+    fn wait(pending: Self::Pending) -> Result<Self::Output, FrameModelError<Self::Error>>;
 
     /// Attaches a result to the frame in `buffer`. `age` is the time since the frame that was analysed.
     fn attach(
@@ -77,13 +81,13 @@ pub(crate) trait FrameModel:
         size: FrameSize,
         output: &Self::Output,
         age: Duration,
-    ) -> Result<(), Self::Error>;
+    ) -> Result<(), FrameModelError<Self::Error>>;
 
     /// Processing time of a result, without the time that its frame waited for a batch to fill.
     fn processing_time(&self, output: &Self::Output) -> Duration;
 
     /// Runs the model on black frames of this format. Returns the processing time.
-    fn warm_up(&self, info: &VideoInfo) -> Result<Duration, Self::Error>;
+    fn warm_up(&self, info: &VideoInfo) -> Result<Duration, FrameModelError<Self::Error>>;
 
     /// Maximum time that a frame waits for a batch to fill.
     fn batch_timeout(&self) -> Duration;
@@ -105,8 +109,11 @@ pub(crate) trait FrameModel:
     /// Called when a frame is complete, before it is pushed.
     fn frame_done(&self) {}
 
-    /// Posts an error and returns the matching flow error.
-    fn fail(&self, error: &dyn Coded) -> gst::FlowError {
+    /// Posts an error and returns the matching flow error. An element that is not started has nothing to report.
+    fn fail(&self, error: &FrameModelError<Self::Error>) -> gst::FlowError {
+        if matches!(error, FrameModelError::NotStarted) {
+            return gst::FlowError::Flushing;
+        }
         self.post_error_message(error.code().message(&format!("{}: {error}", Self::FAILURE)));
         gst::FlowError::Error
     }
@@ -215,10 +222,13 @@ impl<M: FrameModel> Scheduler<M> {
         let element = model.obj().downgrade();
         let limit = match model.mode() {
             SchedulingMode::Latest => {
+                let failing = element.clone();
                 let analyse = move |buffer: gst::Buffer, info: &VideoInfo| {
-                    element.upgrade().and_then(|element| Self::analyse_in_background(element.imp(), buffer, info))
+                    let element = element.upgrade().ok_or(gst::FlowError::Flushing)?;
+                    Self::analyse_in_background(element.imp(), buffer, info)
                 };
-                return Ok(Scheduling::Latest(Arc::new(Latest::start(analyse)?)));
+                let panicked = move || post_panic::<M>(&failing, "analysing");
+                return Ok(Scheduling::Latest(Arc::new(Latest::start(analyse, panicked)?)));
             }
             SchedulingMode::Sync { limit: 0 } if is_live(model.obj().sink_pad()) => 1,
             SchedulingMode::Sync { limit: 0 } => model.default_inflight(),
@@ -270,7 +280,7 @@ impl<M: FrameModel> Scheduler<M> {
         {
             model.post_error_message(gst::error_msg!(
                 gst::StreamError::Failed,
-                ("The last frames could not be pushed: {reason}"),
+                ("The last frames could not be pushed: {reason}; check the elements after this one"),
                 ["streaming stopped, reason {reason:?}"]
             ));
         }
@@ -346,7 +356,7 @@ impl<M: FrameModel> Scheduler<M> {
     fn submit_frame(&self, model: &M, buffer: gst::Buffer) -> Result<FrameJob<M::Pending>, gst::FlowError> {
         let info = self.info()?;
         let size = frame::frame_size(&buffer, &info);
-        let pending = if model.begin_frame() {
+        let pending = if model.begin_frame()? {
             model.submit(&buffer, &info).map_err(|error| model.fail(&error))?
         } else {
             model.skipped();
@@ -361,7 +371,7 @@ impl<M: FrameModel> Scheduler<M> {
         model: &M,
         buffer: &mut gst::Buffer,
         size: FrameSize,
-        outcome: Option<Result<M::Output, M::Error>>,
+        outcome: Option<Result<M::Output, FrameModelError<M::Error>>>,
     ) -> Result<(), gst::FlowError> {
         if let Some(outcome) = outcome {
             let output = outcome.map_err(|error| model.fail(&error))?;
@@ -388,7 +398,7 @@ impl<M: FrameModel> Scheduler<M> {
         let size = frame::frame_size(&buffer, &info);
         let (offered, pts) = (buffer.clone(), buffer.pts());
         let frame = || LatestFrame { buffer: offered, info, size, arrived: Instant::now() };
-        let (result, taken) = latest.exchange(model.begin_frame().then_some(frame))?;
+        let (result, taken) = latest.exchange(model.begin_frame()?.then_some(frame))?;
         if !taken {
             model.skipped();
         }
@@ -404,14 +414,20 @@ impl<M: FrameModel> Scheduler<M> {
     }
 
     /// Analyses a frame on the background thread.
-    fn analyse_in_background(model: &M, buffer: gst::Buffer, info: &VideoInfo) -> Option<M::Output> {
+    fn analyse_in_background(
+        model: &M,
+        buffer: gst::Buffer,
+        info: &VideoInfo,
+    ) -> Result<Option<M::Output>, gst::FlowError> {
         let pending = model.submit(&buffer, info);
         // The next element that writes to the frame need not copy it.
         drop(buffer);
         let output = pending.and_then(|pending| pending.map(M::wait).transpose());
-        let output = output.map_err(|error| model.fail(&error)).ok()??;
-        model.analysed(&output);
-        Some(output)
+        let output = output.map_err(|error| model.fail(&error))?;
+        if let Some(output) = &output {
+            model.analysed(output);
+        }
+        Ok(output)
     }
 
     /// The time that the element adds to a frame: waiting for a batch, and processing.
@@ -442,12 +458,20 @@ fn is_live(sink: &gst::Pad) -> bool {
     sink.peer_query(&mut latency) && latency.result().0
 }
 
+/// Posts the error for a panic on one of an element's threads.
+fn post_panic<M: FrameModel>(element: &glib::WeakRef<M::Type>, thread: &str) {
+    if let Some(element) = element.upgrade() {
+        let text = format!("{}: the {thread} thread panicked; restart the element and report the bug", M::FAILURE);
+        element.imp().post_error_message(ErrorCode::Failed.message(&text));
+    }
+}
+
 /// Pushes frames for an element while it exists.
 struct Push<M: FrameModel>(glib::WeakRef<M::Type>);
 
 impl<M: FrameModel> Pusher for Push<M> {
     type Pending = M::Pending;
-    type Outcome = Result<M::Output, M::Error>;
+    type Outcome = Result<M::Output, FrameModelError<M::Error>>;
 
     fn wait(pending: M::Pending) -> Self::Outcome {
         M::wait(pending)
@@ -466,9 +490,6 @@ impl<M: FrameModel> Pusher for Push<M> {
     }
 
     fn panicked(&self) {
-        if let Some(element) = self.0.upgrade() {
-            let text = format!("{}: the pushing thread panicked", M::FAILURE);
-            element.imp().post_error_message(ErrorCode::Failed.message(&text));
-        }
+        post_panic::<M>(&self.0, "pushing");
     }
 }

@@ -156,14 +156,14 @@ impl ObjectImpl for FaceAlign {
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt::builder("min-face-size")
-                    .nick("Smallest face")
+                    .nick("Minimum face size")
                     .blurb("Minimum length of a face's shorter side in frame pixels; smaller faces have no crop; 0: no limit")
                     .maximum(16384)
                     .default_value(DEFAULT_MIN_FACE_SIZE)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecFloat::builder("min-score")
-                    .nick("Smallest score")
+                    .nick("Minimum score")
                     .blurb("Minimum score; faces with a lower score have no crop")
                     .minimum(0.0)
                     .maximum(1.0)
@@ -171,7 +171,7 @@ impl ObjectImpl for FaceAlign {
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("max-faces")
-                    .nick("Largest number of faces")
+                    .nick("Maximum faces")
                     .blurb("Maximum number of crops per frame, best scores first; 0: no limit")
                     .default_value(DEFAULT_MAX_FACES)
                     .mutable_playing()
@@ -407,8 +407,12 @@ impl FaceAlign {
         state: &mut State,
         settings: &Settings,
     ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
-        let faces = face_meta::read(buffer, frame::frame_size(buffer, frame)).faces;
-        let wanted = faces
+        let found = face_meta::read(buffer, frame::frame_size(buffer, frame));
+        if found.dropped > 0 {
+            gst::debug!(CAT, imp = self, "{} faces have no known position and no crop", found.dropped);
+        }
+        let wanted = found
+            .faces
             .into_iter()
             .filter(|found| settings.wants(&found.face))
             .take(settings.max_faces())

@@ -17,11 +17,10 @@ use retinaface::geometry::{Face, Rect};
 use retinaface::inference::{BackendInfo, ModelOptions, ModelTask};
 
 use super::settings::{self, Settings};
-use crate::common::errors::{Coded, ErrorCode};
-use crate::common::frame::{self, FrameError};
+use crate::common::errors::{Coded, ErrorCode, FrameModelError};
 use crate::common::scheduling::{FrameModel, Scheduler, SchedulingMode};
 use crate::common::sync::lock;
-use crate::common::{caps, model_properties, shared_models};
+use crate::common::{caps, frame, model_properties, shared_models};
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("facelandmarks", gst::DebugColorFlags::empty(), Some("Landmark models")));
@@ -165,36 +164,7 @@ impl BaseTransformImpl for FaceLandmarks {
     }
 }
 
-/// Why the faces of a frame have no points.
-#[derive(Debug)]
-pub(crate) enum Error {
-    NotStarted,
-    Frame(FrameError),
-    Crop(CropError),
-    Meta(glib::BoolError),
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NotStarted => f.write_str("the element is stopping"),
-            Self::Frame(error) => error.fmt(f),
-            Self::Crop(error) => error.fmt(f),
-            Self::Meta(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Coded for Error {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::NotStarted => ErrorCode::Failed,
-            Self::Frame(error) => error.code(),
-            Self::Crop(error) => error.code(),
-            Self::Meta(error) => error.code(),
-        }
-    }
-}
+type Error = FrameModelError<CropError>;
 
 /// The faces of a frame and the landmarks that were submitted for some of them.
 pub(crate) struct PendingFaces {
@@ -208,13 +178,15 @@ pub(crate) struct PendingFaces {
 /// The faces of a frame with their points.
 pub(crate) struct FacesWithPoints {
     faces: FrameFaces,
+    /// The rectangles of submitted faces for which the model found no points.
+    without_points: Vec<Rect>,
     duration: Duration,
 }
 
 impl FrameModel for FaceLandmarks {
     type Pending = PendingFaces;
     type Output = FacesWithPoints;
-    type Error = Error;
+    type Error = CropError;
 
     const FAILURE: &'static str = "Finding face landmarks failed";
 
@@ -235,8 +207,8 @@ impl FrameModel for FaceLandmarks {
         lock(&self.state).as_ref().map_or(1, |state| state.default_inflight)
     }
 
-    fn begin_frame(&self) -> bool {
-        true
+    fn begin_frame(&self) -> Result<bool, gst::FlowError> {
+        Ok(true)
     }
 
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingFaces>, Error> {
@@ -254,22 +226,26 @@ impl FrameModel for FaceLandmarks {
         }
         let cropped = wanted.iter().map(|index| faces.faces[*index].face.clone()).collect::<Vec<_>>();
         let submitted = frame::read(buffer, info, |view| landmarker.submit(view, &cropped, &settings));
-        let landmarks = submitted.map_err(Error::Frame)?.map_err(Error::Crop)?;
+        let landmarks = submitted.map_err(Error::Frame)?.map_err(Error::Model)?;
         Ok(Some(PendingFaces { faces, wanted, refine, landmarks }))
     }
 
     fn wait(pending: PendingFaces) -> Result<FacesWithPoints, Error> {
         let PendingFaces { mut faces, wanted, refine, landmarks } = pending;
-        let FoundLandmarks { points, duration, .. } = landmarks.wait().map_err(Error::Crop)?;
+        let FoundLandmarks { points, duration, .. } = landmarks.wait().map_err(Error::Model)?;
+        let mut without_points = Vec::new();
         for (index, points) in wanted.into_iter().zip(points) {
-            let Some(points) = points else { continue };
             let face = &mut faces.faces[index].face;
+            let Some(points) = points else {
+                without_points.push(face.rect);
+                continue;
+            };
             if refine {
                 face.landmarks = five_landmarks(&points).or(face.landmarks);
             }
             face.points = points;
         }
-        Ok(FacesWithPoints { faces, duration })
+        Ok(FacesWithPoints { faces, without_points, duration })
     }
 
     fn attach(
@@ -302,7 +278,7 @@ impl FrameModel for FaceLandmarks {
         // The first run may build what the second one only uses.
         for _ in 0..2 {
             let found = frame::black(info, |view| landmarker.find(view, &face, &settings));
-            total = found.map_err(Error::Frame)?.map_err(Error::Crop)?.duration;
+            total = found.map_err(Error::Frame)?.map_err(Error::Model)?.duration;
         }
         Ok(total)
     }
@@ -314,6 +290,12 @@ impl FrameModel for FaceLandmarks {
     fn set_idle(&self) {
         if let Some(landmarker) = self.landmarker() {
             landmarker.set_idle();
+        }
+    }
+
+    fn analysed(&self, output: &FacesWithPoints) {
+        for rect in &output.without_points {
+            gst::debug!(CAT, imp = self, "a face at {rect:?} has no points: no crop, or the output is not finite");
         }
     }
 }

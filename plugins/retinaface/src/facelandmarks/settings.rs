@@ -137,14 +137,14 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecFloat::builder("crop-scale")
                 .nick("Crop scale")
-                .blurb("Size of that part relative to `crop`: 1.5 shows half as much again, as InsightFace's models need")
+                .blurb("Scale of the crop; 1.5 makes it 1.5 times as wide and high, which InsightFace's models need")
                 .minimum(0.25)
                 .maximum(8.0)
                 .default_value(DEFAULT_CROP_SCALE)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecUInt::builder("min-face-size")
-                .nick("Smallest face")
+                .nick("Minimum face size")
                 .blurb("Minimum length of a face's shorter side in frame pixels; smaller faces get no points; 0: no limit")
                 .maximum(16384)
                 .default_value(DEFAULT_MIN_FACE_SIZE)
@@ -158,14 +158,14 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecUInt::builder("batch-size")
                 .nick("Batch size")
-                .blurb("Maximum number of faces, of all streams that share the model, in one run; 0: 16")
+                .blurb("Maximum number of faces, of all streams that share the model, per inference; 0: 16")
                 .maximum(64)
                 .default_value(DEFAULT_BATCH_SIZE)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecUInt::builder("batch-timeout")
                 .nick("Batch timeout")
-                .blurb("Maximum time in ms that a face waits for the faces of other streams to share its run; 0: no waiting")
+                .blurb("Maximum time in ms that a face waits for the faces of other streams to share its inference; 0: no waiting")
                 .maximum(10_000)
                 .default_value(DEFAULT_BATCH_TIMEOUT)
                 .mutable_playing()

@@ -55,7 +55,7 @@ impl ObjectImpl for FaceMetaOverlay {
             let color = |name: &str, nick: &str, blurb: &str, default: Rgb| {
                 glib::ParamSpecUInt::builder(name)
                     .nick(nick)
-                    .blurb(blurb)
+                    .blurb(&format!("{blurb}, 0xRRGGBB; default: 0x{:06X}", number_from_color(default)))
                     .maximum(0x00FF_FFFF)
                     .default_value(number_from_color(default))
                     .mutable_playing()
@@ -72,8 +72,8 @@ impl ObjectImpl for FaceMetaOverlay {
                 ),
                 switch("draw-score", "Draw scores", "Write each face's score", default.score),
                 switch("draw-id", "Draw ids", "Write each face's track id, if it has one", default.id),
-                color("box-color", "Box colour", "Colour of boxes and labels, 0xRRGGBB", default.box_color),
-                color("landmark-color", "Landmark colour", "Colour of landmarks, 0xRRGGBB", default.landmark_color),
+                color("box-color", "Box colour", "Colour of boxes and labels", default.box_color),
+                color("landmark-color", "Landmark colour", "Colour of landmarks and points", default.landmark_color),
                 glib::ParamSpecUInt::builder("line-width")
                     .nick("Line width")
                     .blurb("Width of lines in pixels; 0: proportional to the frame")
@@ -173,7 +173,11 @@ impl BaseTransformImpl for FaceMetaOverlay {
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
         let style = *lock(&self.settings);
         let info = lock(&self.state).clone().ok_or(gst::FlowError::NotNegotiated)?;
-        let faces = face_meta::read(buffer, frame::frame_size(buffer, &info)).into_faces();
+        let found = face_meta::read(buffer, frame::frame_size(buffer, &info));
+        if found.dropped > 0 {
+            gst::debug!(CAT, imp = self, "{} faces have no known position and are not drawn", found.dropped);
+        }
+        let faces = found.into_faces();
         if faces.is_empty() {
             return Ok(gst::FlowSuccess::Ok);
         }

@@ -76,7 +76,7 @@ impl ObjectImpl for FaceMetaPublish {
                     .build(),
                 glib::ParamSpecBoolean::builder("add-empty-results")
                     .nick("Add empty results")
-                    .blurb("Also write a line for frames without faces")
+                    .blurb("Also write a line for frames with neither faces nor dropped faces")
                     .default_value(DEFAULT_ADD_EMPTY_RESULTS)
                     .mutable_playing()
                     .build(),

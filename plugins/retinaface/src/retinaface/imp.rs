@@ -15,11 +15,10 @@ use retinaface::runtime::locate;
 
 use super::settings::{self, Mode, Settings};
 use super::stats::Stats;
-use crate::common::errors::{Coded, ErrorCode};
-use crate::common::frame::{self, FrameError};
+use crate::common::errors::{Coded, ErrorCode, FrameModelError};
 use crate::common::scheduling::{FrameModel, Scheduler, SchedulingMode};
 use crate::common::sync::lock;
-use crate::common::{caps, model_properties, shared_models};
+use crate::common::{caps, frame, model_properties, shared_models};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("retinaface", gst::DebugColorFlags::empty(), Some("RetinaFace detection"))
@@ -161,7 +160,8 @@ impl BaseTransformImpl for RetinaFace {
             && !caps::is_in_system_memory(incaps)
             && !detector.model().backend().is_gpu()
         {
-            let error = DetectError::DeviceFrame { provider: detector.model().backend().provider };
+            let provider = detector.model().backend().provider;
+            let error = FrameModelError::Model(DetectError::DeviceFrame { provider });
             let _ = self.fail(&error);
             return Err(gst::loggable_error!(CAT, "{error}"));
         }
@@ -189,41 +189,12 @@ impl BaseTransformImpl for RetinaFace {
     }
 }
 
-/// Why a frame has no faces attached.
-#[derive(Debug)]
-pub(crate) enum Error {
-    NotStarted,
-    Frame(FrameError),
-    Detect(DetectError),
-    Meta(glib::BoolError),
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NotStarted => f.write_str("the element is stopping"),
-            Self::Frame(error) => error.fmt(f),
-            Self::Detect(error) => error.fmt(f),
-            Self::Meta(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Coded for Error {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::NotStarted => ErrorCode::Failed,
-            Self::Frame(error) => error.code(),
-            Self::Detect(error) => error.code(),
-            Self::Meta(error) => error.code(),
-        }
-    }
-}
+type Error = FrameModelError<DetectError>;
 
 impl FrameModel for RetinaFace {
     type Pending = PendingDetection;
     type Output = Detection;
-    type Error = Error;
+    type Error = DetectError;
 
     const FAILURE: &'static str = "Face detection failed";
 
@@ -247,12 +218,12 @@ impl FrameModel for RetinaFace {
         self.detector().map_or(1, |detector| detector.model().default_inflight())
     }
 
-    fn begin_frame(&self) -> bool {
+    fn begin_frame(&self) -> Result<bool, gst::FlowError> {
         let interval = u64::from(lock(&self.settings).inference_interval);
         let mut state = lock(&self.state);
-        let Some(state) = state.as_mut() else { return false };
+        let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
         // Streams on one model take turns.
-        (state.stats.frame() + state.detector.number() as u64).is_multiple_of(interval)
+        Ok((state.stats.frame() + state.detector.number() as u64).is_multiple_of(interval))
     }
 
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingDetection>, Error> {
@@ -261,14 +232,14 @@ impl FrameModel for RetinaFace {
         #[cfg(feature = "cuda-memory")]
         if frame::is_on_gpu(buffer) {
             let submitted = frame::read_on_gpu(buffer, info, |frame| detector.submit_device_frame(frame, &settings));
-            return submitted.map_err(Error::Frame)?.map(Some).map_err(Error::Detect);
+            return submitted.map_err(Error::Frame)?.map(Some).map_err(Error::Model);
         }
         let submitted = frame::read(buffer, info, |view| detector.submit(view, &settings));
-        submitted.map_err(Error::Frame)?.map(Some).map_err(Error::Detect)
+        submitted.map_err(Error::Frame)?.map(Some).map_err(Error::Model)
     }
 
     fn wait(pending: PendingDetection) -> Result<Detection, Error> {
-        pending.wait().map_err(Error::Detect)
+        pending.wait().map_err(Error::Model)
     }
 
     fn attach(
@@ -296,7 +267,7 @@ impl FrameModel for RetinaFace {
         // The first run of a shape may build what the second one only uses.
         for _ in 0..2 {
             let detection = frame::black(info, |view| detector.detect(view, &settings));
-            total = detection.map_err(Error::Frame)?.map_err(Error::Detect)?.timing.total();
+            total = detection.map_err(Error::Frame)?.map_err(Error::Model)?.timing.total();
         }
         Ok(total)
     }
@@ -354,5 +325,27 @@ impl FrameModel for RetinaFace {
 impl RetinaFace {
     fn detector(&self) -> Option<Arc<Detector>> {
         lock(&self.state).as_ref().map(|state| Arc::clone(&state.detector))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_that_is_not_started_passes_no_frame_and_posts_nothing() {
+        gst::init().unwrap();
+        let element = glib::Object::new::<super::super::RetinaFace>();
+        let bus = gst::Bus::new();
+        element.set_bus(Some(&bus));
+        let model = element.imp();
+        assert_eq!(model.begin_frame(), Err(gst::FlowError::Flushing));
+        let info = VideoInfo::builder(gst_video::VideoFormat::Gray8, 16, 16).build().unwrap();
+        let error = model.submit(&gst::Buffer::with_size(info.size()).unwrap(), &info).err().unwrap();
+        assert_eq!(model.fail(&error), gst::FlowError::Flushing);
+        let caps = info.to_caps().unwrap();
+        let error = model.set_caps(&caps, &caps).err().unwrap();
+        assert!(error.to_string().contains("the element is not started"), "{error}");
+        assert!(bus.pop().is_none());
     }
 }

@@ -186,7 +186,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
         properties.extend([
                 glib::ParamSpecFloat::builder("score-threshold")
                     .nick("Score threshold")
-                    .blurb("Keep faces with a higher score")
+                    .blurb("Keep faces whose score is above this value")
                     .minimum(0.0)
                     .maximum(1.0)
                     .default_value(DEFAULT_SCORE_THRESHOLD)
@@ -194,7 +194,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecFloat::builder("iou-threshold")
                     .nick("IoU threshold")
-                    .blurb("Keep the better one of two faces whose intersection over union is higher")
+                    .blurb("Of two faces whose intersection over union is above this value, keep the better one")
                     .minimum(0.0)
                     .maximum(1.0)
                     .default_value(DEFAULT_IOU_THRESHOLD)
@@ -209,7 +209,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecString::builder("scales")
                     .nick("Scales")
-                    .blurb("Image pyramid: scales of the frame relative to input-size, separated by commas (\"1.0,0.2\"); auto: 1.0, and a small second scale for faces that fill a large input")
+                    .blurb("Image pyramid: scales of the frame relative to input-size, separated by commas (\"1.0,0.2\"); auto: 1.0 and, for inputs of at least 512 px, a second scale with 256 px on the longer side for large faces")
                     .default_value(DEFAULT_SCALES)
                     .mutable_playing()
                     .build(),
@@ -236,13 +236,13 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("max-faces")
-                    .nick("Largest number of faces")
+                    .nick("Maximum faces")
                     .blurb("Maximum number of faces per frame, best scores first; 0: no limit")
                     .default_value(DEFAULT_MAX_FACES)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("min-face-size")
-                    .nick("Smallest face")
+                    .nick("Minimum face size")
                     .blurb("Minimum length of a face's shorter side in frame pixels; 0: no limit")
                     .maximum(16384)
                     .default_value(DEFAULT_MIN_FACE_SIZE)
@@ -250,14 +250,14 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecUInt::builder("inference-interval")
                     .nick("Inference interval")
-                    .blurb("Run detection on every Nth frame; the others get no faces")
+                    .blurb("Run inference on every Nth frame; in mode sync the others get no faces, in mode latest the newest known ones")
                     .minimum(1)
                     .default_value(DEFAULT_INFERENCE_INTERVAL)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("batch-size")
                     .nick("Batch size")
-                    .blurb("Maximum number of frames, of all streams that share the model, in one run; 0: the waiting frames on a GPU, 1 on a CPU")
+                    .blurb("Maximum number of frames, of all streams that share the model, per inference; 0: the waiting frames on a GPU, 1 on a CPU")
                     .maximum(64)
                     .default_value(DEFAULT_BATCH_SIZE)
                     .mutable_playing()
@@ -271,7 +271,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecUInt::builder("parallel-runs")
                     .nick("Parallel runs")
-                    .blurb("Number of concurrent runs of the model, each on `threads` threads; several single-threaded runs process more frames than one multi-threaded run")
+                    .blurb("Number of concurrent inferences, each on `threads` threads; several single-threaded inferences process more frames than one multi-threaded inference")
                     .minimum(1)
                     .maximum(64)
                     .default_value(DEFAULT_PARALLEL_RUNS)
@@ -283,7 +283,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt::builder("max-age")
-                    .nick("Largest age")
+                    .nick("Maximum age")
                     .blurb("In mode latest, detections older than this (ms) are not reused; 0: no limit")
                     .default_value(DEFAULT_MAX_AGE)
                     .mutable_playing()

@@ -51,6 +51,15 @@ impl Progress {
     }
 }
 
+/// Spawns a thread whose pipelines report progress to the test that runs on this thread.
+pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    let progress = Progress::of_current_test();
+    std::thread::spawn(move || {
+        PROGRESS.set(progress.0);
+        body()
+    })
+}
+
 /// Runs `body` and panics if it makes no progress: a pipeline that hangs must not block the tests.
 pub fn with_watchdog(body: impl FnOnce() + Send + 'static) {
     init();
@@ -208,9 +217,37 @@ pub fn run(description: &str) -> Vec<gst::Sample> {
     try_run(description).unwrap_or_else(|error| panic!("{description}: {error}"))
 }
 
-/// The same as [`run`], but returns the first error message of the pipeline, followed by its debug
-/// details.
-pub fn try_run(description: &str) -> Result<Vec<gst::Sample>, String> {
+/// An error message of a pipeline.
+#[derive(Debug)]
+pub struct PipelineError {
+    /// The domain, the code and the text for the user.
+    error: gst::glib::Error,
+    /// The text for the user and the debug details.
+    pub text: String,
+}
+
+impl PipelineError {
+    /// The content of an error message.
+    pub fn new(message: &gst::message::Error) -> Self {
+        let error = message.error();
+        let text = format!("{error} {}", message.debug().unwrap_or_default());
+        Self { error, text }
+    }
+
+    /// Asserts the domain and the code.
+    pub fn assert_code<T: gst::glib::error::ErrorDomain + std::fmt::Debug + PartialEq>(&self, code: T) {
+        assert_eq!(self.error.kind::<T>(), Some(code), "{:?}", self.error);
+    }
+}
+
+impl std::fmt::Display for PipelineError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The same as [`run`], but returns the first error message of the pipeline.
+pub fn try_run(description: &str) -> Result<Vec<gst::Sample>, PipelineError> {
     init();
     let pipeline = gst::parse::launch(description).unwrap().downcast::<gst::Pipeline>().unwrap();
     let sink = pipeline.by_name("out").map(|sink| sink.downcast::<gst_app::AppSink>().unwrap());
@@ -233,7 +270,7 @@ pub fn try_run(description: &str) -> Result<Vec<gst::Sample>, String> {
         match message.view() {
             gst::MessageView::Eos(_) => break,
             gst::MessageView::Error(error) => {
-                result = Err(format!("{} {}", error.error(), error.debug().unwrap_or_default()));
+                result = Err(PipelineError::new(error));
                 break;
             }
             _ => {}
@@ -241,7 +278,7 @@ pub fn try_run(description: &str) -> Result<Vec<gst::Sample>, String> {
     }
     pipeline.set_state(gst::State::Null).unwrap();
     result?;
-    started.map_err(|error| error.to_string())?;
+    assert!(started.is_ok(), "{description} does not start and posts no error");
     Ok(std::mem::take(&mut *samples.lock().unwrap()))
 }
 

@@ -202,7 +202,7 @@ fn invalid_configuration_is_a_start_error() {
             ));
             let error = error.expect_err("the pipeline fails");
             for part in parts {
-                assert!(error.contains(part), "`{part}` is not in: {error}");
+                assert!(error.text.contains(part), "`{part}` is not in: {error}");
             }
         }
     });

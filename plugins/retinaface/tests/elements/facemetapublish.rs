@@ -163,7 +163,7 @@ fn schema_file_matches_the_published_fields() {
     assert_eq!(schema["properties"]["schema"]["const"], "retinaface.frame/1");
 }
 
-fn pipeline_error(location: &str) -> String {
+fn pipeline_error(location: &str) -> common::PipelineError {
     let pipeline = format!("videotestsrc num-buffers=5 ! facemetapublish location={location} ! fakesink");
     common::try_run(&pipeline).expect_err("the pipeline fails")
 }
@@ -172,7 +172,8 @@ fn pipeline_error(location: &str) -> String {
 fn full_disk_is_an_error_with_cause() {
     with_watchdog(|| {
         let error = pipeline_error("/dev/full");
-        assert!(error.contains("No space left") && error.contains("/dev/full"), "{error}");
+        error.assert_code(gst::ResourceError::NoSpaceLeft);
+        assert!(error.text.contains("No space left") && error.text.contains("/dev/full"), "{error}");
     });
 }
 
@@ -182,7 +183,9 @@ fn unwritable_location_is_a_start_error() {
         let directory = tempfile::tempdir().unwrap();
         for location in [directory.path().to_path_buf(), directory.path().join("none/faces.jsonl")] {
             let error = pipeline_error(&quoted(&location));
-            assert!(error.contains(&location.display().to_string()) && error.contains("set `location`"), "{error}");
+            error.assert_code(gst::ResourceError::OpenWrite);
+            let text = &error.text;
+            assert!(text.contains(&location.display().to_string()) && text.contains("set `location`"), "{error}");
         }
     });
 }

@@ -323,6 +323,22 @@ fn duplicate_roi_id_drops_the_face() {
 }
 
 #[test]
+fn copied_roi_keeps_the_face() {
+    with_watchdog(|| {
+        let info = info(VideoFormat::I420, 640, 360);
+        let mut buffer = frame_with_faces(&info, 0, &faces());
+        let out = buffer.get_mut().unwrap();
+        let rois = out.iter_meta::<gst_video::VideoRegionOfInterestMeta>().map(|roi| (roi.rect(), roi.id()));
+        for (rect, id) in rois.collect::<Vec<_>>() {
+            add_foreign_roi(out, rect, id);
+        }
+        let found = face_meta::read(out, (640, 360));
+        assert_eq!(found.dropped, 0);
+        assert_near(&found.into_faces(), &faces(), 1e-3);
+    });
+}
+
+#[test]
 fn roi_ids_are_unique_and_large() {
     with_watchdog(|| {
         let info = info(VideoFormat::I420, 640, 360);

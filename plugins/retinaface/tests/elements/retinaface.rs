@@ -1,6 +1,6 @@
 //! The element `retinaface`.
 
-use crate::common::{self, clip, info, project, quoted, run, try_run, with_watchdog};
+use crate::common::{self, PipelineError, clip, info, project, quoted, run, try_run, with_watchdog};
 use gst::prelude::*;
 use gst_video::VideoFormat;
 use retinaface::geometry::{Face, Point};
@@ -337,7 +337,7 @@ fn caps_can_change_in_playing() {
 }
 
 /// The error of a pipeline that fails to start or to continue.
-fn pipeline_error(elements: &str) -> String {
+fn pipeline_error(elements: &str) -> PipelineError {
     let error =
         try_run(&format!("videotestsrc num-buffers=3 ! video/x-raw,width=160,height=90 ! {elements} ! fakesink"));
     error.expect_err("the pipeline fails")
@@ -353,9 +353,11 @@ fn assert_contains(error: &str, parts: &[&str]) {
 fn missing_model_is_a_start_error() {
     with_watchdog(|| {
         let error = pipeline_error("retinaface model-file=/nowhere/model.onnx");
-        assert_contains(&error, &["/nowhere/model.onnx", "No such file", "set model-file"]);
+        error.assert_code(gst::ResourceError::NotFound);
+        assert_contains(&error.text, &["/nowhere/model.onnx", "No such file", "set model-file"]);
         let error = pipeline_error("retinaface model-file=/tmp");
-        assert_contains(&error, &["/tmp", "cannot be read"]);
+        error.assert_code(gst::ResourceError::OpenRead);
+        assert_contains(&error.text, &["/tmp", "cannot be read"]);
     });
 }
 
@@ -370,7 +372,8 @@ fn non_onnx_file_is_a_start_error() {
             let file = directory.path().join(name);
             std::fs::write(&file, bytes).unwrap();
             let error = pipeline_error(&format!("retinaface model-file={}", quoted(&file)));
-            assert_contains(&error, &[name, "not an ONNX file"]);
+            error.assert_code(gst::StreamError::WrongType);
+            assert_contains(&error.text, &[name, "not an ONNX file"]);
         }
     });
 }
@@ -383,7 +386,9 @@ fn unsupported_model_error_lists_found_and_expected_tensors() {
             ("landmarks68_faceplugin.onnx", ["(1, 1, 64, 64)", "[N, 3, height, width]"]),
         ] {
             if let Some(model) = project::shared(&format!("models/{name}")) {
-                assert_contains(&pipeline_error(&format!("retinaface model-file={}", quoted(&model))), &parts);
+                let error = pipeline_error(&format!("retinaface model-file={}", quoted(&model)));
+                error.assert_code(gst::StreamError::WrongType);
+                assert_contains(&error.text, &parts);
             }
         }
     });
@@ -425,10 +430,13 @@ fn invalid_property_error_names_the_property() {
             ("model-options=colour=red", "unknown key"),
         ] {
             let name = property.split('=').next().unwrap();
-            assert_contains(&pipeline_error(&format!("retinaface {property}")), &[name, problem]);
+            let error = pipeline_error(&format!("retinaface {property}"));
+            error.assert_code(gst::ResourceError::Settings);
+            assert_contains(&error.text, &[name, problem]);
         }
         let error = pipeline_error(&format!("retinaface model-file={}", fixture_model("bad_metadata.onnx")));
-        assert_contains(&error, &["model option mean=red", "metadata"]);
+        error.assert_code(gst::ResourceError::Settings);
+        assert_contains(&error.text, &["model option mean=red", "metadata"]);
     });
 }
 
@@ -483,7 +491,8 @@ fn unavailable_provider_is_an_error_and_auto_uses_cpu() {
     with_watchdog(|| {
         for (provider, option) in [("cuda", "cuda"), ("tensorrt", "cuda"), ("openvino", "openvino")] {
             let error = pipeline_error(&format!("retinaface execution-provider={provider}"));
-            assert_contains(&error, &[provider, "not available", &format!("scripts/setup.sh --{option}")]);
+            error.assert_code(gst::ResourceError::Settings);
+            assert_contains(&error.text, &[provider, "not available", &format!("scripts/setup.sh --{option}")]);
         }
         run(
             "videotestsrc num-buffers=1 ! retinaface execution-provider=auto ! retinaface execution-provider=cpu ! fakesink",
@@ -547,7 +556,7 @@ fn frames_at_native_size_match_the_reference() {
 fn pipelines_that_share_a_model_get_own_faces() {
     with_watchdog(|| {
         let threads = [("multi_face.jpg", 5), ("single_face.jpg", 1), ("multi_face.jpg", 5)].map(|(name, count)| {
-            std::thread::spawn(move || {
+            common::spawn(move || {
                 let samples = run(&format!(
                     "filesrc location={} ! jpegdec ! imagefreeze num-buffers=8 ! retinaface batch-size=4 batch-timeout=50 ! appsink name=out",
                     clip(name)

@@ -294,7 +294,7 @@ fn starting_and_stopping_streams_lose_no_frames() {
                 "videotestsrc num-buffers=150 ! video/x-raw,width=160,height=90,framerate=300/1 ! retinaface \
                  model-file={model} batch-size={batch} batch-timeout=20 ! appsink name=out"
             );
-            std::thread::spawn(move || common::run(&description))
+            common::spawn(move || common::run(&description))
         });
         let short_streams = (0..8).map(|number| {
             let description = format!(
@@ -381,6 +381,7 @@ fn mode_latest_passes_frames_during_detection() {
         let sample = photo_sample("videoconvert ! video/x-raw,format=I420");
         let mut harness = harness("mode=latest input-size=1920 threads=1 max-age=0");
         harness.set_src_caps(sample.caps_owned().unwrap());
+        let progress = common::Progress::of_current_test();
         let (mut ages, mut frames) = (Vec::new(), 0u64);
         // Ages rise while the same result is reused, and fall when a new one arrives.
         let rises = |ages: &[Duration]| ages.windows(2).any(|pair| pair[1] > pair[0]);
@@ -389,6 +390,7 @@ fn mode_latest_passes_frames_during_detection() {
             let mut buffer = sample.buffer_owned().unwrap();
             buffer.make_mut().set_pts(gst::ClockTime::from_mseconds(10) * frames);
             let out = harness.push_and_pull(buffer).unwrap();
+            progress.advance();
             assert_eq!(milliseconds(out.pts()), 10 * frames, "frames are pushed immediately and in order");
             let found = face_meta::read(&out, (1000, 667));
             if found.detected {
@@ -416,7 +418,9 @@ fn faces_older_than_max_age_are_not_reused() {
         // sharing the model.
         let mut harness = harness("mode=latest max-age=500 inference-interval=1000000 threads=7");
         harness.set_src_caps(sample.caps_owned().unwrap());
+        let progress = common::Progress::of_current_test();
         let push = |harness: &mut gst_check::Harness, milliseconds: u64| {
+            progress.advance();
             let mut buffer = sample.buffer_owned().unwrap();
             buffer.make_mut().set_pts(gst::ClockTime::from_mseconds(milliseconds));
             let out = harness.push_and_pull(buffer).unwrap();
@@ -435,17 +439,24 @@ fn faces_older_than_max_age_are_not_reused() {
 }
 
 #[test]
-fn background_detection_failure_is_a_stream_error() {
+fn failed_detection_is_a_stream_error() {
     with_watchdog(|| {
-        // A frame whose memory is too small for its caps cannot be analysed.
-        let info = info(VideoFormat::I420, 320, 180);
-        let mut harness = harness("mode=latest");
-        harness.set_src_caps(info.to_caps().unwrap());
-        let mut flow = Ok(gst::FlowSuccess::Ok);
-        wait_until(|| {
-            flow = harness.push(gst::Buffer::from_mut_slice(vec![0; 100]));
-            flow.is_err()
-        });
-        assert_eq!(flow, Err(gst::FlowError::Error));
+        for properties in ["mode=latest", "inflight=1", "inflight=4"] {
+            // A frame whose memory is too small for its caps cannot be analysed.
+            let info = info(VideoFormat::I420, 320, 180);
+            let mut harness = harness(properties);
+            let bus = gst::Bus::new();
+            element(&harness).set_bus(Some(&bus));
+            harness.set_src_caps(info.to_caps().unwrap());
+            let mut flow = Ok(gst::FlowSuccess::Ok);
+            wait_until(|| {
+                flow = harness.push(gst::Buffer::from_mut_slice(vec![0; 100]));
+                flow.is_err()
+            });
+            assert_eq!(flow, Err(gst::FlowError::Error), "{properties}");
+            let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("the failure is reported");
+            let gst::MessageView::Error(error) = message.view() else { unreachable!() };
+            common::PipelineError::new(error).assert_code(gst::StreamError::Format);
+        }
     });
 }

@@ -11,7 +11,19 @@ use gst::prelude::*;
 
 use crate::common::{self, project};
 
-const ELEMENTS: [&str; 5] = ["retinaface", "facelandmarks", "facealign", "facemetaoverlay", "facemetapublish"];
+/// The order of elements in the files. Elements that are not listed follow in the order of their names.
+const ORDER: [&str; 5] = ["retinaface", "facelandmarks", "facealign", "facemetaoverlay", "facemetapublish"];
+
+/// The names of all elements that the plugin registers.
+fn elements() -> Vec<String> {
+    let plugin = gst::ElementFactory::find("retinaface").unwrap().plugin().unwrap();
+    let features = gst::Registry::get().features_by_plugin(&plugin.plugin_name());
+    let factories = features.iter().filter_map(|feature| feature.downcast_ref::<gst::ElementFactory>());
+    let mut names = factories.map(|factory| factory.name().to_string()).collect::<Vec<_>>();
+    names.sort_by_key(|name| (ORDER.iter().position(|first| first == name).unwrap_or(ORDER.len()), name.clone()));
+    assert!(ORDER.iter().all(|name| names.iter().any(|found| found == name)), "{names:?}");
+    names
+}
 
 /// Asserts that `file` contains `text`. With UPDATE_SNAPSHOTS=1, writes it first.
 fn assert_committed(file: &Path, text: &str) {
@@ -63,8 +75,8 @@ fn value_range(property: &ParamSpec) -> Option<String> {
 fn snapshot_of_pads_and_properties_is_up_to_date() {
     common::init();
     let mut text = String::new();
-    for name in ELEMENTS {
-        let element = gst::ElementFactory::make(name).build().unwrap();
+    for name in elements() {
+        let element = gst::ElementFactory::make(&name).build().unwrap();
         let factory = element.factory().unwrap();
         let (long_name, class) = (factory.metadata("long-name").unwrap(), factory.metadata("klass").unwrap());
         writeln!(text, "{name}: {long_name} ({class})").unwrap();
@@ -115,8 +127,8 @@ fn element_documentation_is_up_to_date() {
                     -->\n\nAll properties can be changed in the PLAYING state, except those that the tables mark with *stopped*: \
                     these are\nread when the element starts.\n"
         .to_owned();
-    for name in ELEMENTS {
-        let element = gst::ElementFactory::make(name).build().unwrap();
+    for name in elements() {
+        let element = gst::ElementFactory::make(&name).build().unwrap();
         let factory = element.factory().unwrap();
         let introduction = std::fs::read_to_string(root.join(format!("docs/elements/{name}.md"))).unwrap();
         let description = factory.metadata("description").unwrap();
