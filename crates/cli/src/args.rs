@@ -80,8 +80,8 @@ impl ModelArgs {
 /// Where in the image and at which scales detection runs.
 #[derive(Debug, Args)]
 pub(crate) struct ViewArgs {
-    /// Scales of the image pyramid, relative to the scale that --input-size gives; auto: 1.0 and a
-    /// small scale for close-up faces
+    /// Scales of the image pyramid, relative to the scale that --input-size gives; auto: 1.0 and, for
+    /// an input of at least 512 px, a scale with 256 px on the longer side for large faces
     #[arg(long, value_name = "FACTOR,...", default_value = "1.0", value_parser = str::parse::<Scales>)]
     scales: Scales,
     /// Also run detection on the horizontally flipped image

@@ -14,12 +14,14 @@ fn doubles_from(structure: &gst::StructureRef, field: &str) -> Option<Vec<f64>> 
     array.iter().map(|value| value.get::<f64>().ok()).collect()
 }
 
-/// A long vector of floats: little-endian 32-bit floats in one `GBytes`. An array would need one `GValue` per number.
+/// A long vector of floats: little-endian 32-bit floats in one `GBytes`. An array would need one
+/// `GValue` per number.
 fn float_bytes(values: impl IntoIterator<Item = f32>) -> glib::Bytes {
     glib::Bytes::from_owned(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// The floats of such a field; `None` if the field is missing or its length is not a multiple of four.
+/// The floats of such a field; `None` if the field is missing or its length is not a multiple of
+/// four.
 fn float_bytes_from(structure: &gst::StructureRef, field: &str) -> Option<Vec<f32>> {
     let bytes = structure.get::<glib::Bytes>(field).ok()?;
     let (floats, rest) = bytes.as_chunks::<4>();

@@ -18,8 +18,8 @@ use crate::{FRAME_META, ROI_TYPE, register};
 /// A face on a frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameFace {
-    /// Id of its region of interest: unique among the ids of one copy of this crate, until 2^30 faces were attached. Other
-    /// ids collide with negligible probability.
+    /// Id of its region of interest: unique among the ids of one copy of this crate, until 2^30
+    /// faces were attached. Other ids collide with negligible probability.
     pub roi_id: i32,
     /// The face, in pixels of the frame that it was read from.
     pub face: Face,
@@ -30,25 +30,27 @@ pub struct FrameFace {
 pub struct FrameFaces {
     /// Whether a detector analysed this frame. If not, an empty list says nothing.
     pub detected: bool,
-    /// Difference between the times of this frame and of the frame in which the faces were found; zero for the same frame.
+    /// Difference between the times of this frame and of the frame in which the faces were found;
+    /// zero for the same frame.
     pub age: Duration,
     /// The faces, in the order in which they were attached: best score first.
     pub faces: Vec<FrameFace>,
-    /// Number of faces that were found but have no known position any more: the frame was cropped, its display aspect ratio
-    /// changed, an id is ambiguous, or the metadata was damaged. A reader that must not miss a face treats this as a failure.
+    /// Number of faces that were found but have no known position any more: the frame was cropped,
+    /// its display aspect ratio changed, an id is ambiguous, or the metadata was damaged. A reader
+    /// that must not miss a face treats this as a failure.
     pub dropped: usize,
 }
 
 impl FrameFaces {
-    /// The faces alone. Whether the frame was analysed, the age and the number of dropped faces are lost: do not use this
-    /// where no face may be missed.
+    /// The faces alone. Whether the frame was analysed, the age and the number of dropped faces are
+    /// lost: do not use this where no face may be missed.
     pub fn into_faces(self) -> Vec<Face> {
         self.faces.into_iter().map(|found| found.face).collect()
     }
 }
 
-/// A positive id, different from the other ids of this process. The first one is random, so that it is none of the ids of
-/// a detector that counts from 1.
+/// A positive id, different from the other ids of this process. The first one is random, so that it
+/// is none of the ids of a detector that counts from 1.
 fn next_roi_id() -> i32 {
     /// Ids lie in `FIRST..2 * FIRST`, which is positive as an `i32`.
     const FIRST: u32 = 1 << 30;
@@ -68,8 +70,9 @@ pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], size: impl Into<Frame
     attach_aged(buffer, faces, size, Duration::ZERO)
 }
 
-/// Attaches `faces`, in pixels of a frame of `size`, in place of the faces that are there. `age` is the time since the
-/// frame in which they were found. A face wholly outside the frame has no rectangle and is left out.
+/// Attaches `faces`, in pixels of a frame of `size`, in place of the faces that are there. `age` is
+/// the time since the frame in which they were found. A face wholly outside the frame has no
+/// rectangle and is left out.
 ///
 /// # Errors
 /// If GStreamer cannot add the meta.
@@ -126,8 +129,8 @@ fn entry(roi_id: i32, roi: [u32; 4], face: &Face) -> gst::Structure {
     with_face(gst::Structure::builder("face").field("roi-id", roi_id).field("roi", gst::Array::new(roi)), face)
 }
 
-/// Writes the faces that [`read`] returned back, with additions. Their regions of interest stay, with their ids and the
-/// parameters of other elements.
+/// Writes the faces that [`read`] returned back, with additions. Their regions of interest stay,
+/// with their ids and the parameters of other elements.
 ///
 /// # Errors
 /// If the buffer has no faces attached.
@@ -210,7 +213,8 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
     let dropped = structure.get::<u32>("dropped").unwrap_or(0) as usize;
     let dropped = match &faces {
         Some(faces) => dropped + (entries.len() - faces.len()),
-        // Even the number of faces is not certain. Readers must not take this for a frame without faces.
+        // Even the number of faces is not certain. Readers must not take this for a frame without
+        // faces.
         None => (dropped + entries.len()).max(1),
     };
     FrameFaces { detected: true, age, faces: faces.unwrap_or_default(), dropped }
@@ -235,7 +239,8 @@ fn faces(
         let array = entry.get::<gst::Array>("roi").ok()?;
         let was = array.iter().filter_map(|value| value.get::<u32>().ok()).collect::<Vec<_>>();
         let was = rect(was.try_into().ok()?);
-        // With another aspect ratio only an ROI of the same size has a known position: the frame was cropped around it.
+        // With another aspect ratio only an ROI of the same size has a known position: the frame
+        // was cropped around it.
         if may_have_borders && (now.w, now.h) != (was.w, was.h) {
             return None;
         }

@@ -1,22 +1,26 @@
 //! Face metadata on GStreamer buffers. Only this crate reads or writes it.
 //!
-//! A face consists of two metas on a buffer. A `GstVideoRegionOfInterestMeta` of type [`ROI_TYPE`] holds its rectangle:
-//! every GStreamer element knows that meta, scales it, and drops it when it no longer fits. One `GstCustomMeta` named
-//! [`FRAME_META`] holds everything else about all faces (float coordinates, landmarks, scores), joined by the ROI's id. It
-//! has no tags, so that other elements keep it.
+//! A face consists of two metas on a buffer. A `GstVideoRegionOfInterestMeta` of type [`ROI_TYPE`]
+//! holds its rectangle: every GStreamer element knows that meta, scales it, and drops it when it no
+//! longer fits. One `GstCustomMeta` named [`FRAME_META`] holds everything else about all faces
+//! (float coordinates, landmarks, scores), joined by the ROI's id. It has no tags, so that other
+//! elements keep it.
 //!
 //! # Positions
-//! A face has no position any more if its ROI is gone (after `videocrop`) or was cut, or if the frame's display aspect ratio changed:
-//! `videoscale` then adds borders or not, and does not say which. Such a face is dropped and counted in
-//! [`FrameFaces::dropped`], so that a reader can tell "no faces" from "lost faces". If the ROI moved only as the frame's
-//! scaling and its rounding explain, the coordinates are the stored floats times the scale, exact through any number of
+//! A face has no position any more if its ROI is gone (after `videocrop`) or was cut, or if the
+//! frame's display aspect ratio changed: `videoscale` then adds borders or not, and does not say
+//! which. Such a face is dropped and counted in [`FrameFaces::dropped`], so that a reader can tell
+//! "no faces" from "lost faces". If the ROI moved only as the frame's scaling and its rounding
+//! explain, the coordinates are the stored floats times the scale, exact through any number of
 //! rescalings. If another element moved the ROI, the coordinates move with it.
 //!
 //! # Foreign regions of interest
-//! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at a random number, and a
-//! face whose id belongs to different ROIs is dropped and counted, so that a foreign ROI never becomes the position of a face.
+//! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at
+//! a random number, and a face whose id belongs to different ROIs is dropped and counted, so that a
+//! foreign ROI never becomes the position of a face.
 //!
-//! For readers of DL Streamer's metadata the ROI has a `detection` parameter, which this crate never reads.
+//! For readers of DL Streamer's metadata the ROI has a `detection` parameter, which this crate
+//! never reads.
 //!
 //! ```
 //! # gst::init().unwrap();
@@ -49,7 +53,8 @@ pub const FRAME_META: &str = "RetinaFaceFrameMeta";
 /// Name of the custom meta on an aligned crop.
 pub const CROP_META: &str = "RetinaFaceCropMeta";
 
-/// Registers the custom metas with GStreamer. Every function of this crate calls it; a plugin calls it when it is loaded.
+/// Registers the custom metas with GStreamer. Every function of this crate calls it; a plugin calls
+/// it when it is loaded.
 pub fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

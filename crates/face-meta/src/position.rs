@@ -2,8 +2,9 @@
 
 use retinaface::geometry::{Face, Point, Rect};
 
-/// Largest difference in pixels between an ROI that was only scaled and the exact rectangle: GStreamer truncates an ROI to
-/// whole pixels at each size of the frame. For a large ROI [`ROUNDING_FRACTION`] is the limit.
+/// Largest difference in pixels between an ROI that was only scaled and the exact rectangle:
+/// GStreamer truncates an ROI to whole pixels at each size of the frame. For a large ROI
+/// [`ROUNDING_FRACTION`] is the limit.
 const ROUNDING_PIXELS: f32 = 8.0;
 /// The same difference as a fraction of the ROI's size. The larger one of the two limits applies.
 const ROUNDING_FRACTION: f32 = 0.06;
@@ -42,7 +43,8 @@ impl FrameSize {
     }
 }
 
-/// The whole pixels that a face covers in a frame: x, y, width, height; `None` outside of the frame.
+/// The whole pixels that a face covers in a frame: x, y, width, height; `None` outside of the
+/// frame.
 pub(crate) fn roi_rect(rect: Rect, width: usize, height: usize) -> Option<[u32; 4]> {
     let inside = rect.clipped(width as f32, height as f32)?;
     let (x, y) = (inside.x.floor() as u32, inside.y.floor() as u32);
@@ -53,9 +55,11 @@ pub(crate) fn roi_rect(rect: Rect, width: usize, height: usize) -> Option<[u32; 
 /// One axis of a rectangle: start and length.
 type Span = (f32, f32);
 
-/// Whether a span changed from `was` to `now` only by the frame's scaling, with GStreamer's truncation.
+/// Whether a span changed from `was` to `now` only by the frame's scaling, with GStreamer's
+/// truncation.
 fn only_scaled(was: Span, now: Span, scale: f32) -> bool {
-    // Truncation shortens every span in a smaller frame. A span that kept its length belongs to a cropped frame.
+    // Truncation shortens every span in a smaller frame. A span that kept its length belongs to a
+    // cropped frame.
     if scale < 1.0 && now.1 >= was.1 {
         return false;
     }
@@ -65,8 +69,9 @@ fn only_scaled(was: Span, now: Span, scale: f32) -> bool {
     off(was.0, now.0) <= tolerance && off(was.0 + was.1, now.0 + now.1) <= 2.0 * tolerance
 }
 
-/// The face after its ROI changed from `was` to `now`. `scale` holds the factors of the frame's width and height, if
-/// scaling is all that can have happened. `None` if the ROI was cut: then the face's position in it is unknown.
+/// The face after its ROI changed from `was` to `now`. `scale` holds the factors of the frame's
+/// width and height, if scaling is all that can have happened. `None` if the ROI was cut: then the
+/// face's position in it is unknown.
 pub(crate) fn follow(face: &Face, was: Rect, now: Rect, scale: Option<(f32, f32)>) -> Option<Face> {
     let scaled = |(x, y): &(f32, f32)| {
         only_scaled((was.x, was.w), (now.x, now.w), *x) && only_scaled((was.y, was.h), (now.y, now.h), *y)

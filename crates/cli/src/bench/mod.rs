@@ -1,9 +1,9 @@
 //! `retinaface bench`: frame rate of the element `retinaface`, and the time of each of its stages.
 //!
 //! The frames are decoded before the measurement and held in memory. The element comes from the
-//! GStreamer registry, as in gst-launch. A bare session, which repeats one inference on a constant
-//! tensor, is measured in turns with the element: on a shared machine the speed changes within
-//! seconds, so only measurements that alternate can be compared.
+//! GStreamer registry, as in gst-launch. A bare session repeats one inference on a constant tensor.
+//! Measurements of a bare session alternate with those of the element, because the speed of a
+//! shared machine changes within seconds.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -265,8 +265,9 @@ impl Report {
         }
         let ms = |value: &serde_json::Value| value.as_u64().unwrap_or(0) as f64 / 1e6;
         let [p50, p99, max] = [self.delay_p50, self.delay_p99, self.delay_max].map(|delay| delay as f64 / 1e6);
-        writeln!(out, "in element: p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms")?;
-        writeln!(out, "memory:     {} MB, at first {} MB", self.resident_end_kb / 1024, self.resident_start_kb / 1024)?;
+        writeln!(out, "latency:    p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms")?;
+        let [at_end, at_start] = [self.resident_end_kb, self.resident_start_kb].map(|kib| kib / 1024);
+        writeln!(out, "memory:     {at_end} MiB at the end, {at_start} MiB at the start")?;
         writeln!(out, "stats of the first stream:")?;
         let stats = &self.stats;
         let count = |name: &str| stats[name].as_u64().unwrap_or(0);

@@ -136,7 +136,7 @@ impl Landmarks {
         let nme = nme.map_or_else(|| "-".to_owned(), |nme| format!("{nme:.4}"));
         format!(
             "faces     {faces} in {images} images, {found} found\n\
-             NME       {nme} (mean over those found, in parts of the distance of the eyes)\n\
+             NME       {nme} (mean over the found faces, relative to the distance between the eyes)\n\
              failures  {:.2} %: {} not found, {above_limit} with an error above {}\n",
             100.0 * summary.failure_rate(),
             faces - found,

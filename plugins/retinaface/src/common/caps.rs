@@ -63,8 +63,8 @@ pub(crate) fn is_in_system_memory(caps: &gst::CapsRef) -> bool {
     caps.features(0).is_none_or(|features| features.contains("memory:SystemMemory"))
 }
 
-/// Makes `element` post an error if its sink pad receives caps that it does not support. GStreamer refuses them before it
-/// asks the element, and upstream reports no more than "not negotiated".
+/// Makes `element` post an error if its sink pad receives caps that it does not support. GStreamer
+/// refuses them before it asks the element, and upstream reports no more than "not negotiated".
 pub(crate) fn report_unsupported_caps(element: &impl IsA<gst::Element>, sink: &gst::Pad) {
     let element = element.as_ref().downgrade();
     sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {

@@ -85,7 +85,8 @@ impl Coded for RuntimeError {
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::TooOld { .. } | Self::Load { .. } | Self::CudaDriver { .. } => ErrorCode::LibraryInit,
             Self::CudaCall { .. } => ErrorCode::LibraryFailed,
-            // The user named a provider or a precision that is unknown or that this machine does not have.
+            // The user named a provider or a precision that is unknown or that this machine does
+            // not have.
             Self::Provider { .. }
             | Self::OneRuntime { .. }
             | Self::ProviderStart { .. }

@@ -1,4 +1,5 @@
-//! From a mapped video frame to an image view. Only this module handles GStreamer's strides and crop metas.
+//! From a mapped video frame to an image view. Only this module handles GStreamer's strides and
+//! crop metas.
 
 use face_meta::FrameSize;
 use gst_video::{VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo, VideoMeta};
@@ -32,8 +33,8 @@ impl From<ImageError> for FrameError {
     }
 }
 
-/// Calls `work` with a view of the frame in `buffer`, or of its crop if it has one. Maps for reading only, so that pixels
-/// that a `tee` shares between branches are not copied.
+/// Calls `work` with a view of the frame in `buffer`, or of its crop if it has one. Maps for
+/// reading only, so that pixels that a `tee` shares between branches are not copied.
 pub(crate) fn read<T>(
     buffer: &gst::BufferRef,
     info: &VideoInfo,

@@ -1,7 +1,8 @@
 //! Frames in flight: the model runs some of them while the next one is preprocessed.
 //!
-//! A thread waits for each frame's result and pushes the frame, in the order of arrival, as soon as the result is there: no
-//! frame waits for the next one. A caller that sends something that must not overtake a frame drains first.
+//! A thread waits for each frame's result and pushes the frame, in the order of arrival, as soon as
+//! the result is there: no frame waits for the next one. A caller that sends something that must
+//! not overtake a frame drains first.
 
 use std::collections::VecDeque;
 use std::io;
@@ -117,8 +118,8 @@ impl<P: Send + 'static> InFlight<P> {
         queue.flow
     }
 
-    /// Accepts frames again after a push that failed for a reason that has ended: EOS when another stream starts, a
-    /// missing link when there is one again.
+    /// Accepts frames again after a push that failed for a reason that has ended: EOS when another
+    /// stream starts, a missing link when there is one again.
     pub(super) fn clear_flow_error(&self) {
         let mut queue = lock(&self.shared.queue);
         if matches!(queue.flow, Err(gst::FlowError::Eos | gst::FlowError::NotLinked)) {

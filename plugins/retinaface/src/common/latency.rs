@@ -24,8 +24,8 @@ impl Latency {
         self.reported
     }
 
-    /// Records the time of a frame. Returns whether the reported latency has changed: it rises if one in twenty frames
-    /// took longer, and falls if it is more than twice too high.
+    /// Records the time of a frame. Returns whether the reported latency has changed: it rises if
+    /// one in twenty frames took longer, and falls if it is more than twice too high.
     pub(crate) fn observe(&mut self, time: Duration) -> bool {
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
@@ -46,7 +46,8 @@ impl Latency {
     }
 }
 
-/// Answers a LATENCY query of the source pad with the latency of upstream plus `own`. Returns whether upstream answered.
+/// Answers a LATENCY query of the source pad with the latency of upstream plus `own`. Returns
+/// whether upstream answered.
 pub(crate) fn answer(query: &mut gst::query::Latency, sink: &gst::Pad, own: gst::ClockTime) -> bool {
     let mut upstream = gst::query::Latency::new();
     if !sink.peer_query(&mut upstream) {

@@ -70,8 +70,9 @@ pub(super) struct Latest<T> {
 }
 
 impl<T: Send + Sync + 'static> Latest<T> {
-    /// Starts the thread. `analyse` returns `None` for a frame in which there is nothing to analyse: then no result is
-    /// known. An error, which `analyse` or `panicked` has posted, ends the stream.
+    /// Starts the thread. `analyse` returns `None` for a frame in which there is nothing to
+    /// analyse: then no result is known. An error, which `analyse` or `panicked` has posted, ends
+    /// the stream.
     pub(super) fn start(
         analyse: impl Fn(gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError> + Send + 'static,
         panicked: impl Fn() + Send + 'static,
@@ -84,8 +85,8 @@ impl<T: Send + Sync + 'static> Latest<T> {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Gives the frame to the background thread if that is free. Returns the newest result, and whether the frame was
-    /// taken. Never blocks on the model.
+    /// Gives the frame to the background thread if that is free. Returns the newest result, and
+    /// whether the frame was taken. Never blocks on the model.
     ///
     /// # Errors
     /// If the analysis of an earlier frame failed.
@@ -109,7 +110,8 @@ impl<T: Send + Sync + 'static> Latest<T> {
         Ok((exchange.result.clone(), taken))
     }
 
-    /// Discards results and the waiting frame: the next frames belong to another part of the stream.
+    /// Discards results and the waiting frame: the next frames belong to another part of the
+    /// stream.
     pub(super) fn reset(&self) {
         let mut exchange = lock(&self.shared.0);
         exchange.resets += 1;
@@ -128,10 +130,11 @@ impl<T> Drop for Latest<T> {
     }
 }
 
-/// Keeps this thread from preempting the thread that wakes it, which has a frame to push first. The thread's share of the
-/// processor stays the same, so that it does not starve on a busy machine.
+/// Keeps this thread from preempting the thread that wakes it, which has a frame to push first. The
+/// thread's share of the processor stays the same, so that it does not starve on a busy machine.
 fn yield_to_waker() {
-    // 0 is the calling thread. Batch scheduling needs no privilege; without it a frame can be delayed by a time slice.
+    // 0 is the calling thread. Batch scheduling needs no privilege; without it a frame can be
+    // delayed by a time slice.
     #[expect(unsafe_code, reason = "the call reads one initialised structure and affects this thread only")]
     unsafe {
         libc::sched_setscheduler(0, libc::SCHED_BATCH, &libc::sched_param { sched_priority: 0 });
@@ -186,7 +189,8 @@ mod tests {
         LatestFrame { buffer, info, size: (16, 16).into(), arrived: Instant::now() }
     }
 
-    /// A background whose analysis, the frame's time, waits for a permission; and the times at which it started.
+    /// A background whose analysis, the frame's time, waits for a permission; and the times at
+    /// which it started.
     fn gated() -> (Latest<u64>, Sender<()>, Receiver<u64>) {
         gst::init().unwrap();
         let (permit, permits) = channel();

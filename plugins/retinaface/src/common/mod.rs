@@ -1,4 +1,5 @@
-//! What the elements share: caps, frame mapping, errors, latency, and everything that an element with a model needs.
+//! What the elements share: caps, frame mapping, errors, latency, and everything that an element
+//! with a model needs.
 
 pub(crate) mod caps;
 pub(crate) mod errors;

@@ -1,4 +1,5 @@
-//! The properties of a model, in each element that runs one, and their values as the library needs them.
+//! The properties of a model, in each element that runs one, and their values as the library needs
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -90,8 +91,9 @@ impl From<Kernels> for LibraryKernels {
     }
 }
 
-/// A property whose text is parsed. GObject's setters cannot refuse a value: of a text that is not valid the problem is kept,
-/// so that `start` can fail with it, and the previous value stays in effect, so that a typing error does not end a stream.
+/// A property whose text is parsed. GObject's setters cannot refuse a value: of a text that is not
+/// valid the problem is kept, so that `start` can fail with it, and the previous value stays in
+/// effect, so that a typing error does not end a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct ParsedProperty<T> {
     text: String,
@@ -164,7 +166,8 @@ impl Default for ModelProperties {
 }
 
 impl ModelProperties {
-    /// The properties, with the read-only `active-provider`; `model_file` is the blurb of `model-file`.
+    /// The properties, with the read-only `active-provider`; `model_file` is the blurb of
+    /// `model-file`.
     pub(crate) fn properties(model_file: &'static str) -> Vec<glib::ParamSpec> {
         static OPTIONS: LazyLock<String> = LazyLock::new(|| {
             format!(

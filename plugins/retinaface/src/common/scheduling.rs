@@ -1,7 +1,8 @@
 //! The scheduling of an element that runs a model on each frame: waiting, in flight, latest only.
 //!
-//! An element implements [`FrameModel`]: how a frame is submitted, waited for and attached. Its [`Scheduler`] decides on which
-//! thread that happens and when a frame leaves; the element's virtual methods forward to it.
+//! An element implements [`FrameModel`]: how a frame is submitted, waited for and attached. Its
+//! [`Scheduler`] decides on which thread that happens and when a frame leaves; the element's
+//! virtual methods forward to it.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -27,8 +28,8 @@ use super::{caps, frame};
 /// How the user wants frames to be scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SchedulingMode {
-    /// Each frame gets its own result. At most `limit` frames are in flight; 0 means 1 for a live source, else
-    /// [`FrameModel::default_inflight`].
+    /// Each frame gets its own result. At most `limit` frames are in flight; 0 means 1 for a live
+    /// source, else [`FrameModel::default_inflight`].
     Sync { limit: usize },
     /// No frame waits for the model. Each gets the newest result that is known.
     Latest,
@@ -61,7 +62,8 @@ pub(crate) trait FrameModel:
     /// Number of frames in flight that keep the model busy.
     fn default_inflight(&self) -> usize;
 
-    /// Counts a frame. Returns whether it is to be analysed; an error if the element is not started.
+    /// Counts a frame. Returns whether it is to be analysed; an error if the element is not
+    /// started.
     fn begin_frame(&self) -> Result<bool, gst::FlowError>;
 
     /// Submits the frame in `buffer` to the model; `None` if there is nothing to analyse in it.
@@ -74,7 +76,8 @@ pub(crate) trait FrameModel:
     /// Waits for the model.
     fn wait(pending: Self::Pending) -> Result<Self::Output, FrameModelError<Self::Error>>;
 
-    /// Attaches a result to the frame in `buffer`. `age` is the time since the frame that was analysed.
+    /// Attaches a result to the frame in `buffer`. `age` is the time since the frame that was
+    /// analysed.
     fn attach(
         &self,
         buffer: &mut gst::BufferRef,
@@ -92,7 +95,8 @@ pub(crate) trait FrameModel:
     /// Maximum time that a frame waits for a batch to fill.
     fn batch_timeout(&self) -> Duration;
 
-    /// Results of frames that are older are not used in [`SchedulingMode::Latest`]; zero for no limit.
+    /// Results of frames that are older are not used in [`SchedulingMode::Latest`]; zero for no
+    /// limit.
     fn max_age(&self) -> Duration {
         Duration::ZERO
     }
@@ -109,7 +113,8 @@ pub(crate) trait FrameModel:
     /// Called when a frame is complete, before it is pushed.
     fn frame_done(&self) {}
 
-    /// Posts an error and returns the matching flow error. An element that is not started has nothing to report.
+    /// Posts an error and returns the matching flow error. An element that is not started has
+    /// nothing to report.
     fn fail(&self, error: &FrameModelError<Self::Error>) -> gst::FlowError {
         if matches!(error, FrameModelError::NotStarted) {
             return gst::FlowError::Flushing;
@@ -150,7 +155,8 @@ struct State<M: FrameModel> {
 /// The scheduling of one element.
 pub(crate) struct Scheduler<M: FrameModel> {
     state: Mutex<State<M>>,
-    /// A frame between `submit_input_buffer` and `generate_output`, which follow each other at once.
+    /// A frame between `submit_input_buffer` and `generate_output`, which follow each other at
+    /// once.
     queued: Mutex<Option<gst::Buffer>>,
 }
 
@@ -200,11 +206,12 @@ impl<M: FrameModel> Scheduler<M> {
         match &scheduling {
             // The video does not wait for a run, not even for the first one.
             Scheduling::Latest(latest) => latest.reset(),
-            // The first run of a shape is slow, and a live pipeline queries the latency before the first frame: a black
-            // frame solves both. One in CUDA memory cannot be made here.
+            // The first run of a shape is slow, and a live pipeline queries the latency before the
+            // first frame: a black frame solves both. One in CUDA memory cannot be made here.
             Scheduling::Waiting | Scheduling::InFlight(..) if caps::is_in_system_memory(caps) => {
                 let time = model.warm_up(&info).map_err(|error| {
-                    // The caller only logs, and upstream would report no more than "not negotiated".
+                    // The caller only logs, and upstream would report no more than "not
+                    // negotiated".
                     let _ = model.fail(&error);
                     loggable(error.to_string())
                 })?;
@@ -303,7 +310,8 @@ impl<M: FrameModel> Scheduler<M> {
             self.drain();
         }
         match (direction, query.view_mut()) {
-            // The element never touches the pixels, so downstream decides which memory upstream may use.
+            // The element never touches the pixels, so downstream decides which memory upstream may
+            // use.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => element.src_pad().peer_query(query),
             (gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) => {
                 latency::answer(query, element.sink_pad(), self.latency(model))
@@ -387,7 +395,8 @@ impl<M: FrameModel> Scheduler<M> {
         Ok(())
     }
 
-    /// Attaches the newest result to a frame, and gives the frame to the background thread if that is free.
+    /// Attaches the newest result to a frame, and gives the frame to the background thread if that
+    /// is free.
     fn attach_latest(
         &self,
         model: &M,

@@ -1,7 +1,8 @@
 //! Models shared between elements and pipelines of one process.
 //!
-//! A model lives while an element uses it. Elements that ask for a file of the same contents with equal options share its
-//! sessions and threads. What can differ from frame to frame (thresholds, batching) belongs to the request.
+//! A model lives while an element uses it. Elements that ask for a file of the same contents with
+//! equal options share its sessions and threads. What can differ from frame to frame (thresholds,
+//! batching) belongs to the request.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,7 +27,8 @@ static SLOTS: LazyLock<Mutex<HashMap<Key, Slot>>> = LazyLock::new(Mutex::default
 /// The model of that file, opened if no element uses it yet.
 pub(crate) fn get(path: &Path, options: &ModelOptions, context: &OpenContext) -> Result<Arc<SharedModel>, ModelError> {
     let file = ModelFile::read(path)?;
-    // An element that names a provider shares its model with elements for which `auto` means that provider.
+    // An element that names a provider shares its model with elements for which `auto` means that
+    // provider.
     let provider = match runtime::likely_provider(context.base_dir.as_deref(), options.provider) {
         Ok(provider) => provider,
         // Opening the model reports the error, and runs it on the CPU.
@@ -34,7 +36,8 @@ pub(crate) fn get(path: &Path, options: &ModelOptions, context: &OpenContext) ->
         Err(error) => return Err(error.into()),
     };
     let slot = slot(Key { contents: file.digest(), options: ModelOptions { provider, ..options.clone() } });
-    // Held while the model opens, so that elements that start at the same time open it once. Other models are not affected.
+    // Held while the model opens, so that elements that start at the same time open it once. Other
+    // models are not affected.
     let mut slot = lock(&slot);
     // The provider that `auto` took can be another one than the likely one.
     let is_wanted = |model: &Arc<SharedModel>| {

@@ -68,8 +68,9 @@ struct Gap {
 }
 
 impl Gap {
-    /// Adds a frame without a crop. Returns start and duration of the GAP event to send now: the first one at once, so that
-    /// sinks do not wait, then one per `interval`, or per frame if that is zero.
+    /// Adds a frame without a crop. Returns start and duration of the GAP event to send now: the
+    /// first one at once, so that sinks do not wait, then one per `interval`, or per frame if that
+    /// is zero.
     fn add(
         &mut self,
         pts: gst::ClockTime,
@@ -395,7 +396,8 @@ impl FaceAlign {
     /// Sends a GAP event: there is no crop for a while.
     fn push_gap(&self, gap: Option<(gst::ClockTime, Option<gst::ClockTime>)>) {
         if let Some((start, duration)) = gap {
-            // A refused GAP event changes nothing; the push of the next crop returns flushing or EOS.
+            // A refused GAP event changes nothing; the push of the next crop returns flushing or
+            // EOS.
             self.src.push_event(gst::event::Gap::builder(start).duration(duration).build());
         }
     }

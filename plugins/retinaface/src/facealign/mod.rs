@@ -4,10 +4,11 @@
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facealign ! pngenc ! multifilesink location=%06d.png
 //! ```
 //!
-//! A crop is one bilinear warp from the full-resolution frame by the similarity transform that maps the five landmarks to the
-//! ArcFace template, as InsightFace's `norm_crop` does. It has the frame's timestamp and a meta with its origin and the
-//! transforms in both directions, see [`face_meta::CropOrigin`]. A frame without crops becomes a GAP event, so that sinks do
-//! not wait. Encoders keep each GAP event until the next crop: if faces are rare, set `gap-interval`.
+//! A crop is one bilinear warp from the full-resolution frame by the similarity transform that maps
+//! the five landmarks to the ArcFace template, as InsightFace's `norm_crop` does. It has the
+//! frame's timestamp and a meta with its origin and the transforms in both directions, see
+//! [`face_meta::CropOrigin`]. A frame without crops becomes a GAP event, so that sinks do not wait.
+//! Encoders keep each GAP event until the next crop: if faces are rare, set `gap-interval`.
 
 use gst::glib;
 use gst::prelude::*;

@@ -199,7 +199,8 @@ impl FrameModel for FaceLandmarks {
     }
 
     fn mode(&self) -> SchedulingMode {
-        // The points of an earlier frame's faces do not fit the faces of another frame, so there is no latest mode.
+        // The points of an earlier frame's faces do not fit the faces of another frame, so there is
+        // no latest mode.
         SchedulingMode::Sync { limit: lock(&self.settings).inflight as usize }
     }
 

@@ -5,10 +5,11 @@
 //!   ! videoconvert ! autovideosink
 //! ```
 //!
-//! The model receives a crop of each face, rotated upright by the five landmarks. The crops of a frame share runs, also with
-//! those of other streams on the same model. The points, in frame pixels, are added to the face. The five landmarks stay, unless
-//! `refine-landmarks` replaces them by those that follow from the points: `facealign` then aligns by them. What the model
-//! needs and what its output means is detected when it is opened; `model-options` overrides it.
+//! The model receives a crop of each face, rotated upright by the five landmarks. The crops of a
+//! frame share runs, also with those of other streams on the same model. The points, in frame
+//! pixels, are added to the face. The five landmarks stay, unless `refine-landmarks` replaces them
+//! by those that follow from the points: `facealign` then aligns by them. What the model needs and
+//! what its output means is detected when it is opened; `model-options` overrides it.
 //!
 //! Threads, frames in flight and the LATENCY query are as in `retinaface`.
 

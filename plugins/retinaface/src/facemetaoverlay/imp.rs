@@ -164,7 +164,8 @@ impl BaseTransformImpl for FaceMetaOverlay {
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
         match (direction, query.view_mut()) {
-            // Every stride and crop is supported, so downstream decides which memory upstream may use.
+            // Every stride and crop is supported, so downstream decides which memory upstream may
+            // use.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => self.obj().src_pad().peer_query(query),
             _ => BaseTransformImplExt::parent_query(self, direction, query),
         }

@@ -263,7 +263,8 @@ impl FaceMetaPublish {
     }
 }
 
-/// The capture time since 1970, if the source provides it (`rtspsrc add-reference-timestamp-meta=true`).
+/// The capture time since 1970, if the source provides it
+/// (`rtspsrc add-reference-timestamp-meta=true`).
 fn utc(buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
     buffer.iter_meta::<gst::ReferenceTimestampMeta>().find_map(|meta| {
         let time = meta.timestamp();

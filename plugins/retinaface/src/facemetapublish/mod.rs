@@ -1,10 +1,12 @@
-//! Writes one JSON line per frame to a file, a named pipe or standard output. Frames pass unchanged.
+//! Writes one JSON line per frame to a file, a named pipe or standard output. Frames pass
+//! unchanged.
 //!
 //! ```sh
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facemetapublish location=faces.jsonl ! fakesink
 //! ```
 //!
-//! A line is written as soon as its frame passes, so that a pipeline that is killed loses at most the last line. The schema is in `assets/retinaface.frame-1.schema.json`.
+//! A line is written as soon as its frame passes, so that a pipeline that is killed loses at most
+//! the last line. The schema is in `assets/retinaface.frame-1.schema.json`.
 
 use gst::glib;
 use gst::prelude::*;

@@ -26,7 +26,8 @@ const CHUNK: usize = 4096;
 pub(super) struct LineSink {
     file: File,
     is_stdout: bool,
-    /// The rest of a line that was partly written when the writer gave up. It is written before the next line.
+    /// The rest of a line that was partly written when the writer gave up. It is written before the
+    /// next line.
     tail: Vec<u8>,
 }
 
@@ -65,7 +66,8 @@ impl LineSink {
     /// Writes a whole line. Gives up if `stop` returns true while the reader reads nothing.
     ///
     /// # Errors
-    /// The system's error, such as a full disk or a closed pipe. A part of the line can be written by then.
+    /// The system's error, such as a full disk or a closed pipe. A part of the line can be written
+    /// by then.
     pub(super) fn write(&mut self, line: &str, stop: impl Fn() -> bool) -> io::Result<Written> {
         let _stdout = loop {
             if !self.is_stdout {
@@ -118,8 +120,9 @@ impl From<OwnedFd> for LineSink {
     }
 }
 
-/// Keeps a closed pipe from killing the process: SIGPIPE is blocked on this thread during the write, and consumed if the
-/// write raised it. A plugin must not change the signal's action for the whole process.
+/// Keeps a closed pipe from killing the process: SIGPIPE is blocked on this thread during the
+/// write, and consumed if the write raised it. A plugin must not change the signal's action for the
+/// whole process.
 fn without_sigpipe<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let pipe = SigSet::from(Signal::SIGPIPE);
     let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;

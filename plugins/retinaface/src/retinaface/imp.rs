@@ -253,7 +253,8 @@ impl FrameModel for RetinaFace {
     }
 
     fn processing_time(&self, detection: &Detection) -> Duration {
-        // The time to fill a batch is reported by its limit. Waiting for other runs is part of the work.
+        // The time to fill a batch is reported by its limit. Waiting for other runs is part of the
+        // work.
         let filling = lock(&self.settings).batch_timeout();
         detection.timing.total().saturating_sub(detection.timing.wait.min(filling))
     }

@@ -140,7 +140,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How long a frame waits for a batch to fill: not at all if the batch size is left to the element.
+    /// How long a frame waits for a batch to fill: not at all if the batch size is left to the
+    /// element.
     pub(super) fn batch_timeout(&self) -> Duration {
         if self.batch_size > 1 { Duration::from_millis(self.batch_timeout.into()) } else { Duration::ZERO }
     }

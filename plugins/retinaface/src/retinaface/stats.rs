@@ -125,7 +125,8 @@ impl Stats {
         self.interval.detection(detection);
     }
 
-    /// Ends the interval if it has that length; then its message is due. A length of zero never ends.
+    /// Ends the interval if it has that length; then its message is due. A length of zero never
+    /// ends.
     pub(super) fn end_interval(&mut self, length: Duration) -> bool {
         let ends = !length.is_zero() && self.interval.since.elapsed() >= length;
         if ends {
@@ -135,7 +136,8 @@ impl Stats {
         ends
     }
 
-    /// The value of the property `stats`: counts and times in ns since start and of the last interval.
+    /// The value of the property `stats`: counts and times in ns since start and of the last
+    /// interval.
     pub(super) fn structure(&self) -> gst::Structure {
         self.whole.structure("retinaface-stats").field_if_some("interval", self.last.clone()).build()
     }

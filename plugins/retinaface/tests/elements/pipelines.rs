@@ -286,7 +286,7 @@ fn bench_reports_rates_and_statistics() {
         assert_eq!(crowd["stats"]["faces"].as_u64(), Some(4 * 16), "each frame has the requested faces");
 
         let table = run(&["--mode", "latest", "--fps", "100", "--frames", "50"]).unwrap();
-        for part in ["1 of 320x180", "provider:   cpu", "50 in", "0 lost", "in element", "preprocess"] {
+        for part in ["1 of 320x180", "provider:   cpu", "50 in", "0 lost", "latency:", "preprocess"] {
             assert!(table.contains(part), "`{part}` is not in: {table}");
         }
     });
