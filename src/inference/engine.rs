@@ -697,6 +697,25 @@ mod tests {
     }
 
     #[test]
+    fn client_counts_as_busy_once_its_request_is_received() {
+        watched(|| {
+            let (engine, gate, _) = gated_echo();
+            let client = engine.client();
+            let busy = || engine.busy_clients.load(Ordering::Relaxed);
+            let (queued, reply) = client.queue(immediate(1.0, 4, 8));
+            assert_eq!(busy(), 0, "the request is still on its way");
+            client.send(Submission::One(queued)).unwrap();
+            gate.wait_for_run();
+            assert_eq!(busy(), 1);
+            gate.open();
+            reply.wait().unwrap();
+            assert_eq!(busy(), 0);
+            drop(client.queue(immediate(1.0, 4, 8)));
+            assert_eq!(busy(), 0, "a request that is never sent does not count");
+        });
+    }
+
+    #[test]
     fn batch_waits_for_active_callers_until_timeout() {
         watched(|| {
             let (engine, runs) = echo();
