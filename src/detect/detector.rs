@@ -247,20 +247,32 @@ impl Detector {
             }
         };
         lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec));
+        // Views of one shape are submitted as whole batches, so that no run starts with a part of
+        // one. The first batch runs while the second one is preprocessed.
+        let mut batch = Vec::new();
         for index in 0..pending.views.len() {
             let view = pending.views[index];
             let image = frame.crop(view.region)?;
-            let input_spec = input_spec(&view);
-            pending.limit_pending()?;
-            let mut buffers = self.shared.buffers(input_spec)?;
-            fill(&mut buffers, input_spec, &image, &view, model.spec())?;
+            let view_spec = input_spec(&view);
+            pending.limit_pending(batch.len())?;
+            let mut buffers = self.shared.buffers(view_spec)?;
+            fill(&mut buffers, view_spec, &image, &view, model.spec())?;
             let (width, height) = view.letterbox.input();
-            let max_batch = match settings.max_batch {
+            let max_batch = model.batch(match settings.max_batch {
                 0 => model.auto_batch(width, height),
                 requested => requested,
-            };
+            });
             pending.preprocess = start.elapsed().saturating_sub(pending.submitting);
-            self.submit_view(&mut pending, buffers, view, max_batch)?;
+            let is_complete = batch.len() + 1 >= max_batch.min(MAX_PENDING_VIEWS)
+                || pending.views.get(index + 1).is_none_or(|next| input_spec(next) != view_spec);
+            match (is_complete, batch.is_empty()) {
+                (true, true) => self.submit_view(&mut pending, buffers, view, max_batch)?,
+                (true, false) => {
+                    batch.push((buffers, view));
+                    self.submit_batch(&mut pending, &mut batch, max_batch)?;
+                }
+                (false, _) => batch.push((buffers, view)),
+            }
         }
         Ok(pending)
     }
@@ -292,7 +304,7 @@ impl Detector {
         lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec));
         for index in 0..pending.views.len() {
             let view = pending.views[index];
-            pending.limit_pending()?;
+            pending.limit_pending(0)?;
             let mut buffers = self.shared.buffers(input_spec(&view))?;
             for plane in 0..info.format.planes() {
                 let address = buffers.tensors.address(plane)?;
@@ -313,14 +325,29 @@ impl Detector {
         max_batch: usize,
     ) -> Result<(), DetectError> {
         let before = Instant::now();
-        let request = Request {
-            item: tensors,
-            max_batch: self.shared.model.batch(max_batch),
-            batch_timeout: pending.settings.batch_timeout,
-        };
+        let request = Request { item: tensors, max_batch, batch_timeout: pending.settings.batch_timeout };
         let reply = self.client.submit(request).map_err(ModelError::from)?;
         pending.submitting += before.elapsed();
         pending.replies.push_back(SubmittedView { reply, scratch, since: before, view });
+        Ok(())
+    }
+
+    /// Submits the views of a batch at once and leaves `batch` empty.
+    fn submit_batch(
+        &self,
+        pending: &mut PendingDetection,
+        batch: &mut Vec<(ViewBuffers, View)>,
+        max_batch: usize,
+    ) -> Result<(), DetectError> {
+        let since = Instant::now();
+        let batch_timeout = pending.settings.batch_timeout;
+        let views = batch.drain(..).map(|(ViewBuffers { tensors, scratch }, view)| (tensors, (scratch, view)));
+        let (items, views): (Vec<_>, Vec<_>) = views.unzip();
+        let requests = items.into_iter().map(|item| Request { item, max_batch, batch_timeout });
+        let replies = self.client.submit_all(requests).map_err(ModelError::from)?;
+        pending.submitting += since.elapsed();
+        let submitted = |(reply, (scratch, view))| SubmittedView { reply, scratch, since, view };
+        pending.replies.extend(replies.into_iter().zip(views).map(submitted));
         Ok(())
     }
 
@@ -429,10 +456,10 @@ impl PendingDetection {
     }
 
     /// Reads the oldest reply if the maximum number of views is pending, so that many tiles need no
-    /// more memory.
-    fn limit_pending(&mut self) -> Result<(), DetectError> {
+    /// more memory. `preprocessed` views are not submitted yet.
+    fn limit_pending(&mut self, preprocessed: usize) -> Result<(), DetectError> {
         let before = Instant::now();
-        if self.replies.len() >= MAX_PENDING_VIEWS
+        if self.replies.len() + preprocessed >= MAX_PENDING_VIEWS
             && let Some(oldest) = self.replies.pop_front()
         {
             self.read(oldest)?;
