@@ -14,7 +14,7 @@ use opencv::prelude::*;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{Decoded, DetectionSettings, Detector, PreprocessBuffers, decode, fill_input};
-use retinaface::geometry::{InputSize, Letterbox, nms};
+use retinaface::geometry::{InputSize, Letterbox, PixelAspect, nms};
 use retinaface::image::{ImageInfo, ImageView, ImageViewMut, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
 use retinaface::inference::{HeadOutputs, InputSpec, Model, ModelOptions, RunOutput, SharedModel};
 
@@ -41,7 +41,7 @@ fn view(planes: &[Vec<u8>; 2]) -> ImageView<'_> {
 fn stages(c: &mut Criterion) {
     let planes = frame();
     let frame = view(&planes);
-    let letterbox = Letterbox::new(1920, 1080, InputSize::Longest(640));
+    let letterbox = Letterbox::new((1920, 1080), InputSize::Longest(640));
     let (width, height) = letterbox.input();
     let mut model = Model::open(&common::default_model(), &ModelOptions::default()).unwrap();
     let normalization = model.spec().normalization;
@@ -79,7 +79,7 @@ fn stages(c: &mut Criterion) {
     let mut scratch = WarpBuffers::default();
     group.bench_function("align_one_nv12", |b| {
         b.iter(|| {
-            let transform = align::crop_from_frame(black_box(&landmarks), 112).unwrap();
+            let transform = align::crop_from_frame(black_box(&landmarks), PixelAspect::SQUARE, 112).unwrap();
             align::warp(&frame, &transform, &mut crop.view_mut(), &mut scratch).unwrap();
         });
     });
@@ -90,7 +90,7 @@ fn stages(c: &mut Criterion) {
     let packed = ImageView::new(info, &[bgr.data_bytes().unwrap()], &[3 * 1920]).unwrap();
     group.bench_function("align_one_bgr", |b| {
         b.iter(|| {
-            let transform = align::crop_from_frame(black_box(&landmarks), 112).unwrap();
+            let transform = align::crop_from_frame(black_box(&landmarks), PixelAspect::SQUARE, 112).unwrap();
             align::warp(&packed, &transform, &mut crop.view_mut(), &mut scratch).unwrap();
         });
     });

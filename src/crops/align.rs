@@ -5,7 +5,7 @@
 
 use nalgebra::{Matrix2, Vector2};
 
-use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Landmarks, Point, Rect};
+use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Landmarks, PixelAspect, Point, Rect, in_square_pixels};
 use crate::image::{ImageError, ImageView, ImageViewMut, PixelFormat, Plane, RgbFromYuv, mat, simd};
 
 /// Points are collinear if their standard deviation across the principal axis is below this
@@ -29,26 +29,27 @@ pub enum AlignError {
     OutOfRange,
 }
 
-/// A similarity transform: rotation, uniform scale and translation.
+/// An affine transform, which maps `(x, y)` to `matrix * (x, y, 1)`.
 ///
-/// It maps `(x, y)` to `matrix * (x, y, 1)`.
+/// For a frame with square pixels, the transforms of this module are similarities: rotation, uniform
+/// scale and translation. For other frames they are similarities of the displayed picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Similarity {
+pub struct Affine {
     matrix: [[f64; 3]; 2],
 }
 
-impl Similarity {
+impl Affine {
     /// The 2 x 3 matrix, in row-major order.
     pub fn matrix(&self) -> [[f64; 3]; 2] {
         self.matrix
     }
 
-    /// The transform with this 2 x 3 matrix. The matrix must be a similarity; this is not checked.
+    /// The transform with this 2 x 3 matrix, in row-major order.
     pub fn from_matrix(matrix: [[f64; 3]; 2]) -> Self {
         Self { matrix }
     }
 
-    /// The rotation angle, clockwise, in radians.
+    /// The rotation angle of the x axis, clockwise, in radians.
     pub fn rotation(&self) -> f64 {
         let [[a, ..], [c, ..]] = self.matrix;
         c.atan2(a)
@@ -75,6 +76,16 @@ impl Similarity {
         Self { matrix: self.matrix.map(|[a, b, c]| [a * factor, b * factor, (a + b) * shift + c]) }
     }
 
+    /// This transform of square pixels, preceded by the transform from stored to square pixels.
+    ///
+    /// Integer coordinates are the centres of pixels, so that stretching shifts them: the centre of
+    /// pixel `i` lies at `i + 0.5` from the edge of the frame.
+    fn of_stored_pixels(&self, pixel_aspect: PixelAspect) -> Self {
+        let (x, y) = pixel_aspect.stretch();
+        let (shift_x, shift_y) = ((x - 1.0) / 2.0, (y - 1.0) / 2.0);
+        Self { matrix: self.matrix.map(|[a, b, c]| [a * x, b * y, a * shift_x + b * shift_y + c]) }
+    }
+
     /// This transform, followed by chroma subsampling: pixels 2c and 2c + 1 become sample c.
     fn before_halving(&self) -> Self {
         Self { matrix: self.matrix.map(|[a, b, c]| [a / 2.0, b / 2.0, (c - 0.5) / 2.0]) }
@@ -88,7 +99,7 @@ impl Similarity {
 ///
 /// # Errors
 /// If the source points are not finite, equal or collinear.
-pub fn umeyama(source: &Landmarks, target: &Landmarks) -> Result<Similarity, AlignError> {
+pub fn umeyama(source: &Landmarks, target: &Landmarks) -> Result<Affine, AlignError> {
     if !source.iter().chain(target).all(|point| point.is_finite()) {
         return Err(AlignError::NotFinite);
     }
@@ -128,7 +139,7 @@ pub fn umeyama(source: &Landmarks, target: &Landmarks) -> Result<Similarity, Ali
     let scale = svd.singular_values.dot(&signs) / variance;
     let linear = rotation * scale;
     let shift = target_mean - linear * source_mean;
-    let similarity = Similarity { matrix: [[linear.m11, linear.m12, shift.x], [linear.m21, linear.m22, shift.y]] };
+    let similarity = Affine { matrix: [[linear.m11, linear.m12, shift.x], [linear.m21, linear.m22, shift.y]] };
     let finite = similarity.matrix.iter().flatten().all(|value| value.is_finite());
     if finite && similarity.inverse().is_some() { Ok(similarity) } else { Err(AlignError::OutOfRange) }
 }
@@ -148,41 +159,57 @@ pub fn template(size: usize) -> Landmarks {
     ARCFACE_TEMPLATE.map(|point| Point::new(point.x * ratio + shift, point.y * ratio))
 }
 
-/// The transform from frame pixels to the pixels of an aligned crop of `size` x `size`.
+/// The transform from frame pixels to the pixels of an aligned crop of `size` x `size`, which always
+/// has square pixels.
 ///
 /// # Errors
 /// As [`umeyama`].
-pub fn crop_from_frame(landmarks: &Landmarks, size: usize) -> Result<Similarity, AlignError> {
-    umeyama(landmarks, &template(size))
+pub fn crop_from_frame(landmarks: &Landmarks, pixel_aspect: PixelAspect, size: usize) -> Result<Affine, AlignError> {
+    crop_to(landmarks, pixel_aspect, &template(size))
+}
+
+/// The transform from frame pixels to a crop in which the landmarks have the positions `target`.
+///
+/// # Errors
+/// As [`umeyama`].
+pub(super) fn crop_to(
+    landmarks: &Landmarks,
+    pixel_aspect: PixelAspect,
+    target: &Landmarks,
+) -> Result<Affine, AlignError> {
+    Ok(umeyama(&in_square_pixels(landmarks, pixel_aspect), target)?.of_stored_pixels(pixel_aspect))
 }
 
 /// The transform from frame pixels to an upright crop of `size` x `size` pixels, for faces without
-/// landmarks. The crop shows the square with the centre and the longer side of the box.
+/// landmarks. The crop shows the square with the centre and the longer side of the displayed box.
 ///
 /// # Errors
 /// If the box has no area or is not finite.
-pub fn crop_of_box(rect: Rect, size: usize) -> Result<Similarity, AlignError> {
-    crop_around(rect, 1.0, 0.0, (size, size))
+pub fn crop_of_box(rect: Rect, pixel_aspect: PixelAspect, size: usize) -> Result<Affine, AlignError> {
+    crop_around(rect, pixel_aspect, 1.0, 0.0, (size, size))
 }
 
 /// The transform from frame pixels to a crop of the given width and height around the centre of a
 /// box.
 ///
-/// The shorter side of the crop shows `scale` times the longer side of the box. The crop is rotated
-/// by `rotation`, clockwise, in radians.
+/// The shorter side of the crop shows `scale` times the longer side of the displayed box. The crop is
+/// rotated by `rotation`, clockwise, in radians.
 ///
 /// # Errors
 /// If the box has no area, or an argument is not finite.
 pub fn crop_around(
     rect: Rect,
+    pixel_aspect: PixelAspect,
     scale: f64,
     rotation: f64,
     (width, height): (usize, usize),
-) -> Result<Similarity, AlignError> {
+) -> Result<Affine, AlignError> {
     if !rect.is_finite() || !scale.is_finite() || !rotation.is_finite() {
         return Err(AlignError::NotFinite);
     }
-    let [x, y, w, h] = [rect.x, rect.y, rect.w, rect.h].map(f64::from);
+    let (stretch_x, stretch_y) = pixel_aspect.stretch();
+    let [x, w] = [rect.x, rect.w].map(|value| f64::from(value) * stretch_x);
+    let [y, h] = [rect.y, rect.h].map(|value| f64::from(value) * stretch_y);
     let side = w.max(h) * scale;
     if side <= 0.0 {
         return Err(AlignError::SamePoint);
@@ -193,8 +220,8 @@ pub fn crop_around(
     let (centre_x, centre_y) = (x + w / 2.0 - 0.5, y + h / 2.0 - 0.5);
     let shift = |len: usize, a: f64, b: f64| (len as f64 - 1.0) / 2.0 - a * centre_x - b * centre_y;
     let matrix = [[cos, -sin, shift(width, cos, -sin)], [sin, cos, shift(height, sin, cos)]];
-    let similarity = Similarity { matrix };
-    if similarity.inverse().is_some() { Ok(similarity) } else { Err(AlignError::OutOfRange) }
+    let transform = Affine { matrix }.of_stored_pixels(pixel_aspect);
+    if transform.inverse().is_some() { Ok(transform) } else { Err(AlignError::OutOfRange) }
 }
 
 /// Buffers that are reused between warps, so that a steady stream does not allocate memory.
@@ -219,7 +246,7 @@ pub struct WarpBuffers {
 /// If `crop` is neither RGB nor BGR.
 pub fn warp(
     frame: &ImageView<'_>,
-    crop_from_frame: &Similarity,
+    crop_from_frame: &Affine,
     crop: &mut ImageViewMut<'_>,
     scratch: &mut WarpBuffers,
 ) -> Result<(), ImageError> {
@@ -284,7 +311,7 @@ pub fn warp(
 /// Warps a plane into `buffer`; pixels outside the plane have the value `border`.
 fn warped<'b>(
     plane: &Plane<'_>,
-    target_from_source: &Similarity,
+    target_from_source: &Affine,
     (cols, rows): (usize, usize),
     border: u8,
     buffer: &'b mut Vec<u8>,
@@ -363,9 +390,9 @@ mod tests {
     use proptest::prelude::*;
     use std::f64::consts::PI;
 
-    fn similarity(scale: f64, angle: f64, x: f64, y: f64) -> Similarity {
+    fn similarity(scale: f64, angle: f64, x: f64, y: f64) -> Affine {
         let (sin, cos) = angle.sin_cos();
-        Similarity { matrix: [[scale * cos, -scale * sin, x], [scale * sin, scale * cos, y]] }
+        Affine { matrix: [[scale * cos, -scale * sin, x], [scale * sin, scale * cos, y]] }
     }
 
     proptest! {
@@ -396,7 +423,7 @@ mod tests {
         #[test]
         fn arbitrary_points_do_not_panic(values in proptest::array::uniform10(proptest::num::f32::ANY)) {
             let points = std::array::from_fn(|i| Point::new(values[2 * i], values[2 * i + 1]));
-            if let Ok(found) = crop_from_frame(&points, 112) {
+            if let Ok(found) = crop_from_frame(&points, PixelAspect::SQUARE, 112) {
                 prop_assert!(found.matrix.iter().flatten().all(|value| value.is_finite()));
                 prop_assert!(found.inverse().is_some());
             }
@@ -404,36 +431,69 @@ mod tests {
     }
 
     #[test]
+    fn the_transform_of_non_square_pixels_is_that_of_the_displayed_picture() {
+        let square = crop_from_frame(
+            &ARCFACE_TEMPLATE.map(|p| Point::new(2.0 * p.x + 30.0, 3.0 + p.y)),
+            PixelAspect::SQUARE,
+            112,
+        );
+        // The same picture with half of its columns.
+        let stored = ARCFACE_TEMPLATE.map(|p| Point::new(p.x + 15.0, 3.0 + p.y));
+        let (square, stored) = (square.unwrap(), crop_from_frame(&stored, PixelAspect::new(2, 1), 112).unwrap());
+        for (x, y) in [(0.0, 0.0), (17.0, 40.0), (90.0, 3.0)] {
+            // Column `x` of the stored picture shows columns `2 x` and `2 x + 1`, whose centre is
+            // `2 x + 0.5`.
+            let (found, expected) = (stored.apply(Point::new(x, y)), square.apply(Point::new(2.0 * x + 0.5, y)));
+            assert!(
+                (found.x - expected.x).abs() < 1e-3 && (found.y - expected.y).abs() < 1e-3,
+                "{found:?} {expected:?}"
+            );
+        }
+        let upright = crop_of_box(Rect::new(10.0, 20.0, 25.0, 100.0), PixelAspect::new(2, 1), 100).unwrap();
+        // The box is displayed as 50 x 100, around column 45 of the displayed picture.
+        assert_eq!(upright.apply(Point::new(22.0, 69.5)), Point::new(49.5, 49.5));
+    }
+
+    #[test]
     fn degenerate_points_are_errors() {
         let at = |x: f32, y: f32| Point::new(x, y);
-        assert_eq!(crop_from_frame(&[at(500.0, 300.0); 5], 112), Err(AlignError::SamePoint));
+        assert_eq!(crop_from_frame(&[at(500.0, 300.0); 5], PixelAspect::SQUARE, 112), Err(AlignError::SamePoint));
         let line = std::array::from_fn(|i| at(100.0 + 10.0 * i as f32, 50.0 + 7.0 * i as f32));
-        assert_eq!(crop_from_frame(&line, 112), Err(AlignError::Collinear));
+        assert_eq!(crop_from_frame(&line, PixelAspect::SQUARE, 112), Err(AlignError::Collinear));
         let mut points = ARCFACE_TEMPLATE;
         points[2].y = f32::NAN;
-        assert_eq!(crop_from_frame(&points, 112), Err(AlignError::NotFinite));
+        assert_eq!(crop_from_frame(&points, PixelAspect::SQUARE, 112), Err(AlignError::NotFinite));
         assert!(
-            crop_from_frame(&ARCFACE_TEMPLATE.map(|p| at(p.x * 1e36, p.y * 1e36)), 112)
+            crop_from_frame(&ARCFACE_TEMPLATE.map(|p| at(p.x * 1e36, p.y * 1e36)), PixelAspect::SQUARE, 112)
                 .is_ok_and(|s| s.inverse().is_some())
         );
     }
 
     #[test]
     fn a_box_maps_to_the_square_around_it() {
-        let transform = crop_of_box(Rect::new(10.0, 20.0, 50.0, 100.0), 100).unwrap();
+        let transform = crop_of_box(Rect::new(10.0, 20.0, 50.0, 100.0), PixelAspect::SQUARE, 100).unwrap();
         // The square is -15..85 x 20..120; the centres of its first and of the crop's first pixel
         // coincide.
         assert_eq!(transform.apply(Point::new(-15.0, 20.0)), Point::new(0.0, 0.0));
         assert_eq!(transform.apply(Point::new(84.0, 119.0)), Point::new(99.0, 99.0));
-        let rotated =
-            crop_around(Rect::new(10.0, 20.0, 50.0, 100.0), 2.0, std::f64::consts::FRAC_PI_2, (100, 100)).unwrap();
+        let rotated = crop_around(
+            Rect::new(10.0, 20.0, 50.0, 100.0),
+            PixelAspect::SQUARE,
+            2.0,
+            std::f64::consts::FRAC_PI_2,
+            (100, 100),
+        )
+        .unwrap();
         // The rotation is clockwise, so that a point above the centre moves to its right; the scale
         // is 0.5.
         let above = rotated.apply(Point::new(34.5, 19.5));
         assert!((above.x - 74.5).abs() < 1e-4 && (above.y - 49.5).abs() < 1e-4, "{above:?}");
         assert!((rotated.rotation() - std::f64::consts::FRAC_PI_2).abs() < 1e-9);
-        assert_eq!(crop_of_box(Rect::new(1.0, 2.0, 0.0, 0.0), 112), Err(AlignError::SamePoint));
-        assert_eq!(crop_of_box(Rect::new(f32::NAN, 2.0, 3.0, 4.0), 112), Err(AlignError::NotFinite));
+        assert_eq!(crop_of_box(Rect::new(1.0, 2.0, 0.0, 0.0), PixelAspect::SQUARE, 112), Err(AlignError::SamePoint));
+        assert_eq!(
+            crop_of_box(Rect::new(f32::NAN, 2.0, 3.0, 4.0), PixelAspect::SQUARE, 112),
+            Err(AlignError::NotFinite)
+        );
     }
 
     #[test]
@@ -459,7 +519,7 @@ mod tests {
         let (width, height) = (202, 151);
         let scene = scene(width, height);
         let landmarks = ARCFACE_TEMPLATE.map(|p| Point::new(p.x * 0.9 - 20.0, p.y * 0.9 + 20.0));
-        let transform = crop_from_frame(&landmarks, 112).unwrap();
+        let transform = crop_from_frame(&landmarks, PixelAspect::SQUARE, 112).unwrap();
         let crop = |format: PixelFormat, order: PixelFormat| {
             let info = ImageInfo::new(format, width, height);
             let (planes, strides) = convert(&scene, info);

@@ -8,9 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::align::{self, AlignError, Similarity};
+use super::align::{self, Affine, AlignError};
 use super::runner::{Batching, CropDecoder, CropError, CropRunner, CropValues, PendingCrops};
-use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Face, Landmarks, Point};
+use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Face, Landmarks, PixelAspect, Point};
 use crate::image::ImageView;
 use crate::inference::{HeadOutputs, ModelError, SharedModel};
 use crate::model::{LandmarkOutput, PointUnit};
@@ -128,7 +128,8 @@ impl Landmarker {
         faces: &[Face],
         settings: &LandmarkSettings,
     ) -> Result<PendingLandmarks, CropError> {
-        let crops = faces.iter().map(|face| crop_from_frame(face, settings, self.runner.size()).ok());
+        let pixel_aspect = frame.info().pixel_aspect;
+        let crops = faces.iter().map(|face| crop_from_frame(face, pixel_aspect, settings, self.runner.size()).ok());
         let batching = Batching { max_batch: settings.max_batch, batch_timeout: settings.batch_timeout };
         Ok(PendingLandmarks { crops: self.runner.submit(frame, crops, batching)? })
     }
@@ -173,7 +174,7 @@ struct LandmarkDecoder {
 impl CropDecoder for LandmarkDecoder {
     type Value = Vec<Point>;
 
-    fn decode(&self, outputs: &HeadOutputs<'_>, frame_from_crop: &Similarity) -> Option<Vec<Point>> {
+    fn decode(&self, outputs: &HeadOutputs<'_>, frame_from_crop: &Affine) -> Option<Vec<Point>> {
         let LandmarkOutput { count, point_dims: values_per_point, skipped, unit, .. } = self.output;
         let (width, height) = (self.size.0 as f32, self.size.1 as f32);
         let in_pixels = |value: f32, len: f32| match unit {
@@ -190,20 +191,30 @@ impl CropDecoder for LandmarkDecoder {
 }
 
 /// The transform from frame pixels to a model input of that width and height.
-fn crop_from_frame(face: &Face, settings: &LandmarkSettings, size: (usize, usize)) -> Result<Similarity, AlignError> {
+fn crop_from_frame(
+    face: &Face,
+    pixel_aspect: PixelAspect,
+    settings: &LandmarkSettings,
+    size: (usize, usize),
+) -> Result<Affine, AlignError> {
     let scale = f64::from(settings.crop_scale);
-    let rotation =
-        |landmarks: &Landmarks| align::crop_from_frame(landmarks, ARCFACE_SIZE).map(|upright| upright.rotation());
+    let rotation = |landmarks: &Landmarks| {
+        align::crop_from_frame(landmarks, pixel_aspect, ARCFACE_SIZE).map(|upright| upright.rotation())
+    };
     match (settings.crop, &face.landmarks) {
-        (CropMode::Aligned, Some(landmarks)) => align::crop_around(face.rect, scale, rotation(landmarks)?, size),
-        (CropMode::Aligned, None) | (CropMode::Upright, _) => align::crop_around(face.rect, scale, 0.0, size),
+        (CropMode::Aligned, Some(landmarks)) => {
+            align::crop_around(face.rect, pixel_aspect, scale, rotation(landmarks)?, size)
+        }
+        (CropMode::Aligned, None) | (CropMode::Upright, _) => {
+            align::crop_around(face.rect, pixel_aspect, scale, 0.0, size)
+        }
         (CropMode::Template, Some(landmarks)) => {
             let (side, middle) = (size.0.min(size.1) as f32, ARCFACE_SIZE as f32 / 2.0);
             let factor = side / ARCFACE_SIZE as f32;
             let place =
                 |template: f32, len: usize| (template - middle) * factor / settings.crop_scale + len as f32 / 2.0;
             let target = ARCFACE_TEMPLATE.map(|point| Point::new(place(point.x, size.0), place(point.y, size.1)));
-            align::umeyama(landmarks, &target)
+            align::crop_to(landmarks, pixel_aspect, &target)
         }
         (CropMode::Template, None) => Err(AlignError::SamePoint),
     }
@@ -238,14 +249,14 @@ mod tests {
         let face = Face { rect: Rect::new(88.0, 100.0, 112.0, 112.0), landmarks: Some(quarter), ..Face::default() };
         for crop in [CropMode::Aligned, CropMode::Template] {
             let settings = LandmarkSettings { crop, ..LandmarkSettings::default() };
-            let transform = crop_from_frame(&face, &settings, (112, 112)).unwrap();
+            let transform = crop_from_frame(&face, PixelAspect::SQUARE, &settings, (112, 112)).unwrap();
             for (point, template) in quarter.iter().zip(ARCFACE_TEMPLATE) {
                 let shown = transform.apply(*point);
                 assert!((shown.x - template.x).abs() < 1.5 && (shown.y - template.y).abs() < 1.5, "{crop:?} {shown:?}");
             }
         }
         let settings = LandmarkSettings { crop: CropMode::Upright, crop_scale: 2.0, ..LandmarkSettings::default() };
-        let transform = crop_from_frame(&face, &settings, (64, 64)).unwrap();
+        let transform = crop_from_frame(&face, PixelAspect::SQUARE, &settings, (64, 64)).unwrap();
         assert_eq!(transform.apply(Point::new(143.5, 155.5)), Point::new(31.5, 31.5));
         assert!((transform.matrix()[0][0] - 64.0 / 224.0).abs() < 1e-9);
     }

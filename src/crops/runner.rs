@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::align::{self, Similarity, WarpBuffers};
+use super::align::{self, Affine, WarpBuffers};
 use crate::image::{ImageError, ImageInfo, ImageView, OwnedImage, PixelFormat};
 use crate::inference::{
     Client, HeadOutputs, InputSpec, ModelError, PendingReply, Request, RunOutput, SharedModel, Tensors,
@@ -42,7 +42,7 @@ pub(crate) trait CropDecoder: Send + Sync + 'static {
     type Value: Send + 'static;
 
     /// The value for a crop; `None` if the outputs contain NaN or infinity.
-    fn decode(&self, outputs: &HeadOutputs<'_>, frame_from_crop: &Similarity) -> Option<Self::Value>;
+    fn decode(&self, outputs: &HeadOutputs<'_>, frame_from_crop: &Affine) -> Option<Self::Value>;
 }
 
 /// How crops share runs.
@@ -127,7 +127,7 @@ impl<D: CropDecoder> CropRunner<D> {
     pub(crate) fn submit(
         &self,
         frame: &ImageView<'_>,
-        crops: impl IntoIterator<Item = Option<Similarity>>,
+        crops: impl IntoIterator<Item = Option<Affine>>,
         batching: Batching,
     ) -> Result<PendingCrops<D>, CropError> {
         let requested = if batching.max_batch == 0 { AUTO_CROP_BATCH } else { batching.max_batch };
@@ -159,7 +159,7 @@ impl<D: CropDecoder> CropRunner<D> {
     fn submit_batch(
         &self,
         pending: &mut PendingCrops<D>,
-        batch: &mut Vec<(usize, CropBuffers, Similarity)>,
+        batch: &mut Vec<(usize, CropBuffers, Affine)>,
         max_batch: usize,
         batch_timeout: Duration,
     ) -> Result<(), CropError> {
@@ -212,7 +212,7 @@ struct SubmittedCrop {
     reply: PendingReply<Tensors>,
     index: usize,
     warped: WarpedCrop,
-    frame_from_crop: Similarity,
+    frame_from_crop: Affine,
     since: Instant,
 }
 

@@ -8,7 +8,7 @@ use super::decode;
 use super::merge::{self, Candidate, Merge};
 use super::preprocess::{self, PreprocessBuffers};
 use super::views::{self, View, Views};
-use crate::geometry::{Face, InputSize, MAX_CANDIDATES};
+use crate::geometry::{Face, FrameSize, InputSize, MAX_CANDIDATES, Point};
 use crate::image::{ImageError, ImageInfo, ImageView};
 use crate::inference::{
     AUTO_BATCH, Client, FrameSpec, InputSpec, ModelError, PendingReply, Request, RunOutput, SharedModel, Tensors,
@@ -163,7 +163,7 @@ impl Pool {
 /// The views of frames of one size, and the settings that they follow from.
 #[derive(Debug)]
 struct Plan {
-    frame: (usize, usize),
+    frame: FrameSize,
     size: InputSize,
     settings: Views,
     views: Arc<[View]>,
@@ -235,7 +235,7 @@ impl Detector {
         let model = &self.shared.model;
         let start = Instant::now();
         self.shared.layout()?;
-        let mut pending = PendingDetection::new(&self.shared, (frame.width(), frame.height()), settings, start);
+        let mut pending = PendingDetection::new(&self.shared, frame.info().size(), settings, start);
         let input_spec = |view: &View| {
             let View { region, letterbox, .. } = view;
             let (width, height) = letterbox.input();
@@ -294,7 +294,7 @@ impl Detector {
             return Err(DetectError::DeviceFrame { provider: backend.provider });
         }
         let info = frame.info();
-        let mut pending = PendingDetection::new(&self.shared, (info.width, info.height), settings, start);
+        let mut pending = PendingDetection::new(&self.shared, info.size(), settings, start);
         let is_whole =
             |view: &View| (view.region.width, view.region.height) == (info.width, info.height) && !view.flipped;
         if !pending.views.iter().all(is_whole) {
@@ -410,8 +410,7 @@ pub struct PendingDetection {
     replies: VecDeque<SubmittedView>,
     shared: Arc<Shared>,
     views: Arc<[View]>,
-    /// Width and height.
-    frame: (usize, usize),
+    frame: FrameSize,
     settings: DetectionSettings,
     start: Instant,
     preprocess: Duration,
@@ -430,7 +429,7 @@ pub struct PendingDetection {
 }
 
 impl PendingDetection {
-    fn new(shared: &Arc<Shared>, frame: (usize, usize), settings: &DetectionSettings, start: Instant) -> Self {
+    fn new(shared: &Arc<Shared>, frame: FrameSize, settings: &DetectionSettings, start: Instant) -> Self {
         let views = shared.views(frame, settings);
         Self {
             replies: VecDeque::with_capacity(views.len().min(MAX_PENDING_VIEWS)),
@@ -489,7 +488,7 @@ impl PendingDetection {
             candidates.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
             candidates.truncate(MAX_CANDIDATES);
         }
-        self.found.extend(candidates.iter().filter_map(|face| view.map_to_frame(face)));
+        self.found.extend(candidates.iter().filter_map(|face| view.map_to_square_frame(face)));
         self.batch = self.batch.max(reply.batch);
         self.wait.get_or_insert(reply.wait);
         self.end = self.end.max(since + reply.wait + reply.run);
@@ -525,7 +524,7 @@ impl Shared {
     }
 
     /// The views of a frame of that size.
-    fn views(&self, frame: (usize, usize), settings: &DetectionSettings) -> Arc<[View]> {
+    fn views(&self, frame: FrameSize, settings: &DetectionSettings) -> Arc<[View]> {
         let DetectionSettings { input_size: size, views: wanted, .. } = settings;
         let mut plan = lock(&self.plan);
         match &*plan {
@@ -550,14 +549,23 @@ impl Shared {
     }
 }
 
-/// Merges the candidates of all views, in frame pixels, and applies the limits of the settings.
+/// Merges the candidates of all views, maps them to frame pixels and applies the limits of the
+/// settings.
 /// Returns the number of candidates without a finite position, too. A face wholly outside the frame
 /// lies in the padding and is dropped.
-fn select(found: Vec<Candidate>, (width, height): (usize, usize), settings: &DetectionSettings) -> (Vec<Face>, usize) {
+fn select(found: Vec<Candidate>, frame: FrameSize, settings: &DetectionSettings) -> (Vec<Face>, usize) {
+    let FrameSize { width, height, pixel_aspect } = frame;
+    let (stretch_x, stretch_y) = pixel_aspect.stretch();
+    let (stretch_x, stretch_y) = (stretch_x as f32, stretch_y as f32);
     let count = found.len();
     let finite = found.into_iter().filter(|candidate| candidate.face.is_finite()).collect::<Vec<_>>();
     let overflowed = count - finite.len();
     let mut faces = merge::merge(finite, settings.merge, settings.iou_threshold);
+    if (stretch_x, stretch_y) != (1.0, 1.0) {
+        faces
+            .iter_mut()
+            .for_each(|face| *face = face.mapped(|point| Point::new(point.x / stretch_x, point.y / stretch_y)));
+    }
     faces.retain(|face| face.rect.clipped(width as f32, height as f32).is_some());
     faces.retain(|face| face.rect.w.min(face.rect.h) >= settings.min_face_size);
     if settings.max_faces > 0 {
@@ -580,9 +588,9 @@ mod tests {
         let found =
             [face(0.9, 0.0, 20.0), face(0.8, 200.0, 60.0), face(0.7, 400.0, 80.0)].map(Candidate::of_whole_frame);
         let settings = DetectionSettings { min_face_size: 25.0, max_faces: 1, ..DetectionSettings::default() };
-        let (faces, _) = select(found.to_vec(), (1280, 720), &settings);
+        let (faces, _) = select(found.to_vec(), (1280, 720).into(), &settings);
         assert_eq!(faces, [face(0.8, 200.0, 60.0)]);
-        let (all, _) = select(found.to_vec(), (1280, 720), &DetectionSettings::default());
+        let (all, _) = select(found.to_vec(), (1280, 720).into(), &DetectionSettings::default());
         assert_eq!(all.len(), 3);
     }
 
@@ -591,15 +599,15 @@ mod tests {
         // A frame of 1280 x 720 fills 640 x 360 of the input's 640 x 384.
         let at =
             |y: f32| Candidate::of_whole_frame(Face { rect: Rect::new(200.0, y, 40.0, 40.0), ..face(0.9, 0.0, 0.0) });
-        assert_eq!(select(vec![at(722.0)], (1280, 720), &DetectionSettings::default()), (vec![], 0));
-        assert_eq!(select(vec![at(718.0)], (1280, 720), &DetectionSettings::default()).0.len(), 1);
+        assert_eq!(select(vec![at(722.0)], (1280, 720).into(), &DetectionSettings::default()), (vec![], 0));
+        assert_eq!(select(vec![at(718.0)], (1280, 720).into(), &DetectionSettings::default()).0.len(), 1);
     }
 
     #[test]
     fn a_face_whose_position_overflows_is_dropped_and_counted() {
         let far = face(0.9, f32::INFINITY, 20.0);
         assert_eq!(
-            select(vec![Candidate::of_whole_frame(far)], (7680, 4320), &DetectionSettings::default()),
+            select(vec![Candidate::of_whole_frame(far)], (7680, 4320).into(), &DetectionSettings::default()),
             (vec![], 1)
         );
     }

@@ -28,11 +28,11 @@ pub enum Merge {
 /// A candidate from one view.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Candidate {
-    /// The face, in frame pixels.
+    /// The face, in the square pixels of the frame.
     pub(crate) face: Face,
     /// Whether an inner edge of the view truncates the face.
     pub(crate) truncated: bool,
-    /// Maximum size (longer side) of the faces that the view can contain completely, in frame
+    /// Maximum size (longer side) of the faces that the view can contain completely, in the same
     /// pixels; infinite for views of the whole region at a coarse scale.
     pub(crate) max_whole_face: f32,
 }

@@ -275,7 +275,7 @@ mod tests {
         let (info, planes, strides) = flat(format, size.0, size.1, rgb);
         let slices = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
         let view = ImageView::new(info, &slices, &strides).unwrap();
-        let letterbox = Letterbox::new(size.0, size.1, input);
+        let letterbox = Letterbox::new(size, input);
         let (width, height) = letterbox.input();
         let mut tensor = vec![f32::NAN; 3 * width * height];
         fill_input(&view, &letterbox, normalization, &mut tensor, &mut PreprocessBuffers::default()).unwrap();
@@ -331,7 +331,7 @@ mod tests {
         let coding = YuvCoding { matrix: YuvMatrix::Bt709, full_range: false };
         let [y, cb, cr] = coding.yuv_from_rgb([255, 0, 0]);
         let memory = [vec![y; 32 * 32], [cb, cr].repeat(16 * 16)];
-        let letterbox = Letterbox::new(32, 32, InputSize::Native);
+        let letterbox = Letterbox::new((32, 32), InputSize::Native);
         let red = |coding| {
             let info = ImageInfo { coding, ..ImageInfo::new(PixelFormat::Nv12, 32, 32) };
             let view = ImageView::new(info, &[&memory[0], &memory[1]], &[32, 32]).unwrap();

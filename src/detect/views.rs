@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::merge::Candidate;
-use crate::geometry::{Face, InputSize, Letterbox, Point, Rect};
+use crate::geometry::{Face, FrameSize, InputSize, Letterbox, Point, Rect};
 use crate::image::Region;
 use crate::model::ModelSpec;
 
@@ -196,6 +196,8 @@ pub(crate) struct View {
     pub(crate) region: Region,
     /// The mapping between the region and the model's input.
     pub(crate) letterbox: Letterbox,
+    /// Factors for x and y that make the frame's pixels square.
+    stretch: (f32, f32),
     /// Whether the input is flipped horizontally.
     pub(crate) flipped: bool,
     /// Minimum and maximum size (longer side) of faces from this view, in input pixels.
@@ -209,9 +211,10 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Maps a face from input pixels to frame pixels. Returns `None` if the face has the wrong size
-    /// for this view or lies in the padding.
-    pub(crate) fn map_to_frame(&self, face: &Face) -> Option<Candidate> {
+    /// Maps a face from input pixels to the square pixels of the frame, see
+    /// [`PixelAspect::stretch`](crate::geometry::PixelAspect::stretch). Returns `None` if the face
+    /// has the wrong size for this view or lies in the padding.
+    pub(crate) fn map_to_square_frame(&self, face: &Face) -> Option<Candidate> {
         let size = face.rect.w.max(face.rect.h);
         if size < self.face_sizes.0 || size > self.face_sizes.1 {
             return None;
@@ -236,34 +239,39 @@ impl View {
             rect.bottom() > self.region.height as f32 - margin_y,
         ];
         let truncated = at_edges.iter().zip(self.inner_edges).any(|(at_edge, inner)| *at_edge && inner);
-        let max_whole_face = self.max_whole_face * width / self.letterbox.content().0 as f32;
-        let face = face.mapped(|point| Point::new(point.x + left, point.y + top));
+        let (stretch_x, stretch_y) = self.stretch;
+        let max_whole_face = self.max_whole_face * width * stretch_x / self.letterbox.content().0 as f32;
+        let face = face.mapped(|point| Point::new((point.x + left) * stretch_x, (point.y + top) * stretch_y));
         Some(Candidate { face, truncated, max_whole_face })
     }
 }
 
-/// The views of a frame of `width` x `height`; empty if no region intersects the frame.
-pub(crate) fn plan((width, height): (usize, usize), spec: &ModelSpec, size: InputSize, views: &Views) -> Vec<View> {
+/// The views of a frame; empty if no region intersects the frame.
+pub(crate) fn plan(frame: FrameSize, spec: &ModelSpec, size: InputSize, views: &Views) -> Vec<View> {
+    let FrameSize { width, height, pixel_aspect } = frame;
+    let (stretch_x, stretch_y) = pixel_aspect.stretch();
+    let stretch = (stretch_x as f32, stretch_y as f32);
+    let part = |region: Region| FrameSize { width: region.width, height: region.height, pixel_aspect };
     let regions = match &views.rois[..] {
         [] => vec![Region { x: 0, y: 0, width, height }],
         rois => rois.iter().filter_map(|roi| pixel_region(*roi, width, height)).collect(),
     };
     let mut plan = Vec::new();
     for &region in &regions {
-        let letterbox = |scale| spec.letterbox(region.width, region.height, size, scale);
+        let letterbox = |scale| spec.letterbox(part(region), size, scale);
         let inner_edges = inner_edges(region, &regions);
         for Scale { factor, face_sizes, max_whole_face } in scales(&views.scales, letterbox(1.0)) {
             let letterbox = letterbox(factor);
-            plan.push(View { region, letterbox, flipped: false, face_sizes, max_whole_face, inner_edges });
+            plan.push(View { region, letterbox, stretch, flipped: false, face_sizes, max_whole_face, inner_edges });
         }
-        for (tile, tile_edges) in tiles(region, spec, size, views.tiles) {
+        for (tile, tile_edges) in tiles(region, spec, size, views.tiles, (stretch_x, stretch_y)) {
             let size = if views.tiles == Tiles::Auto { InputSize::Native } else { size };
-            let letterbox = spec.letterbox(tile.width, tile.height, size, 1.0);
+            let letterbox = spec.letterbox(part(tile), size, 1.0);
             let (cols, rows) = letterbox.content();
             let inner_edges = std::array::from_fn(|edge| tile_edges[edge] || inner_edges[edge]);
             let max_whole_face = TILE_MAX_FACE * cols.min(rows) as f32;
             let (region, flipped, face_sizes) = (tile, false, ANY_SIZE);
-            plan.push(View { region, letterbox, flipped, face_sizes, max_whole_face, inner_edges });
+            plan.push(View { region, letterbox, stretch, flipped, face_sizes, max_whole_face, inner_edges });
         }
     }
     if views.flip {
@@ -324,8 +332,15 @@ fn pixel_region(roi: Rect, width: usize, height: usize) -> Option<Region> {
     (x < right && y < bottom).then(|| Region { x, y, width: right - x, height: bottom - y })
 }
 
-/// The tiles of a region, all of one size, each with its inner edges.
-fn tiles(region: Region, spec: &ModelSpec, size: InputSize, tiles: Tiles) -> Vec<(Region, [bool; 4])> {
+/// The tiles of a region, all of one size, each with its inner edges. `stretch` makes the pixels of
+/// the region square.
+fn tiles(
+    region: Region,
+    spec: &ModelSpec,
+    size: InputSize,
+    tiles: Tiles,
+    (stretch_x, stretch_y): (f64, f64),
+) -> Vec<(Region, [bool; 4])> {
     let (spans_x, spans_y) = match tiles {
         Tiles::None => return Vec::new(),
         Tiles::Auto => {
@@ -335,6 +350,9 @@ fn tiles(region: Region, spec: &ModelSpec, size: InputSize, tiles: Tiles) -> Vec
                 (None, InputSize::Longest(side)) => (side, side),
                 (None, InputSize::Native) => (DEFAULT_TILE_SIZE, DEFAULT_TILE_SIZE),
             };
+            // The model receives square pixels, so that fewer stored pixels fill its input.
+            let stored = |len: usize, stretch: f64| (len as f64 / stretch).round() as usize;
+            let (width, height) = (stored(width, stretch_x), stored(height, stretch_y));
             (covering_spans(region.width, width), covering_spans(region.height, height))
         }
         Tiles::Grid(cols, rows) => {
@@ -396,7 +414,7 @@ mod tests {
     }
 
     fn planned(frame: (usize, usize), size: InputSize, views: &Views) -> Vec<View> {
-        plan(frame, &spec(None), size, views)
+        plan(frame.into(), &spec(None), size, views)
     }
 
     fn face(score: f32, x: f32, y: f32, size: f32) -> Face {
@@ -408,9 +426,9 @@ mod tests {
     fn the_default_is_one_view_of_the_whole_frame() {
         let plan = planned((1920, 1080), InputSize::Longest(640), &Views::default());
         let [view] = plan.as_slice() else { panic!("{plan:?}") };
-        assert_eq!(view.letterbox, Letterbox::new(1920, 1080, InputSize::Longest(640)));
+        assert_eq!(view.letterbox, Letterbox::new((1920, 1080), InputSize::Longest(640)));
         assert_eq!(view.region, Region { x: 0, y: 0, width: 1920, height: 1080 });
-        let mapped = view.map_to_frame(&face(0.9, 320.0, 0.0, 10.0)).unwrap();
+        let mapped = view.map_to_square_frame(&face(0.9, 320.0, 0.0, 10.0)).unwrap();
         assert_eq!((mapped.face.rect, mapped.truncated), (Rect::new(960.0, 0.0, 30.0, 30.0), false));
     }
 
@@ -433,8 +451,8 @@ mod tests {
         let is_used = |size: f32| {
             let factor = 256.0 / 1920.0;
             [
-                plan[0].map_to_frame(&face(0.9, 0.0, 0.0, size)),
-                plan[1].map_to_frame(&face(0.9, 0.0, 0.0, size * factor)),
+                plan[0].map_to_square_frame(&face(0.9, 0.0, 0.0, size)),
+                plan[1].map_to_square_frame(&face(0.9, 0.0, 0.0, size * factor)),
             ]
             .map(|found| found.is_some())
         };
@@ -455,7 +473,7 @@ mod tests {
             landmarks: Some([right, left, nose, mouth_right, mouth_left].map(flip)),
             ..found.clone()
         };
-        assert_eq!(plain.map_to_frame(&found), flipped.map_to_frame(&in_flipped));
+        assert_eq!(plain.map_to_square_frame(&found), flipped.map_to_square_frame(&in_flipped));
     }
 
     #[test]
@@ -481,7 +499,7 @@ mod tests {
         let plan = planned((1920, 1080), InputSize::Longest(640), &views);
         assert_eq!(plan.len(), 1 + 6);
         assert!(plan[1..].iter().all(|tile| tile.letterbox.content().0 == 640));
-        let fixed = super::plan((1920, 1080), &spec(Some((320, 320))), InputSize::Longest(640), &views);
+        let fixed = super::plan((1920, 1080).into(), &spec(Some((320, 320))), InputSize::Longest(640), &views);
         assert!(fixed.iter().all(|view| view.letterbox.input() == (320, 320)));
     }
 
@@ -495,10 +513,10 @@ mod tests {
         let regions = plan.iter().map(|view| view.region).collect::<Vec<_>>();
         let region = |x, y, width, height| Region { x, y, width, height };
         assert_eq!(regions, [region(0, 0, 100, 100), region(1900, 1000, 20, 80), region(10, 12, 22, 21)]);
-        let found = plan[1].map_to_frame(&face(0.9, 0.0, 0.0, 64.0)).unwrap().face;
+        let found = plan[1].map_to_square_frame(&face(0.9, 0.0, 0.0, 64.0)).unwrap().face;
         assert_eq!((found.rect.x, found.rect.y), (1900.0, 1000.0));
         let in_padding = Face { rect: Rect::new(300.0, 0.0, 20.0, 20.0), ..Face::default() };
-        assert_eq!(plan[1].map_to_frame(&in_padding), None, "the face lies outside the region");
+        assert_eq!(plan[1].map_to_square_frame(&in_padding), None, "the face lies outside the region");
         let outside = Views { rois: parse_rois("5000,0,10,10").unwrap(), ..Views::default() };
         assert_eq!(planned((1920, 1080), InputSize::Native, &outside), []);
     }
@@ -509,8 +527,8 @@ mod tests {
         let plan = planned((1000, 200), InputSize::Native, &views);
         let [_, left, right] = plan.as_slice() else { panic!("{plan:?}") };
         // The tiles are 0..556 and 444..1000. The left one truncates the face at 500..570.
-        let half = left.map_to_frame(&face(0.95, 500.0, 50.0, 60.0)).unwrap();
-        let complete = right.map_to_frame(&face(0.90, 56.0, 50.0, 70.0)).unwrap();
+        let half = left.map_to_square_frame(&face(0.95, 500.0, 50.0, 60.0)).unwrap();
+        let complete = right.map_to_square_frame(&face(0.90, 56.0, 50.0, 70.0)).unwrap();
         assert!(half.truncated && !complete.truncated, "{half:?} {complete:?}");
         let merged = merge(vec![half.clone(), complete.clone()], Merge::Nms, 0.4);
         assert_eq!(merged, [complete.face]);
@@ -526,8 +544,8 @@ mod tests {
             plan.iter().map(|view| view.inner_edges).collect::<Vec<_>>(),
             [[false, false, true, false], [true, false, false, false]]
         );
-        let half = plan[0].map_to_frame(&face(0.95, 350.0, 50.0, 52.0)).unwrap();
-        let complete = plan[1].map_to_frame(&face(0.9, 50.0, 50.0, 80.0)).unwrap();
+        let half = plan[0].map_to_square_frame(&face(0.95, 350.0, 50.0, 52.0)).unwrap();
+        let complete = plan[1].map_to_square_frame(&face(0.9, 50.0, 50.0, 80.0)).unwrap();
         assert_eq!(merge(vec![half, complete.clone()], Merge::Nms, 0.4), [complete.face]);
     }
 
@@ -555,7 +573,7 @@ mod tests {
             width in 1usize..5000, height in 1usize..3000, side in 64usize..1000,
         ) {
             let region = Region { x: 0, y: 0, width, height };
-            let tiles = tiles(region, &spec(None), InputSize::Longest(side), Tiles::Auto);
+            let tiles = tiles(region, &spec(None), InputSize::Longest(side), Tiles::Auto, (1.0, 1.0));
             for (tile, _) in &tiles {
                 prop_assert!(tile.x + tile.width <= width && tile.y + tile.height <= height);
             }

@@ -2,8 +2,10 @@
 //!
 //! The frame is scaled and placed in the top left corner of the input. The rest of the input, on
 //! the right and at the bottom, is padding. Both directions use the same scale factors, so that a
-//! point maps back to its position.
+//! point maps back to its position. The scale factors of x and y differ if the pixels of the frame are
+//! not square: those of the input always are.
 
+use super::aspect::FrameSize;
 use super::face::Point;
 
 /// Width and height of an input are multiples of this: the largest stride of the known detectors.
@@ -15,7 +17,7 @@ const MAX_SIDE: usize = 16_384;
 /// The size of the model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InputSize {
-    /// The size of the frame, without padding.
+    /// The size of the frame in square pixels, without padding.
     Native,
     /// The longer side in pixels; the other side follows from the aspect ratio of the frame.
     Longest(usize),
@@ -39,45 +41,50 @@ pub struct Letterbox {
 }
 
 impl Letterbox {
-    /// The letterbox of a frame of `width` x `height`, each at least 1.
-    pub fn new(width: usize, height: usize, size: InputSize) -> Self {
-        Self::scaled(width, height, size, 1.0, 1)
+    /// The letterbox of a frame, whose width and height are at least 1.
+    pub fn new(frame: impl Into<FrameSize>, size: InputSize) -> Self {
+        Self::scaled(frame, size, 1.0, 1)
     }
 
-    /// The letterbox of a frame of `width` x `height`, scaled to `size` and then by `scale`.
+    /// The letterbox of a frame, scaled to `size` and then by `scale`.
     ///
     /// Width and height of the input are multiples of `size_multiple`. In an input of fixed size
     /// the scale is at most 1. A `scale` that is not finite counts as 1.
-    pub fn scaled(width: usize, height: usize, size: InputSize, scale: f32, size_multiple: usize) -> Self {
-        let (width, height) = (width.max(1), height.max(1));
-        let frame = (width, height);
+    pub fn scaled(frame: impl Into<FrameSize>, size: InputSize, scale: f32, size_multiple: usize) -> Self {
+        let FrameSize { width, height, pixel_aspect } = frame.into();
+        let frame = (width.max(1), height.max(1));
+        let (stretch_x, stretch_y) = pixel_aspect.stretch();
+        // The size of the frame in square pixels.
+        let (width, height) = (frame.0 as f64 * stretch_x, frame.1 as f64 * stretch_y);
         let longest = width.max(height);
         let resized = |factor: f64| {
-            let side = |len: usize| ((len as f64 * factor).round() as usize).clamp(1, MAX_SIDE);
+            let side = |len: f64| ((len * factor).round() as usize).clamp(1, MAX_SIDE);
             (side(width), side(height))
         };
         let scale = if scale.is_finite() { f64::from(scale.max(0.0)) } else { 1.0 };
         match size {
             InputSize::Native => {
-                let content = if scale == 1.0 { frame } else { resized(scale) };
+                // The size of a frame is not limited. Only stretching can exceed the limit.
+                let fit = (MAX_SIDE.max(frame.0).max(frame.1) as f64 / longest).min(1.0);
+                let content = if scale == 1.0 && pixel_aspect.ratio() == 1.0 { frame } else { resized(scale * fit) };
                 let round_up = |len: usize| len.next_multiple_of(size_multiple.max(1));
                 Self { frame, content, input: (round_up(content.0), round_up(content.1)) }
             }
             InputSize::Fixed(w, h) => {
                 let (w, h) = (w.max(1), h.max(1));
-                let fit = (w as f64 / width as f64).min(h as f64 / height as f64);
+                let fit = (w as f64 / width).min(h as f64 / height);
                 let (cols, rows) = resized(fit * scale.min(1.0));
                 Self { frame, content: (cols.min(w), rows.min(h)), input: (w, h) }
             }
             InputSize::Longest(side) => {
-                let content = resized(side.max(1) as f64 / longest as f64 * scale);
+                let content = resized(side.max(1) as f64 / longest * scale);
                 let round_up = |len: usize| len.next_multiple_of(INPUT_MULTIPLE.max(size_multiple));
                 Self { frame, content, input: (round_up(content.0), round_up(content.1)) }
             }
         }
     }
 
-    /// Size of the frame.
+    /// Size of the frame, in stored pixels.
     pub fn frame(&self) -> (usize, usize) {
         self.frame
     }
@@ -111,39 +118,40 @@ impl Letterbox {
 
 #[cfg(test)]
 mod tests {
+    use super::super::aspect::PixelAspect;
     use super::*;
     use proptest::prelude::*;
 
     #[test]
     fn full_hd_at_640_becomes_640_by_384_with_24_rows_of_padding() {
-        let letterbox = Letterbox::new(1920, 1080, InputSize::Longest(640));
+        let letterbox = Letterbox::new((1920, 1080), InputSize::Longest(640));
         assert_eq!(letterbox.content(), (640, 360));
         assert_eq!(letterbox.input(), (640, 384));
     }
 
     #[test]
     fn a_portrait_frame_is_padded_on_the_right() {
-        let letterbox = Letterbox::new(1080, 1920, InputSize::Longest(640));
+        let letterbox = Letterbox::new((1080, 1920), InputSize::Longest(640));
         assert_eq!(letterbox.content(), (360, 640));
         assert_eq!(letterbox.input(), (384, 640));
     }
 
     #[test]
     fn size_0_is_the_size_of_the_frame() {
-        let letterbox = Letterbox::new(333, 17, InputSize::from(0));
+        let letterbox = Letterbox::new((333, 17), InputSize::from(0));
         assert_eq!((letterbox.content(), letterbox.input()), ((333, 17), (333, 17)));
     }
 
     #[test]
     fn a_fixed_input_fits_any_aspect_ratio() {
-        let letterbox = Letterbox::new(1000, 3000, InputSize::Fixed(640, 640));
+        let letterbox = Letterbox::new((1000, 3000), InputSize::Fixed(640, 640));
         assert_eq!((letterbox.content(), letterbox.input()), ((213, 640), (640, 640)));
     }
 
     #[test]
     fn the_scale_resizes_the_content_up_to_a_fixed_input() {
         let scaled = |size, scale, size_multiple| {
-            let letterbox = Letterbox::scaled(1920, 1080, size, scale, size_multiple);
+            let letterbox = Letterbox::scaled((1920, 1080), size, scale, size_multiple);
             (letterbox.content(), letterbox.input())
         };
         assert_eq!(scaled(InputSize::Longest(640), 0.25, 1), ((160, 90), (160, 96)));
@@ -156,13 +164,33 @@ mod tests {
         assert_eq!(scaled(InputSize::Longest(640), 0.0, 1), ((1, 1), (32, 32)));
     }
 
+    #[test]
+    fn the_input_shows_square_pixels() {
+        let frame = |width, height, pixel_aspect| FrameSize { width, height, pixel_aspect };
+        // 704 x 576 stored pixels of 16:11 are displayed as 1024 x 576.
+        let wide = frame(704, 576, PixelAspect::new(16, 11));
+        let letterbox = Letterbox::new(wide, InputSize::Longest(640));
+        assert_eq!((letterbox.content(), letterbox.input()), ((640, 360), (640, 384)));
+        let corner = letterbox.frame_from_input(Point::new(640.0, 360.0));
+        assert!((corner.x - 704.0).abs() < 0.01 && (corner.y - 576.0).abs() < 0.01, "{corner:?}");
+        assert_eq!(Letterbox::new(wide, InputSize::Native).content(), (1024, 576));
+        // No axis is shrunk: rows that are missing are interpolated.
+        let high = frame(640, 180, PixelAspect::new(1, 2));
+        assert_eq!(Letterbox::new(high, InputSize::Native).content(), (640, 360));
+        assert_eq!(Letterbox::new(high, InputSize::Fixed(320, 320)).content(), (320, 180));
+        // An absurd ratio cannot exhaust the memory.
+        let absurd = frame(1920, 1080, PixelAspect::new(u32::MAX, 1));
+        let (cols, rows) = Letterbox::new(absurd, InputSize::Native).content();
+        assert!(cols <= MAX_SIDE && rows >= 1, "{cols}x{rows}");
+    }
+
     proptest! {
         #[test]
         fn a_point_maps_back_within_half_a_pixel(
             width in 1usize..9000, height in 1usize..9000, longest in 0u32..2048,
             x in 0.0f32..1.0, y in 0.0f32..1.0,
         ) {
-            let letterbox = Letterbox::new(width, height, longest.into());
+            let letterbox = Letterbox::new((width, height), longest.into());
             let frame = Point::new(x * width as f32, y * height as f32);
             let input = letterbox.input_from_frame(frame);
             let (content_width, content_height) = letterbox.content();
@@ -175,7 +203,7 @@ mod tests {
         fn the_input_contains_the_content_and_is_a_multiple_of_32(
             width in 1usize..9000, height in 1usize..9000, longest in 1u32..2048,
         ) {
-            let letterbox = Letterbox::new(width, height, longest.into());
+            let letterbox = Letterbox::new((width, height), longest.into());
             let ((cw, ch), (iw, ih)) = (letterbox.content(), letterbox.input());
             prop_assert!(cw >= 1 && ch >= 1 && iw - cw < 32 && ih - ch < 32);
             prop_assert_eq!((iw % 32, ih % 32), (0, 0));

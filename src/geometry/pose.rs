@@ -2,7 +2,8 @@
 
 use nalgebra::{Matrix2x3, Matrix3, Vector3};
 
-use super::face::{Face, Landmarks};
+use super::aspect::PixelAspect;
+use super::face::{Face, Landmarks, Point};
 
 /// The five landmarks of a mean face in frontal pose, in template pixels: x to the right of the
 /// image, y down, z away from the camera.
@@ -70,10 +71,17 @@ pub(super) fn head_pose(landmarks: &Landmarks) -> Option<HeadPose> {
     Some(HeadPose { yaw, pitch, roll })
 }
 
+/// Landmarks in units of which x and y have the same length.
+pub(crate) fn in_square_pixels(landmarks: &Landmarks, pixel_aspect: PixelAspect) -> Landmarks {
+    let (x, y) = pixel_aspect.stretch();
+    landmarks.map(|point| Point::new((f64::from(point.x) * x) as f32, (f64::from(point.y) * y) as f32))
+}
+
 impl Face {
-    /// The head pose from the five landmarks; `None` without landmarks or with degenerate ones.
-    pub fn pose(&self) -> Option<HeadPose> {
-        head_pose(self.landmarks.as_ref()?)
+    /// The head pose from the five landmarks, in a frame with pixels of this shape; `None` without
+    /// landmarks or with degenerate ones.
+    pub fn pose(&self, pixel_aspect: PixelAspect) -> Option<HeadPose> {
+        head_pose(&in_square_pixels(&self.landmarks?, pixel_aspect))
     }
 }
 
@@ -91,7 +99,7 @@ fn about_x(angle: f64) -> Matrix3<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::face::{ARCFACE_TEMPLATE, Point};
+    use super::super::face::ARCFACE_TEMPLATE;
     use super::*;
     use proptest::prelude::*;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::yuv::YuvCoding;
+use crate::geometry::{FrameSize, PixelAspect};
 
 /// The supported pixel formats, with 8 bits per sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,7 +78,7 @@ impl PixelFormat {
     }
 }
 
-/// The description of an image: pixel format, size and colour coding.
+/// The description of an image: pixel format, size, colour coding and pixel aspect ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
     /// The pixel format.
@@ -88,6 +89,8 @@ pub struct ImageInfo {
     pub height: usize,
     /// The colour coding of YUV formats.
     pub coding: YuvCoding,
+    /// Shape of a pixel.
+    pub pixel_aspect: PixelAspect,
 }
 
 /// A rectangle of whole pixels in an image.
@@ -120,9 +123,15 @@ impl fmt::Display for PixelFormat {
 }
 
 impl ImageInfo {
-    /// An image description with the default colour coding: BT.601, limited range.
+    /// An image description with the default colour coding, BT.601 with limited range, and square
+    /// pixels.
     pub fn new(format: PixelFormat, width: usize, height: usize) -> Self {
-        Self { format, width, height, coding: YuvCoding::default() }
+        Self { format, width, height, coding: YuvCoding::default(), pixel_aspect: PixelAspect::SQUARE }
+    }
+
+    /// Width, height and shape of a pixel.
+    pub fn size(self) -> FrameSize {
+        FrameSize { width: self.width, height: self.height, pixel_aspect: self.pixel_aspect }
     }
 
     /// The region that covers the whole image.

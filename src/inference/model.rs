@@ -398,7 +398,7 @@ mod tests {
     fn session_for_a_shape_is_created_once() {
         let mut model = open(&ModelOptions { preprocessing: Preprocessing::Device, ..ModelOptions::default() });
         let (allocator, factory) = (Arc::clone(model.allocator()), Arc::clone(model.factory()));
-        let letterbox = crate::geometry::Letterbox::new(320, 180, crate::geometry::InputSize::Longest(160));
+        let letterbox = crate::geometry::Letterbox::new((320, 180), crate::geometry::InputSize::Longest(160));
         let info = crate::image::ImageInfo::new(crate::image::PixelFormat::Nv12, 320, 180);
         let input_spec = InputSpec::Planes(device_graph::FrameSpec::new(&info, letterbox));
         factory.prepare(&input_spec, &allocator).unwrap();

@@ -6,7 +6,7 @@ use super::input::{ChannelOrder, Normalization, Padding};
 use super::layout::{Arrangement, CANDIDATE_LEN, CANDIDATE_LEN_WITH_LANDMARKS, Family, Layout, Role, Variances};
 use super::overrides::PointUnit;
 use super::recognise::FamilyMatch;
-use crate::geometry::{InputSize, Letterbox};
+use crate::geometry::{FrameSize, InputSize, Letterbox};
 
 /// What the outputs of a model contain.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,12 +65,12 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// The letterbox of a frame of `width` x `height` for this model, with the requested input size
+    /// The letterbox of a frame for this model, with the requested input size
     /// and a scale relative to it. A fixed input size of the model takes precedence over
     /// `requested`.
-    pub fn letterbox(&self, width: usize, height: usize, requested: InputSize, scale: f32) -> Letterbox {
+    pub fn letterbox(&self, frame: FrameSize, requested: InputSize, scale: f32) -> Letterbox {
         let size = self.fixed_size.map_or(requested, |(width, height)| InputSize::Fixed(width, height));
-        Letterbox::scaled(width, height, size, scale, self.size_multiple)
+        Letterbox::scaled(frame, size, scale, self.size_multiple)
     }
 
     /// The batch size to use if `requested` is requested.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::geometry::{Face, HeadPose};
+use crate::geometry::{Face, FrameSize, HeadPose, PixelAspect};
 
 /// Value of the field `schema`: name and version.
 pub const SCHEMA: &str = "retinaface.frame/1";
@@ -34,6 +34,7 @@ pub struct FrameRecord<'a> {
     utc: Option<String>,
     width: usize,
     height: usize,
+    pixel_aspect_ratio: [u32; 2],
     age_ns: Option<u64>,
     dropped: usize,
     faces: Vec<FaceRecord>,
@@ -65,26 +66,37 @@ struct BoxRecord {
     h: f32,
 }
 
-impl From<&Face> for FaceRecord {
-    fn from(face: &Face) -> Self {
+impl FaceRecord {
+    fn new(face: &Face, pixel_aspect: PixelAspect) -> Self {
         let rect = face.rect;
         Self {
             score: face.score,
             rect: BoxRecord { x: rect.x, y: rect.y, w: rect.w, h: rect.h },
             landmarks: face.landmarks.map(|points| points.map(|point| [point.x, point.y])),
             points: (!face.points.is_empty()).then(|| face.points.iter().map(|point| [point.x, point.y]).collect()),
-            pose: face.pose().map(|HeadPose { yaw, pitch, roll }| PoseRecord { yaw, pitch, roll }),
+            pose: face.pose(pixel_aspect).map(|HeadPose { yaw, pitch, roll }| PoseRecord { yaw, pitch, roll }),
             track_id: face.track_id,
         }
     }
 }
 
 impl<'a> FrameRecord<'a> {
-    /// The record of frame `frame`, counted from 0, of `width` x `height` pixels. The coordinates
-    /// of `faces` are frame pixels.
-    pub fn new(origin: Origin<'a>, frame: u64, width: usize, height: usize, faces: &[Face]) -> Self {
-        let faces = faces.iter().map(FaceRecord::from).collect();
-        Self { schema: SCHEMA, origin, frame, pts_ns: None, utc: None, width, height, age_ns: None, dropped: 0, faces }
+    /// The record of frame `frame`, counted from 0. The coordinates of `faces` are frame pixels.
+    pub fn new(origin: Origin<'a>, frame: u64, size: impl Into<FrameSize>, faces: &[Face]) -> Self {
+        let FrameSize { width, height, pixel_aspect } = size.into();
+        Self {
+            schema: SCHEMA,
+            origin,
+            frame,
+            pts_ns: None,
+            utc: None,
+            width,
+            height,
+            pixel_aspect_ratio: pixel_aspect.parts().into(),
+            age_ns: None,
+            dropped: 0,
+            faces: faces.iter().map(|face| FaceRecord::new(face, pixel_aspect)).collect(),
+        }
     }
 
     /// Sets the presentation timestamp, in nanoseconds.
@@ -134,14 +146,14 @@ mod tests {
         let rect = Rect::new(1.5, -2.0, 30.25, 40.0);
         let points = vec![Point::new(3.5, 4.0)];
         let face = Face { score: 0.75, rect, landmarks: Some(landmarks), points, ..Face::default() };
-        let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, 640, 360, &[face]);
+        let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, (640, 360), &[face]);
         let record = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789));
         let line = record.with_age(Some(Duration::from_millis(80))).with_dropped(2).to_line();
         assert_eq!(
             line,
             concat!(
                 r#"{"schema":"retinaface.frame/1","stream":"cam\"1","frame":7,"pts_ns":40000000,"#,
-                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"age_ns":80000000,"dropped":2,"faces":[{"score":0.75,"#,
+                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"pixel_aspect_ratio":[1,1],"age_ns":80000000,"dropped":2,"faces":[{"score":0.75,"#,
                 r#""box":{"x":1.5,"y":-2.0,"w":30.25,"h":40.0},"landmarks":[[0.5,0.0],[1.5,2.0],[2.5,4.0],[3.5,6.0],[4.5,8.0]],"#,
                 r#""points":[[3.5,4.0]],"pose":null,"track_id":null}]}"#,
                 "\n"
@@ -151,8 +163,8 @@ mod tests {
 
     #[test]
     fn an_image_has_a_source_and_no_timestamps() {
-        let line = FrameRecord::new(Origin::Source("a.jpg"), 0, 10, 20, &[]).to_line();
-        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"age_ns":null,"dropped":0,"faces":[]}"#;
+        let line = FrameRecord::new(Origin::Source("a.jpg"), 0, (10, 20), &[]).to_line();
+        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"pixel_aspect_ratio":[1,1],"age_ns":null,"dropped":0,"faces":[]}"#;
         assert_eq!(line.trim_end(), expected);
     }
 }

@@ -26,8 +26,9 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The environment of all sessions.
-    pub(crate) fn environment(&self) -> &Environment {
+    /// The environment of all sessions. A process can have only one, so that a program that runs
+    /// models of its own with `ort`, such as a recogniser, needs this one.
+    pub fn environment(&self) -> &Environment {
         &self.environment
     }
 

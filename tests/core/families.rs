@@ -11,7 +11,7 @@ use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::imgproc;
 use opencv::prelude::*;
 use retinaface::crops::align;
-use retinaface::crops::align::Similarity;
+use retinaface::crops::align::Affine;
 use retinaface::detect::{DetectionSettings, Detector, Merge, Scales, Tiles, Views, parse_rois};
 use retinaface::geometry::{Face, InputSize, Rect};
 use retinaface::image::{ImageInfo, ImageView, OwnedImage, PixelFormat, Region};
@@ -66,7 +66,7 @@ impl Photo {
 fn padded(view: &ImageView<'_>, width: usize, height: usize, colour: [u8; 3]) -> Photo {
     let info = ImageInfo::new(PixelFormat::Bgr, width, height);
     let mut large = OwnedImage::new(info, vec![0; 3 * width * height]).unwrap();
-    let identity = Similarity::from_matrix([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]);
+    let identity = Affine::from_matrix([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]);
     align::warp(view, &identity, &mut large.view_mut(), &mut Default::default()).unwrap();
     let mut pixels = large.data().to_vec();
     for (index, pixel) in pixels.as_chunks_mut::<3>().0.iter_mut().enumerate() {
@@ -377,7 +377,7 @@ fn resized(view: &ImageView<'_>, width: usize, height: usize) -> Photo {
     let mut copy = OwnedImage::new(view.info(), vec![0; 3 * region.width * region.height]).unwrap();
     align::warp(
         view,
-        &Similarity::from_matrix([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+        &Affine::from_matrix([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
         &mut copy.view_mut(),
         &mut Default::default(),
     )

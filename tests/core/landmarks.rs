@@ -7,7 +7,7 @@ use crate::common;
 use opencv::core::Mat;
 use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::prelude::*;
-use retinaface::crops::align::Similarity;
+use retinaface::crops::align::Affine;
 use retinaface::crops::{CropMode, LandmarkSettings, Landmarker, align, five_landmarks};
 use retinaface::detect::{DetectionSettings, Detector};
 use retinaface::geometry::{Face, Landmarks, Point, Rect};
@@ -176,7 +176,7 @@ fn points_agree_with_detector_and_rotate_with_face() {
         let (sin, cos) = 40f64.to_radians().sin_cos();
         let (x, y) = (f64::from(photo.cols()) / 2.0, f64::from(photo.rows()) / 2.0);
         let rotated_from_photo =
-            Similarity::from_matrix([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]);
+            Affine::from_matrix([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]);
         let info = frame.info();
         let mut rotated = OwnedImage::new(info, vec![0; 3 * info.width * info.height]).unwrap();
         align::warp(&frame, &rotated_from_photo, &mut rotated.view_mut(), &mut Default::default()).unwrap();

@@ -6,6 +6,7 @@
 mod common;
 
 mod architecture;
+mod aspect;
 mod device;
 mod families;
 mod hostile;

@@ -7,7 +7,7 @@ use opencv::prelude::*;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{DetectionSettings, Detector};
-use retinaface::geometry::InputSize;
+use retinaface::geometry::{InputSize, PixelAspect};
 use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
 
 fn photo(name: &str) -> OwnedImage {
@@ -58,7 +58,7 @@ fn crops_match_insightface_norm_crop() {
     for expected in reference.crops {
         let name = &expected.source;
         let landmarks = common::points(&expected.landmarks);
-        let transform = align::crop_from_frame(&landmarks, expected.size).unwrap();
+        let transform = align::crop_from_frame(&landmarks, PixelAspect::SQUARE, expected.size).unwrap();
         for (actual, expected_value) in transform.matrix().iter().flatten().zip(expected.matrix.iter().flatten()) {
             assert!(
                 (actual - expected_value).abs() <= 1e-4 * expected_value.abs().max(1.0),

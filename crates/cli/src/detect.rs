@@ -12,7 +12,7 @@ use clap::Args;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{DetectionSettings, Detector};
-use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize};
+use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize, PixelAspect};
 use retinaface::image::{ImageInfo, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
 use retinaface::record::{FrameRecord, Origin};
 
@@ -141,8 +141,7 @@ impl ImageProcessor<'_> {
         let mut image = image_file::read(input)?;
         let faces = self.detector.detect(&image.view(), &self.command.settings())?.faces;
         let source = input.to_string_lossy();
-        let (width, height) = (image.view().width(), image.view().height());
-        let line = FrameRecord::new(Origin::Source(&source), index as u64, width, height, &faces)
+        let line = FrameRecord::new(Origin::Source(&source), index as u64, image.view().info().size(), &faces)
             .with_age(Some(Duration::ZERO))
             .to_line();
         let mut notes = Vec::new();
@@ -187,8 +186,10 @@ impl ImageProcessor<'_> {
     /// The aligned crop of a face. The inner error is the reason why the face has no crop.
     fn crop(&mut self, image: &OwnedImage, face: &Face) -> anyhow::Result<Result<OwnedImage, String>> {
         let transform = match &face.landmarks {
-            Some(landmarks) => align::crop_from_frame(landmarks, ARCFACE_SIZE),
-            None if self.command.align_without_landmarks => align::crop_of_box(face.rect, ARCFACE_SIZE),
+            Some(landmarks) => align::crop_from_frame(landmarks, PixelAspect::SQUARE, ARCFACE_SIZE),
+            None if self.command.align_without_landmarks => {
+                align::crop_of_box(face.rect, PixelAspect::SQUARE, ARCFACE_SIZE)
+            }
             None => {
                 return Ok(Err(
                     "the face has no landmarks; --align-without-landmarks writes the square around its box".to_owned(),

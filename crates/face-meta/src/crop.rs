@@ -2,11 +2,14 @@
 
 use gst::glib;
 use gst::meta::CustomMeta;
-use retinaface::align::Similarity;
-use retinaface::geometry::Face;
+use retinaface::align::Affine;
+use retinaface::geometry::{Face, FrameSize};
 
-use crate::fields::{face_from, matrix, matrix_from, with_face};
+use crate::fields::{face_from, matrix, matrix_from, pixel_aspect, pixel_aspect_from, with_face};
 use crate::{CROP_META, register};
+
+/// Field of the pixel aspect ratio of the crop's frame.
+const FRAME_PIXEL_ASPECT: &str = "frame-pixel-aspect-ratio";
 
 /// Where an aligned crop comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,16 +18,16 @@ pub struct CropOrigin {
     pub stream: String,
     /// The frame's presentation time.
     pub frame_pts: Option<gst::ClockTime>,
-    /// Width and height of the frame.
-    pub frame_size: (u32, u32),
+    /// Size of the frame and the shape of its pixels. The crop's pixels are square.
+    pub frame_size: FrameSize,
     /// Id of the face's region of interest on the frame.
     pub roi_id: i32,
     /// The face, in frame pixels.
     pub face: Face,
     /// From frame pixels to the crop's pixels.
-    pub crop_from_frame: Similarity,
+    pub crop_from_frame: Affine,
     /// From the crop's pixels to frame pixels.
-    pub frame_from_crop: Similarity,
+    pub frame_from_crop: Affine,
 }
 
 /// Attaches the origin of an aligned crop.
@@ -39,12 +42,14 @@ pub fn attach_crop(buffer: &mut gst::BufferRef, origin: &CropOrigin) -> Result<(
     if let Some(pts) = origin.frame_pts {
         structure.set("frame-pts", pts.nseconds());
     }
-    structure.set("frame-width", origin.frame_size.0);
-    structure.set("frame-height", origin.frame_size.1);
+    let FrameSize { width, height, pixel_aspect: aspect } = origin.frame_size;
+    structure.set("frame-width", width as u32);
+    structure.set("frame-height", height as u32);
+    structure.set(FRAME_PIXEL_ASPECT, pixel_aspect(aspect));
     structure.set("roi-id", origin.roi_id);
     structure.set("crop-from-frame", matrix(&origin.crop_from_frame));
     structure.set("frame-from-crop", matrix(&origin.frame_from_crop));
-    structure.set("face", with_face(gst::Structure::builder("face"), &origin.face));
+    structure.set("face", with_face(gst::Structure::builder("face"), &origin.face, aspect));
     Ok(())
 }
 
@@ -56,7 +61,11 @@ pub fn read_crop(buffer: &gst::BufferRef) -> Option<CropOrigin> {
     Some(CropOrigin {
         stream: structure.get("stream").ok()?,
         frame_pts: structure.get("frame-pts").ok().map(gst::ClockTime::from_nseconds),
-        frame_size: (structure.get("frame-width").ok()?, structure.get("frame-height").ok()?),
+        frame_size: FrameSize {
+            width: structure.get::<u32>("frame-width").ok()? as usize,
+            height: structure.get::<u32>("frame-height").ok()? as usize,
+            pixel_aspect: pixel_aspect_from(structure, FRAME_PIXEL_ASPECT),
+        },
         roi_id: structure.get("roi-id").ok()?,
         face: face_from(structure.get::<gst::Structure>("face").ok()?.as_ref())?,
         crop_from_frame: matrix_from(structure, "crop-from-frame")?,

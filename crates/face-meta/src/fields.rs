@@ -1,8 +1,8 @@
 //! Fields of a structure: how faces, points, rectangles and matrices are stored.
 
 use gst::glib;
-use retinaface::align::Similarity;
-use retinaface::geometry::{Face, HeadPose, Point, Rect};
+use retinaface::align::Affine;
+use retinaface::geometry::{Face, HeadPose, PixelAspect, Point, Rect};
 
 /// A short list of numbers, readable from every language.
 pub(crate) fn doubles(values: impl IntoIterator<Item = f64>) -> gst::Array {
@@ -49,8 +49,8 @@ fn rect_from(structure: &gst::StructureRef) -> Option<Rect> {
     Some(Rect { x: x as f32, y: y as f32, w: w as f32, h: h as f32 })
 }
 
-/// Adds the fields that a face has on a frame and on a crop.
-pub(crate) fn with_face(builder: gst::structure::Builder, face: &Face) -> gst::Structure {
+/// Adds the fields that a face has on a frame with pixels of this shape and on a crop of it.
+pub(crate) fn with_face(builder: gst::structure::Builder, face: &Face, pixel_aspect: PixelAspect) -> gst::Structure {
     let Rect { x, y, w, h } = face.rect;
     let points =
         (!face.points.is_empty()).then(|| float_bytes(face.points.iter().flat_map(|point| [point.x, point.y])));
@@ -62,7 +62,7 @@ pub(crate) fn with_face(builder: gst::structure::Builder, face: &Face) -> gst::S
         // For readers in other languages; this crate computes it from the landmarks.
         .field_if_some(
             "pose",
-            face.pose().map(|HeadPose { yaw, pitch, roll }| doubles([yaw, pitch, roll].map(f64::from))),
+            face.pose(pixel_aspect).map(|HeadPose { yaw, pitch, roll }| doubles([yaw, pitch, roll].map(f64::from))),
         )
         .field_if_some("track-id", face.track_id)
         .build()
@@ -79,13 +79,31 @@ pub(crate) fn face_from(structure: &gst::StructureRef) -> Option<Face> {
     })
 }
 
-pub(crate) fn matrix(similarity: &Similarity) -> gst::Array {
-    doubles(similarity.matrix().into_iter().flatten())
+/// A pixel aspect ratio, as in caps.
+pub(crate) fn pixel_aspect(aspect: PixelAspect) -> gst::Fraction {
+    let (width, height) = aspect.parts();
+    let part = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    gst::Fraction::new(part(width), part(height))
 }
 
-pub(crate) fn matrix_from(structure: &gst::StructureRef, field: &str) -> Option<Similarity> {
+/// The pixel aspect ratio in such a field; square pixels if it is missing or not positive.
+pub(crate) fn pixel_aspect_from(structure: &gst::StructureRef, field: &str) -> PixelAspect {
+    structure.get::<gst::Fraction>(field).map_or(PixelAspect::SQUARE, to_pixel_aspect)
+}
+
+/// The pixel aspect ratio of caps; square pixels if it is not positive.
+pub fn to_pixel_aspect(fraction: gst::Fraction) -> PixelAspect {
+    let part = |value: i32| u32::try_from(value).unwrap_or(0);
+    PixelAspect::new(part(fraction.numer()), part(fraction.denom()))
+}
+
+pub(crate) fn matrix(transform: &Affine) -> gst::Array {
+    doubles(transform.matrix().into_iter().flatten())
+}
+
+pub(crate) fn matrix_from(structure: &gst::StructureRef, field: &str) -> Option<Affine> {
     let [a, b, c, d, e, f] = doubles_from(structure, field)?[..] else { return None };
-    Some(Similarity::from_matrix([[a, b, c], [d, e, f]]))
+    Some(Affine::from_matrix([[a, b, c], [d, e, f]]))
 }
 
 #[cfg(test)]
@@ -97,7 +115,7 @@ mod tests {
         gst::init().unwrap();
         let points = (0..478).map(|i| Point::new(i as f32 / 7.0, -1e-3 * i as f32)).collect::<Vec<_>>();
         let face = Face { points: points.clone(), ..Face::default() };
-        let structure = with_face(gst::Structure::builder("face"), &face);
+        let structure = with_face(gst::Structure::builder("face"), &face, PixelAspect::SQUARE);
         assert_eq!(structure.get::<glib::Bytes>("points").unwrap().len(), 478 * 8);
         assert_eq!(face_from(&structure).unwrap().points, points);
     }
@@ -105,7 +123,7 @@ mod tests {
     #[test]
     fn a_damaged_points_field_is_ignored() {
         gst::init().unwrap();
-        let mut structure = with_face(gst::Structure::builder("face"), &Face::default());
+        let mut structure = with_face(gst::Structure::builder("face"), &Face::default(), PixelAspect::SQUARE);
         for bytes in [&[0u8; 7][..], &[0; 12]] {
             structure.set("points", glib::Bytes::from_owned(bytes.to_vec()));
             assert_eq!(face_from(&structure).unwrap().points, []);

@@ -9,11 +9,14 @@ use std::time::Duration;
 use gst::glib;
 use gst::meta::CustomMeta;
 use gst_video::VideoRegionOfInterestMeta;
-use retinaface::geometry::{Face, Rect};
+use retinaface::geometry::{Face, FrameSize, PixelAspect, Rect};
 
-use crate::fields::{face_from, with_face};
-use crate::position::{FrameSize, follow, roi_rect};
+use crate::fields::{face_from, pixel_aspect, pixel_aspect_from, with_face};
+use crate::position::{follow, may_have_borders, roi_rect};
 use crate::{FRAME_META, ROI_TYPE, register};
+
+/// Field of the frame's pixel aspect ratio.
+const PIXEL_ASPECT: &str = "pixel-aspect-ratio";
 
 /// A face on a frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +105,7 @@ pub fn attach_aged(
                 .field("y_max", fraction(face.rect.bottom(), height))
                 .build(),
         );
-        entries.push(entry(roi_id, [x, y, w, h], face));
+        entries.push(entry(roi_id, [x, y, w, h], face, size.pixel_aspect));
     }
     let mut meta = CustomMeta::add(buffer, FRAME_META)?;
     write(meta.mut_structure(), entries, size, age, 0);
@@ -118,15 +121,16 @@ fn write(
 ) {
     structure.set("width", size.width as u32);
     structure.set("height", size.height as u32);
-    structure.set("display-width", size.display_width());
+    structure.set(PIXEL_ASPECT, pixel_aspect(size.pixel_aspect));
     structure.set("age-ns", u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
     structure.set("dropped", u32::try_from(dropped).unwrap_or(u32::MAX));
     structure.set("faces", gst::Array::new(entries));
 }
 
 /// A face's entry, with its region of interest.
-fn entry(roi_id: i32, roi: [u32; 4], face: &Face) -> gst::Structure {
-    with_face(gst::Structure::builder("face").field("roi-id", roi_id).field("roi", gst::Array::new(roi)), face)
+fn entry(roi_id: i32, roi: [u32; 4], face: &Face, pixel_aspect: PixelAspect) -> gst::Structure {
+    let builder = gst::Structure::builder("face").field("roi-id", roi_id).field("roi", gst::Array::new(roi));
+    with_face(builder, face, pixel_aspect)
 }
 
 /// Writes the faces that [`read`] returned back, with additions. Their regions of interest stay,
@@ -139,13 +143,14 @@ pub fn update(
     faces: &FrameFaces,
     size: impl Into<FrameSize>,
 ) -> Result<(), glib::BoolError> {
+    let size = size.into();
     let rois = Rois::of(buffer);
-    let known = |found: &FrameFace| Some(entry(found.roi_id, rois.get(found.roi_id)?, &found.face));
+    let known = |found: &FrameFace| Some(entry(found.roi_id, rois.get(found.roi_id)?, &found.face, size.pixel_aspect));
     let entries = faces.faces.iter().filter_map(known).collect::<Vec<_>>();
     // A face without an ROI stays a lost one for the next reader.
     let dropped = faces.dropped + (faces.faces.len() - entries.len());
     let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
-    write(meta.mut_structure(), entries, size.into(), faces.age, dropped);
+    write(meta.mut_structure(), entries, size, faces.age, dropped);
     Ok(())
 }
 
@@ -230,8 +235,9 @@ fn faces(
     let was_width = structure.get::<u32>("width").ok()?.max(1);
     let was_height = structure.get::<u32>("height").ok()?.max(1);
     structure.get::<gst::Array>("faces").ok()?;
-    let was_aspect = structure.get::<f64>("display-width").unwrap_or(was_width.into()) / f64::from(was_height);
-    let may_have_borders = size.may_have_borders(was_aspect);
+    let pixel_aspect = pixel_aspect_from(structure, PIXEL_ASPECT);
+    let was = FrameSize { width: was_width as usize, height: was_height as usize, pixel_aspect };
+    let may_have_borders = may_have_borders(*size, was.display_aspect());
     let scale = (size.width as f32 / was_width as f32, size.height as f32 / was_height as f32);
     let face = |entry: &gst::Structure| {
         let roi_id = entry.get::<i32>("roi-id").ok()?;

@@ -43,8 +43,8 @@ mod frame;
 mod position;
 
 pub use crop::{CropOrigin, attach_crop, read_crop};
+pub use fields::to_pixel_aspect;
 pub use frame::{FrameFace, FrameFaces, attach, attach_aged, read, update};
-pub use position::FrameSize;
 
 /// Type of the region of interest of a face.
 pub const ROI_TYPE: &str = "face";

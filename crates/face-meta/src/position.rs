@@ -1,6 +1,6 @@
 //! Where a face is after other elements changed the frame: its region of interest before and now.
 
-use retinaface::geometry::{Face, Point, Rect};
+use retinaface::geometry::{Face, FrameSize, Point, Rect};
 
 /// Largest difference in pixels between an ROI that was only scaled and the exact rectangle:
 /// GStreamer truncates an ROI to whole pixels at each size of the frame. For a large ROI
@@ -11,36 +11,11 @@ const ROUNDING_FRACTION: f32 = 0.06;
 /// A frame whose aspect ratio changed by at most this many pixels was rounded and has no borders.
 const BORDER_PIXELS: f64 = 2.0;
 
-/// A frame's size in pixels and the shape of a pixel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameSize {
-    /// Columns.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// Width of a pixel over its height.
-    pub pixel_aspect: gst::Fraction,
-}
-
-impl From<(usize, usize)> for FrameSize {
-    /// Width and height, with square pixels.
-    fn from((width, height): (usize, usize)) -> Self {
-        Self { width, height, pixel_aspect: gst::Fraction::new(1, 1) }
-    }
-}
-
-impl FrameSize {
-    /// Width in units of a pixel's height.
-    pub(crate) fn display_width(&self) -> f64 {
-        self.width as f64 * f64::from(self.pixel_aspect.numer()) / f64::from(self.pixel_aspect.denom().max(1))
-    }
-
-    /// Whether a frame with the aspect ratio `was` can have borders at this size.
-    pub(crate) fn may_have_borders(&self, was: f64) -> bool {
-        let (width, height) = (self.display_width(), self.height as f64);
-        let (fitting_width, fitting_height) = (height * was, width / was);
-        width - fitting_width > BORDER_PIXELS || height - fitting_height > BORDER_PIXELS
-    }
+/// Whether a frame of `size` can have borders if its display aspect ratio was `was`.
+pub(crate) fn may_have_borders(size: FrameSize, was: f64) -> bool {
+    let (width, height) = (size.width as f64 * size.pixel_aspect.ratio(), size.height as f64);
+    let (fitting_width, fitting_height) = (height * was, width / was);
+    width - fitting_width > BORDER_PIXELS || height - fitting_height > BORDER_PIXELS
 }
 
 /// The whole pixels that a face covers in a frame: x, y, width, height; `None` outside of the

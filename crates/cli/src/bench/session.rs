@@ -31,7 +31,7 @@ impl BareSession {
         let options = ModelOptions { kernels: Kernels::Runtime, ..options.clone() };
         let context = OpenContext { base_dir: program_directory(), progress: None };
         let model = Model::open_file(&ModelFile::read(file)?, &options, &context)?;
-        let (input_width, input_height) = model.spec().letterbox(width, height, input_size, 1.0).input();
+        let (input_width, input_height) = model.spec().letterbox((width, height).into(), input_size, 1.0).input();
         let input_spec = InputSpec::Floats { width: input_width, height: input_height };
         let tensors = [model.allocator().tensors(input_spec)?];
         Ok(Self { model, tensors, input_width, input_height })

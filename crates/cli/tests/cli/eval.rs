@@ -11,7 +11,7 @@ use crate::common;
 use opencv::core::{Mat, Point2f, Scalar, Size, Vector};
 use opencv::prelude::*;
 use opencv::{imgcodecs, imgproc};
-use retinaface::crops::align::Similarity;
+use retinaface::crops::align::Affine;
 use retinaface::geometry::Point;
 use serde::Deserialize;
 
@@ -293,7 +293,7 @@ const IDENTITY: Augmentation =
 
 impl Augmentation {
     /// The transformed image, and the transform of its points.
-    fn apply(self, image: &Mat) -> (Mat, Similarity) {
+    fn apply(self, image: &Mat) -> (Mat, Affine) {
         let (width, height) = (f64::from(image.cols()), f64::from(image.rows()));
         let size = Size::new((width * self.scale).round() as i32, (height * self.scale).round() as i32);
         let centre = Point2f::new((width / 2.0) as f32, (height / 2.0) as f32);
@@ -326,7 +326,7 @@ impl Augmentation {
         let mut adjusted = Mat::default();
         changed.convert_to(&mut adjusted, -1, self.gain_offset.0, self.gain_offset.1).unwrap();
         let row = |row| [0, 1, 2].map(|col| *matrix.at_2d::<f64>(row, col).unwrap());
-        (adjusted, Similarity::from_matrix([row(0), row(1)]))
+        (adjusted, Affine::from_matrix([row(0), row(1)]))
     }
 }
 

@@ -19,6 +19,7 @@ struct Line {
     utc: Option<String>,
     width: u32,
     height: u32,
+    pixel_aspect_ratio: [u32; 2],
     age_ns: u64,
     dropped: usize,
     faces: Vec<serde_json::Value>,

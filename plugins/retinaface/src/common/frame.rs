@@ -1,8 +1,9 @@
 //! From a mapped video frame to an image view. Only this module handles GStreamer's strides and
 //! crop metas.
 
-use face_meta::FrameSize;
+use face_meta::to_pixel_aspect;
 use gst_video::{VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo, VideoMeta};
+use retinaface::geometry::FrameSize;
 use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region, YuvCoding, YuvMatrix};
 #[cfg(feature = "cuda-memory")]
 use retinaface::runtime::{DeviceFrame, DevicePlane};
@@ -172,7 +173,7 @@ fn region(buffer: &gst::BufferRef, info: &VideoInfo) -> Region {
 /// The size to which the coordinates of faces refer.
 pub(crate) fn frame_size(buffer: &gst::BufferRef, info: &VideoInfo) -> FrameSize {
     let Region { width, height, .. } = region(buffer, info);
-    FrameSize { width, height, pixel_aspect: info.par() }
+    FrameSize { width, height, pixel_aspect: to_pixel_aspect(info.par()) }
 }
 
 fn image_info(info: &VideoInfo) -> Result<ImageInfo, FrameError> {
@@ -185,5 +186,6 @@ fn image_info(info: &VideoInfo) -> Result<ImageInfo, FrameError> {
         _ => YuvMatrix::Bt601,
     };
     let coding = YuvCoding { matrix, full_range: colorimetry.range() == VideoColorRange::Range0_255 };
-    Ok(ImageInfo { format, width: info.width() as usize, height: info.height() as usize, coding })
+    let (width, height) = (info.width() as usize, info.height() as usize);
+    Ok(ImageInfo { format, width, height, coding, pixel_aspect: to_pixel_aspect(info.par()) })
 }

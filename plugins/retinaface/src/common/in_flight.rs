@@ -10,7 +10,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use face_meta::FrameSize;
+use retinaface::geometry::FrameSize;
 
 use super::sync::lock;
 

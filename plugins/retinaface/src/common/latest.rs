@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use face_meta::FrameSize;
 use gst_video::VideoInfo;
 use nix::libc;
+use retinaface::geometry::FrameSize;
 
 use super::sync::lock;
 

@@ -8,7 +8,6 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use face_meta::FrameSize;
 use gst::glib;
 use gst::glib::object::ObjectSubclassIs;
 use gst::prelude::*;
@@ -17,6 +16,7 @@ use gst_base::prelude::*;
 use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
+use retinaface::geometry::FrameSize;
 
 use super::errors::{Coded, ErrorCode, FrameModelError};
 use super::in_flight::{FrameJob, InFlight, Pusher};

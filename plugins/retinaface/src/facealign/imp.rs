@@ -5,8 +5,8 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::{VideoFormat, VideoInfo};
-use retinaface::align::{self, AlignError, Similarity, WarpBuffers};
-use retinaface::geometry::{ARCFACE_SIZE, Face};
+use retinaface::align::{self, Affine, AlignError, WarpBuffers};
+use retinaface::geometry::{ARCFACE_SIZE, Face, PixelAspect};
 use retinaface::image::ImageView;
 
 use crate::common::errors::{Coded, ElementError, ErrorCode};
@@ -445,7 +445,8 @@ impl FaceAlign {
         stream: &str,
         state: &mut State,
     ) -> Result<Option<gst::Buffer>, gst::FlowError> {
-        let transform = match transform(&found.face, state.crop.width() as usize) {
+        let frame_size = view.info().size();
+        let transform = match transform(&found.face, frame_size.pixel_aspect, state.crop.width() as usize) {
             Ok(transform) => transform,
             Err(reason) => {
                 gst::debug!(CAT, imp = self, "face {} has no crop: {reason}", found.roi_id);
@@ -467,7 +468,7 @@ impl FaceAlign {
         let origin = CropOrigin {
             stream: stream.to_owned(),
             frame_pts: buffer.pts(),
-            frame_size: (view.width() as u32, view.height() as u32),
+            frame_size,
             roi_id: found.roi_id,
             face: found.face.clone(),
             crop_from_frame,
@@ -484,10 +485,10 @@ impl FaceAlign {
 }
 
 /// The transform to a crop and its inverse.
-fn transform(face: &Face, size: usize) -> Result<(Similarity, Similarity), AlignError> {
+fn transform(face: &Face, pixel_aspect: PixelAspect, size: usize) -> Result<(Affine, Affine), AlignError> {
     let crop_from_frame = match &face.landmarks {
-        Some(landmarks) => align::crop_from_frame(landmarks, size)?,
-        None => align::crop_of_box(face.rect, size)?,
+        Some(landmarks) => align::crop_from_frame(landmarks, pixel_aspect, size)?,
+        None => align::crop_of_box(face.rect, pixel_aspect, size)?,
     };
     let frame_from_crop = crop_from_frame.inverse().ok_or(AlignError::OutOfRange)?;
     Ok((crop_from_frame, frame_from_crop))

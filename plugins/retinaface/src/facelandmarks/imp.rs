@@ -1,7 +1,7 @@
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use face_meta::{FrameFaces, FrameSize};
+use face_meta::FrameFaces;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -13,6 +13,7 @@ use retinaface::crops::{
     CropError, CropMode, FoundLandmarks, LandmarkSettings, Landmarker, PendingLandmarks, five_landmarks,
     known_point_counts,
 };
+use retinaface::geometry::FrameSize;
 use retinaface::geometry::{Face, Rect};
 use retinaface::inference::{BackendInfo, ModelOptions, ModelTask};
 

@@ -217,7 +217,7 @@ impl BaseTransformImpl for FaceMetaPublish {
             if faces.is_empty() && dropped == 0 && !add_empty_results {
                 return Ok(gst::FlowSuccess::Ok);
             }
-            let record = FrameRecord::new(Origin::Stream(&stream), number, size.width, size.height, &faces)
+            let record = FrameRecord::new(Origin::Stream(&stream), number, size, &faces)
                 .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
                 .with_utc(utc(buffer).map(gst::ClockTime::nseconds))
                 .with_age(age)

@@ -1,7 +1,6 @@
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use face_meta::FrameSize;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -10,6 +9,7 @@ use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::detect::{DetectError, Detection, DetectionSettings, Detector, PendingDetection};
+use retinaface::geometry::FrameSize;
 use retinaface::inference::{BackendInfo, ModelOptions};
 use retinaface::runtime::locate;
 

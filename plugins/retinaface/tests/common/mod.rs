@@ -10,8 +10,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-use face_meta::FrameSize;
 use gst::prelude::*;
+use retinaface::geometry::FrameSize;
 use retinaface::geometry::{Face, Landmarks, Point, Rect};
 
 #[path = "../../../../tests/common/mod.rs"]
@@ -285,7 +285,8 @@ pub fn try_run(description: &str) -> Result<Vec<gst::Sample>, PipelineError> {
 /// The faces attached to a sample, in pixels of its frame.
 pub fn read_faces(sample: &gst::Sample) -> Vec<Face> {
     let info = gst_video::VideoInfo::from_caps(sample.caps().unwrap()).unwrap();
-    let size = FrameSize { width: info.width() as usize, height: info.height() as usize, pixel_aspect: info.par() };
+    let pixel_aspect = face_meta::to_pixel_aspect(info.par());
+    let size = FrameSize { width: info.width() as usize, height: info.height() as usize, pixel_aspect };
     face_meta::read(sample.buffer().unwrap(), size).into_faces()
 }
 

@@ -5,7 +5,7 @@ use gst::prelude::*;
 use gst_video::VideoFormat;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
-use retinaface::geometry::{Face, Landmarks, Point};
+use retinaface::geometry::{Face, Landmarks, PixelAspect, Point};
 use retinaface::image::{ImageInfo, ImageView, OwnedImage, PixelFormat};
 
 fn harness(description: &str, width: u32, height: u32) -> gst_check::Harness {
@@ -51,9 +51,9 @@ fn each_face_becomes_crop_with_timestamp_and_crop_meta() {
             assert_eq!((crop.pts(), crop.duration()), (frame.pts(), frame.duration()));
             let origin = face_meta::read_crop(crop).unwrap();
             assert_eq!(origin.stream, harness.element().unwrap().static_pad("sink").unwrap().stream_id().unwrap());
-            assert_eq!((origin.frame_pts, origin.frame_size), (frame.pts(), (640, 360)));
+            assert_eq!((origin.frame_pts, origin.frame_size), (frame.pts(), (640, 360).into()));
             assert_eq!((origin.roi_id, &origin.face), (attached.roi_id, face));
-            let crop_from_frame = align::crop_from_frame(&face.landmarks.unwrap(), 112).unwrap();
+            let crop_from_frame = align::crop_from_frame(&face.landmarks.unwrap(), PixelAspect::SQUARE, 112).unwrap();
             assert_eq!(origin.crop_from_frame, crop_from_frame);
             // The landmarks map close to the template, and the inverse maps back to the frame.
             for (landmark, expected) in face.landmarks.unwrap().into_iter().zip(retinaface::geometry::ARCFACE_TEMPLATE)

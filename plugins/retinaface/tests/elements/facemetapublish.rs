@@ -16,6 +16,7 @@ struct Line {
     utc: Option<String>,
     width: u32,
     height: u32,
+    pixel_aspect_ratio: [u32; 2],
     age_ns: Option<u64>,
     dropped: usize,
     faces: Vec<LineFace>,
@@ -154,8 +155,20 @@ fn schema_file_matches_the_published_fields() {
         names.sort();
         names
     };
-    let frame =
-        ["age_ns", "dropped", "faces", "frame", "height", "pts_ns", "schema", "source", "stream", "utc", "width"];
+    let frame = [
+        "age_ns",
+        "dropped",
+        "faces",
+        "frame",
+        "height",
+        "pixel_aspect_ratio",
+        "pts_ns",
+        "schema",
+        "source",
+        "stream",
+        "utc",
+        "width",
+    ];
     assert_eq!(names(&schema), frame);
     let face = &schema["$defs"]["face"];
     assert_eq!(names(face), ["box", "landmarks", "points", "pose", "score", "track_id"]);
@@ -211,6 +224,33 @@ fn closed_pipe_is_an_error_without_crash() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code().is_some_and(|code| code != 0), "{:?} {errors}", output.status);
         assert!(errors.contains("standard output has closed it"), "{errors}");
+    });
+}
+
+#[test]
+fn a_line_has_the_pixel_aspect_ratio_and_stored_pixels() {
+    with_watchdog(|| {
+        common::init();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("lines");
+        let stored = gst_video::VideoInfo::builder(VideoFormat::Rgb, 320, 360).par(gst::Fraction::new(2, 1));
+        let info = stored.build().unwrap();
+        let mut harness = gst_check::Harness::new_parse(&format!("facemetapublish location={}", file.display()));
+        harness.set_src_caps(info.to_caps().unwrap());
+        let mut buffer = gst::Buffer::from_mut_slice(vec![0u8; info.size()]);
+        let pixel_aspect = face_meta::to_pixel_aspect(info.par());
+        let size = retinaface::geometry::FrameSize { width: 320, height: 360, pixel_aspect };
+        let upright = retinaface::geometry::ARCFACE_TEMPLATE.map(|p| Point::new(p.x / 2.0 + 20.0, p.y + 30.0));
+        let face = Face { landmarks: Some(upright), ..face(0.9, 20.0, 30.0, 56.0, 112.0) };
+        face_meta::attach(buffer.get_mut().unwrap(), std::slice::from_ref(&face), size).unwrap();
+        harness.push(buffer).unwrap();
+        drop(harness);
+        let line = parse(&std::fs::read_to_string(&file).unwrap()).remove(0);
+        assert_eq!((line.width, line.height, line.pixel_aspect_ratio), (320, 360, [2, 1]));
+        let face = &line.faces[0];
+        assert_eq!((face.rect.x, face.rect.w), (20.0, 56.0));
+        let pose = face.pose.as_ref().unwrap();
+        assert!(pose.yaw.abs() < 1.0 && pose.pitch.abs() < 1.0 && pose.roll.abs() < 1.0, "{pose:?} is not frontal");
     });
 }
 

@@ -73,6 +73,37 @@ fn crops_are_equal_for_all_formats() {
 }
 
 #[test]
+fn a_crop_shows_the_displayed_face_whatever_the_pixel_aspect_ratio() {
+    with_watchdog(|| {
+        let photo = clip("single_face.jpg");
+        let crop = |size: &str| {
+            let samples = run(&format!(
+                "filesrc location={photo} ! jpegdec ! videoscale add-borders=false ! video/x-raw,{size} ! retinaface \
+                 ! facealign ! video/x-raw,format=RGB,pixel-aspect-ratio=1/1 ! appsink name=out"
+            ));
+            assert_eq!(samples.len(), 1, "{size}");
+            let buffer = samples[0].buffer_owned().unwrap();
+            let origin = face_meta::read_crop(&buffer).unwrap();
+            (buffer.map_readable().unwrap().to_vec(), origin)
+        };
+        let (expected, square) = crop("width=572,height=562,pixel-aspect-ratio=1/1");
+        for (size, ratio) in [
+            ("width=286,height=562,pixel-aspect-ratio=2/1", (2, 1)),
+            ("width=572,height=281,pixel-aspect-ratio=1/2", (1, 2)),
+            ("width=429,height=562,pixel-aspect-ratio=4/3", (4, 3)),
+        ] {
+            let (pixels, origin) = crop(size);
+            let sum = pixels.iter().zip(&expected).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>();
+            let difference = sum / pixels.len() as f64;
+            // A squeezed crop differs by more than 20.
+            assert!(difference < 6.0, "{size}: the mean difference is {difference} levels");
+            assert_eq!(origin.frame_size.pixel_aspect.parts(), ratio);
+            assert!((origin.face.score - square.face.score).abs() < 0.01, "{size}: {}", origin.face.score);
+        }
+    });
+}
+
+#[test]
 fn row_padding_does_not_change_the_result() {
     with_watchdog(|| {
         for (format, channels) in [(VideoFormat::Rgb, 3), (VideoFormat::Bgra, 4), (VideoFormat::Gray8, 1)] {
@@ -145,7 +176,7 @@ fn crop_meta_with_odd_offset_moves_faces_and_crops() {
             assert_eq!((crops.len(), full.len()), (5, 5));
             for (crop, full) in crops.iter().zip(&full) {
                 let origin = face_meta::read_crop(crop).unwrap();
-                assert_eq!(origin.frame_size, (width, height));
+                assert_eq!(origin.frame_size, (width as usize, height as usize).into());
                 let (pixels, expected) = (crop.map_readable().unwrap(), full.map_readable().unwrap());
                 let sum = pixels.iter().zip(expected.iter()).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>();
                 let difference = sum / pixels.len() as f64;
