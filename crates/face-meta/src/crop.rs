@@ -1,5 +1,7 @@
 //! The origin of an aligned crop.
 
+use std::time::Duration;
+
 use gst::glib;
 use gst::meta::CustomMeta;
 use retinaface::align::Affine;
@@ -16,8 +18,11 @@ const FRAME_PIXEL_ASPECT: &str = "frame-pixel-aspect-ratio";
 pub struct CropOrigin {
     /// Id of the frame's stream.
     pub stream: String,
-    /// The frame's presentation time.
+    /// Presentation time of the frame in which the face was found.
     pub frame_pts: Option<gst::ClockTime>,
+    /// Difference between the time of the crop and of the frame in which the face was found, whose
+    /// pixels the crop shows; zero unless the detector runs in `mode=latest`.
+    pub age: Duration,
     /// Size of the frame and the shape of its pixels. The crop's pixels are square.
     pub frame_size: FrameSize,
     /// Id of the face's region of interest on the frame.
@@ -42,6 +47,7 @@ pub fn attach_crop(buffer: &mut gst::BufferRef, origin: &CropOrigin) -> Result<(
     if let Some(pts) = origin.frame_pts {
         structure.set("frame-pts", pts.nseconds());
     }
+    structure.set("age-ns", u64::try_from(origin.age.as_nanos()).unwrap_or(u64::MAX));
     let FrameSize { width, height, pixel_aspect: aspect } = origin.frame_size;
     structure.set("frame-width", width as u32);
     structure.set("frame-height", height as u32);
@@ -61,6 +67,7 @@ pub fn read_crop(buffer: &gst::BufferRef) -> Option<CropOrigin> {
     Some(CropOrigin {
         stream: structure.get("stream").ok()?,
         frame_pts: structure.get("frame-pts").ok().map(gst::ClockTime::from_nseconds),
+        age: Duration::from_nanos(structure.get("age-ns").unwrap_or(0)),
         frame_size: FrameSize {
             width: structure.get::<u32>("frame-width").ok()? as usize,
             height: structure.get::<u32>("frame-height").ok()? as usize,

@@ -11,6 +11,7 @@ use gst::meta::CustomMeta;
 use gst_video::VideoRegionOfInterestMeta;
 use retinaface::geometry::{Face, FrameSize, PixelAspect, Rect};
 
+use crate::analysed::AnalysedFrame;
 use crate::fields::{face_from, pixel_aspect, pixel_aspect_from, with_face};
 use crate::position::{follow, may_have_borders, roi_rect};
 use crate::{FRAME_META, ROI_TYPE, register};
@@ -65,17 +66,17 @@ fn next_roi_id() -> i32 {
     id.cast_signed()
 }
 
-/// Attaches `faces` that were found in this frame, as [`attach_aged`] does.
+/// Attaches `faces` that were found in this frame, in pixels of a frame of `size`, in place of the
+/// faces that are there. A face wholly outside the frame has no rectangle and is left out.
 ///
 /// # Errors
 /// If GStreamer cannot add the meta.
 pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], size: impl Into<FrameSize>) -> Result<(), glib::BoolError> {
-    attach_aged(buffer, faces, size, Duration::ZERO)
+    attach_found(buffer, faces, size.into(), Duration::ZERO, None)
 }
 
-/// Attaches `faces`, in pixels of a frame of `size`, in place of the faces that are there. `age` is
-/// the time since the frame in which they were found. A face wholly outside the frame has no
-/// rectangle and is left out.
+/// As [`attach`], for faces that were found in the frame `analysed`, which has the same size. `age` is
+/// the time since that frame.
 ///
 /// # Errors
 /// If GStreamer cannot add the meta.
@@ -84,9 +85,19 @@ pub fn attach_aged(
     faces: &[Face],
     size: impl Into<FrameSize>,
     age: Duration,
+    analysed: &AnalysedFrame,
+) -> Result<(), glib::BoolError> {
+    attach_found(buffer, faces, size.into(), age, Some(analysed))
+}
+
+fn attach_found(
+    buffer: &mut gst::BufferRef,
+    faces: &[Face],
+    size: FrameSize,
+    age: Duration,
+    analysed: Option<&AnalysedFrame>,
 ) -> Result<(), glib::BoolError> {
     register();
-    let size = size.into();
     let FrameSize { width, height, .. } = size;
     remove(buffer);
     let mut entries = Vec::with_capacity(faces.len());
@@ -109,6 +120,9 @@ pub fn attach_aged(
     }
     let mut meta = CustomMeta::add(buffer, FRAME_META)?;
     write(meta.mut_structure(), entries, size, age, 0);
+    if let Some(analysed) = analysed {
+        analysed.write(meta.mut_structure());
+    }
     Ok(())
 }
 
@@ -128,7 +142,7 @@ fn write(
 }
 
 /// A face's entry, with its region of interest.
-fn entry(roi_id: i32, roi: [u32; 4], face: &Face, pixel_aspect: PixelAspect) -> gst::Structure {
+pub(crate) fn entry(roi_id: i32, roi: [u32; 4], face: &Face, pixel_aspect: PixelAspect) -> gst::Structure {
     let builder = gst::Structure::builder("face").field("roi-id", roi_id).field("roi", gst::Array::new(roi));
     with_face(builder, face, pixel_aspect)
 }
@@ -198,7 +212,7 @@ fn remove(buffer: &mut gst::BufferRef) {
     }
 }
 
-fn entries(structure: &gst::StructureRef) -> Vec<gst::Structure> {
+pub(crate) fn entries(structure: &gst::StructureRef) -> Vec<gst::Structure> {
     let array = structure.get::<gst::Array>("faces").ok();
     array.iter().flat_map(|array| array.iter()).filter_map(|value| value.get::<gst::Structure>().ok()).collect()
 }
@@ -225,6 +239,19 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
     FrameFaces { detected: true, age, faces: faces.unwrap_or_default(), dropped }
 }
 
+/// The size of the frame whose pixels the stored coordinates count.
+pub(crate) fn size_from(structure: &gst::StructureRef) -> Option<FrameSize> {
+    let side = |field: &str| structure.get::<u32>(field).ok().map(|side| side.max(1) as usize);
+    let pixel_aspect = pixel_aspect_from(structure, PIXEL_ASPECT);
+    Some(FrameSize { width: side("width")?, height: side("height")?, pixel_aspect })
+}
+
+/// The region of interest of a face's entry when it was attached.
+pub(crate) fn roi_from(entry: &gst::StructureRef) -> Option<[u32; 4]> {
+    let array = entry.get::<gst::Array>("roi").ok()?;
+    array.iter().filter_map(|value| value.get::<u32>().ok()).collect::<Vec<_>>().try_into().ok()
+}
+
 /// The faces whose position is known; `None` if the meta is damaged.
 fn faces(
     structure: &gst::StructureRef,
@@ -232,19 +259,14 @@ fn faces(
     rois: &Rois,
     size: &FrameSize,
 ) -> Option<Vec<FrameFace>> {
-    let was_width = structure.get::<u32>("width").ok()?.max(1);
-    let was_height = structure.get::<u32>("height").ok()?.max(1);
+    let was = size_from(structure)?;
     structure.get::<gst::Array>("faces").ok()?;
-    let pixel_aspect = pixel_aspect_from(structure, PIXEL_ASPECT);
-    let was = FrameSize { width: was_width as usize, height: was_height as usize, pixel_aspect };
     let may_have_borders = may_have_borders(*size, was.display_aspect());
-    let scale = (size.width as f32 / was_width as f32, size.height as f32 / was_height as f32);
+    let scale = (size.width as f32 / was.width as f32, size.height as f32 / was.height as f32);
     let face = |entry: &gst::Structure| {
         let roi_id = entry.get::<i32>("roi-id").ok()?;
         let now = rect(rois.get(roi_id)?);
-        let array = entry.get::<gst::Array>("roi").ok()?;
-        let was = array.iter().filter_map(|value| value.get::<u32>().ok()).collect::<Vec<_>>();
-        let was = rect(was.try_into().ok()?);
+        let was = rect(roi_from(entry)?);
         // With another aspect ratio only an ROI of the same size has a known position: the frame
         // was cropped around it.
         if may_have_borders && (now.w, now.h) != (was.w, was.h) {

@@ -14,6 +14,10 @@
 //! explain, the coordinates are the stored floats times the scale, exact through any number of
 //! rescalings. If another element moved the ROI, the coordinates move with it.
 //!
+//! # Faces of an earlier frame
+//! A detector that does not make frames wait attaches the faces of an earlier frame, with their age.
+//! [`read_analysed`] returns that frame, for readers of pixels.
+//!
 //! # Foreign regions of interest
 //! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at
 //! a random number, and a face whose id belongs to different ROIs is dropped and counted, so that a
@@ -37,11 +41,13 @@ use std::sync::Once;
 
 use gst::meta::CustomMeta;
 
+mod analysed;
 mod crop;
 mod fields;
 mod frame;
 mod position;
 
+pub use analysed::{AnalysedFaces, AnalysedFrame, read_analysed, update_analysed};
 pub use crop::{CropOrigin, attach_crop, read_crop};
 pub use fields::to_pixel_aspect;
 pub use frame::{FrameFace, FrameFaces, attach, attach_aged, read, update};

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use face_meta::AnalysedFrame;
 use gst_video::VideoInfo;
 use nix::libc;
 use retinaface::geometry::FrameSize;
@@ -15,7 +16,8 @@ use super::sync::lock;
 /// A frame for the background thread.
 pub(super) struct LatestFrame {
     pub(super) buffer: gst::Buffer,
-    /// Of the frame's own caps. Other caps can follow before it is analysed.
+    /// The frame's own caps. Other caps can follow before it is analysed.
+    pub(super) caps: gst::Caps,
     pub(super) info: VideoInfo,
     pub(super) size: FrameSize,
     pub(super) arrived: Instant,
@@ -25,6 +27,8 @@ pub(super) struct LatestFrame {
 #[derive(Debug)]
 pub(super) struct LatestResult<T> {
     pub(super) output: Arc<T>,
+    /// A reference to the analysed frame, whose pixels are those of the output.
+    pub(super) frame: AnalysedFrame,
     pub(super) size: FrameSize,
     pts: Option<gst::ClockTime>,
     arrived: Instant,
@@ -32,7 +36,7 @@ pub(super) struct LatestResult<T> {
 
 impl<T> Clone for LatestResult<T> {
     fn clone(&self) -> Self {
-        Self { output: Arc::clone(&self.output), ..*self }
+        Self { output: Arc::clone(&self.output), frame: self.frame.clone(), ..*self }
     }
 }
 
@@ -74,7 +78,7 @@ impl<T: Send + Sync + 'static> Latest<T> {
     /// analyse: then no result is known. An error, which `analyse` or `panicked` has posted, ends
     /// the stream.
     pub(super) fn start(
-        analyse: impl Fn(gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError> + Send + 'static,
+        analyse: impl Fn(&gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError> + Send + 'static,
         panicked: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let exchange = Exchange { frame: None, busy: false, result: None, error: None, resets: 0, closed: false };
@@ -143,7 +147,7 @@ fn yield_to_waker() {
 
 fn serve<T>(
     (exchange, changed): &Shared<T>,
-    analyse: &impl Fn(gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError>,
+    analyse: &impl Fn(&gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError>,
     panicked: &impl Fn(),
 ) {
     yield_to_waker();
@@ -158,10 +162,10 @@ fn serve<T>(
             exchange.busy = true;
             (exchange.frame.take(), exchange.resets)
         };
-        let Some(LatestFrame { buffer, info, size, arrived }) = frame else { continue };
+        let Some(LatestFrame { buffer, caps, info, size, arrived }) = frame else { continue };
         let pts = buffer.pts();
         // GStreamer catches panics on its own threads only.
-        let analysed = panic::catch_unwind(AssertUnwindSafe(|| analyse(buffer, &info))).unwrap_or_else(|_| {
+        let analysed = panic::catch_unwind(AssertUnwindSafe(|| analyse(&buffer, &info))).unwrap_or_else(|_| {
             panicked();
             Err(gst::FlowError::Error)
         });
@@ -169,7 +173,9 @@ fn serve<T>(
         exchange.busy = false;
         match analysed {
             Ok(output) if exchange.resets == resets => {
-                exchange.result = output.map(|output| LatestResult { output: Arc::new(output), size, pts, arrived });
+                let frame = AnalysedFrame::new(&buffer, &caps);
+                exchange.result =
+                    output.map(|output| LatestResult { output: Arc::new(output), frame, size, pts, arrived });
             }
             Ok(_) => {}
             Err(error) => exchange.error = Some(error),
@@ -186,7 +192,8 @@ mod tests {
         let mut buffer = gst::Buffer::new();
         buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_mseconds(milliseconds));
         let info = VideoInfo::builder(gst_video::VideoFormat::Gray8, 16, 16).build().unwrap();
-        LatestFrame { buffer, info, size: (16, 16).into(), arrived: Instant::now() }
+        let caps = info.to_caps().unwrap();
+        LatestFrame { buffer, caps, info, size: (16, 16).into(), arrived: Instant::now() }
     }
 
     /// A background whose analysis, the frame's time, waits for a permission; and the times at
@@ -195,8 +202,8 @@ mod tests {
         gst::init().unwrap();
         let (permit, permits) = channel();
         let (start, started) = channel();
-        let analyse = move |buffer: gst::Buffer, _: &VideoInfo| {
-            let time = milliseconds(&buffer);
+        let analyse = move |buffer: &gst::Buffer, _: &VideoInfo| {
+            let time = milliseconds(buffer);
             start.send(time).unwrap();
             permits.recv().map(|()| Some(time)).map_err(|_| gst::FlowError::NotSupported)
         };
@@ -294,7 +301,7 @@ mod tests {
     fn a_frame_with_nothing_to_analyse_has_no_result_and_the_stream_continues() {
         gst::init().unwrap();
         // There is nothing to analyse in the frames with an odd time.
-        let analyse = |buffer: gst::Buffer, _: &VideoInfo| Ok(Some(milliseconds(&buffer)).filter(|time| time % 2 == 0));
+        let analyse = |buffer: &gst::Buffer, _: &VideoInfo| Ok(Some(milliseconds(buffer)).filter(|time| time % 2 == 0));
         let latest = Latest::start(analyse, || panic!("the analysis panicked")).unwrap();
         latest.exchange(Some(|| frame(0))).unwrap();
         assert_eq!(*wait_for_result(&latest, 0).output, 0);

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use face_meta::AnalysedFrame;
 use gst::glib;
 use gst::glib::object::ObjectSubclassIs;
 use gst::prelude::*;
@@ -34,6 +35,18 @@ pub(crate) enum SchedulingMode {
     /// No frame waits for the model. Each gets the newest result that is known.
     Latest,
 }
+
+/// An earlier frame whose result another frame gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EarlierFrame<'a> {
+    pub(crate) frame: &'a AnalysedFrame,
+    /// The time between the two frames.
+    pub(crate) age: Duration,
+}
+
+/// Number of frames that [`SchedulingMode::Latest`] holds: one that is analysed, and that of the newest
+/// result. The frames that carry an older result hold its frame, too.
+const HELD_FRAMES: u32 = 3;
 
 /// An element that runs a model on each frame.
 pub(crate) trait FrameModel:
@@ -76,14 +89,14 @@ pub(crate) trait FrameModel:
     /// Waits for the model.
     fn wait(pending: Self::Pending) -> Result<Self::Output, FrameModelError<Self::Error>>;
 
-    /// Attaches a result to the frame in `buffer`. `age` is the time since the frame that was
-    /// analysed.
+    /// Attaches a result to the frame in `buffer`. `earlier` is the frame that was analysed, if that
+    /// is not this one.
     fn attach(
         &self,
         buffer: &mut gst::BufferRef,
         size: FrameSize,
         output: &Self::Output,
-        age: Duration,
+        earlier: Option<EarlierFrame<'_>>,
     ) -> Result<(), FrameModelError<Self::Error>>;
 
     /// Processing time of a result, without the time that its frame waited for a batch to fill.
@@ -144,9 +157,16 @@ impl<M: FrameModel> Clone for Scheduling<M> {
     }
 }
 
+/// The caps of the stream.
+#[derive(Clone)]
+struct FrameFormat {
+    caps: gst::Caps,
+    info: VideoInfo,
+}
+
 /// What a scheduler knows from the first caps until stop.
 struct State<M: FrameModel> {
-    info: Option<VideoInfo>,
+    format: Option<FrameFormat>,
     /// Known from the first caps on: only then the element can ask whether its source is live.
     scheduling: Option<Scheduling<M>>,
     latency: Latency,
@@ -162,7 +182,7 @@ pub(crate) struct Scheduler<M: FrameModel> {
 
 impl<M: FrameModel> Default for Scheduler<M> {
     fn default() -> Self {
-        let state = State { info: None, scheduling: None, latency: Latency::default() };
+        let state = State { format: None, scheduling: None, latency: Latency::default() };
         Self { state: Mutex::new(state), queued: Mutex::default() }
     }
 }
@@ -174,7 +194,7 @@ impl<M: FrameModel> Scheduler<M> {
 
     /// Ends the element's threads. Called from `stop`.
     pub(crate) fn stop(&self) {
-        let empty = State { info: None, scheduling: None, latency: Latency::default() };
+        let empty = State { format: None, scheduling: None, latency: Latency::default() };
         // Dropped outside of the lock: joining a thread can take as long as its frame.
         let state = std::mem::replace(&mut *lock(&self.state), empty);
         drop(state);
@@ -221,7 +241,7 @@ impl<M: FrameModel> Scheduler<M> {
         }
         model.set_idle();
         let mut state = lock(&self.state);
-        (state.info, state.scheduling) = (Some(info), Some(scheduling));
+        (state.format, state.scheduling) = (Some(FrameFormat { caps: caps.clone(), info }), Some(scheduling));
         Ok(())
     }
 
@@ -230,7 +250,7 @@ impl<M: FrameModel> Scheduler<M> {
         let limit = match model.mode() {
             SchedulingMode::Latest => {
                 let failing = element.clone();
-                let analyse = move |buffer: gst::Buffer, info: &VideoInfo| {
+                let analyse = move |buffer: &gst::Buffer, info: &VideoInfo| {
                     let element = element.upgrade().ok_or(gst::FlowError::Flushing)?;
                     Self::analyse_in_background(element.imp(), buffer, info)
                 };
@@ -312,7 +332,13 @@ impl<M: FrameModel> Scheduler<M> {
         match (direction, query.view_mut()) {
             // The element never touches the pixels, so downstream decides which memory upstream may
             // use.
-            (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => element.src_pad().peer_query(query),
+            (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => {
+                let answered = element.src_pad().peer_query(query);
+                if answered && model.mode() == SchedulingMode::Latest {
+                    reserve_held_frames(query);
+                }
+                answered
+            }
             (gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) => {
                 latency::answer(query, element.sink_pad(), self.latency(model))
             }
@@ -356,13 +382,13 @@ impl<M: FrameModel> Scheduler<M> {
         Ok(GenerateOutputSuccess::Buffer(buffer))
     }
 
-    fn info(&self) -> Result<VideoInfo, gst::FlowError> {
-        lock(&self.state).info.clone().ok_or(gst::FlowError::NotNegotiated)
+    fn format(&self) -> Result<FrameFormat, gst::FlowError> {
+        lock(&self.state).format.clone().ok_or(gst::FlowError::NotNegotiated)
     }
 
     /// Submits a frame to the model if it is to be analysed.
     fn submit_frame(&self, model: &M, buffer: gst::Buffer) -> Result<FrameJob<M::Pending>, gst::FlowError> {
-        let info = self.info()?;
+        let FrameFormat { info, .. } = self.format()?;
         let size = frame::frame_size(&buffer, &info);
         let pending = if model.begin_frame()? {
             model.submit(&buffer, &info).map_err(|error| model.fail(&error))?
@@ -383,7 +409,7 @@ impl<M: FrameModel> Scheduler<M> {
     ) -> Result<(), gst::FlowError> {
         if let Some(outcome) = outcome {
             let output = outcome.map_err(|error| model.fail(&error))?;
-            model.attach(buffer.make_mut(), size, &output, Duration::ZERO).map_err(|error| model.fail(&error))?;
+            model.attach(buffer.make_mut(), size, &output, None).map_err(|error| model.fail(&error))?;
             model.analysed(&output);
             self.observe(model, model.processing_time(&output));
         }
@@ -403,10 +429,10 @@ impl<M: FrameModel> Scheduler<M> {
         mut buffer: gst::Buffer,
         latest: &Latest<M::Output>,
     ) -> Result<gst::Buffer, gst::FlowError> {
-        let info = self.info()?;
+        let FrameFormat { caps, info } = self.format()?;
         let size = frame::frame_size(&buffer, &info);
         let (offered, pts) = (buffer.clone(), buffer.pts());
-        let frame = || LatestFrame { buffer: offered, info, size, arrived: Instant::now() };
+        let frame = || LatestFrame { buffer: offered, caps, info, size, arrived: Instant::now() };
         let (result, taken) = latest.exchange(model.begin_frame()?.then_some(frame))?;
         if !taken {
             model.skipped();
@@ -415,7 +441,8 @@ impl<M: FrameModel> Scheduler<M> {
             let age = result.age(pts);
             let max_age = model.max_age();
             if max_age.is_zero() || age <= max_age {
-                model.attach(buffer.make_mut(), size, &result.output, age).map_err(|error| model.fail(&error))?;
+                let earlier = Some(EarlierFrame { frame: &result.frame, age });
+                model.attach(buffer.make_mut(), size, &result.output, earlier).map_err(|error| model.fail(&error))?;
             }
         }
         model.frame_done();
@@ -425,13 +452,10 @@ impl<M: FrameModel> Scheduler<M> {
     /// Analyses a frame on the background thread.
     fn analyse_in_background(
         model: &M,
-        buffer: gst::Buffer,
+        buffer: &gst::Buffer,
         info: &VideoInfo,
     ) -> Result<Option<M::Output>, gst::FlowError> {
-        let pending = model.submit(&buffer, info);
-        // The next element that writes to the frame need not copy it.
-        drop(buffer);
-        let output = pending.and_then(|pending| pending.map(M::wait).transpose());
+        let output = model.submit(buffer, info).and_then(|pending| pending.map(M::wait).transpose());
         let output = output.map_err(|error| model.fail(&error))?;
         if let Some(output) = &output {
             model.analysed(output);
@@ -457,6 +481,23 @@ impl<M: FrameModel> Scheduler<M> {
             let message = gst::message::Latency::builder().src(element.upcast_ref::<gst::Element>()).build();
             // Without a bus there is no receiver.
             let _ = element.post_message(message);
+        }
+    }
+}
+
+/// Asks upstream for as many more buffers as [`SchedulingMode::Latest`] holds, so that a source with a
+/// fixed number of buffers does not run out of them.
+fn reserve_held_frames(query: &mut gst::QueryRef) {
+    let gst::QueryViewMut::Allocation(allocation) = query.view_mut() else { return };
+    let pools = allocation.allocation_pools().collect::<Vec<_>>();
+    for (index, (pool, size, min, max)) in (0..).zip(&pools) {
+        let more = |count: u32| if count == 0 { 0 } else { count.saturating_add(HELD_FRAMES) };
+        allocation.set_nth_allocation_pool(index, pool.as_ref(), *size, min.saturating_add(HELD_FRAMES), more(*max));
+    }
+    if pools.is_empty() {
+        let (Some(caps), _) = allocation.get_owned() else { return };
+        if let Ok(info) = VideoInfo::from_caps(&caps) {
+            allocation.add_allocation_pool(None::<&gst::BufferPool>, info.size() as u32, HELD_FRAMES, 0);
         }
     }
 }

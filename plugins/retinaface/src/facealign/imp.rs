@@ -1,6 +1,8 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
 
-use face_meta::{CropOrigin, FrameFace};
+use face_meta::{AnalysedFaces, CropOrigin, FrameFace};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -111,6 +113,10 @@ pub(crate) struct FaceAlign {
     frame: Mutex<Option<VideoInfo>>,
     state: Mutex<Option<State>>,
     gap: Mutex<Gap>,
+    /// Number of the latest analysis whose faces have crops.
+    analysis: Mutex<Option<u64>>,
+    /// Whether faces without their frame were reported.
+    warned: AtomicBool,
 }
 
 #[glib::object_subclass]
@@ -140,6 +146,8 @@ impl ObjectSubclass for FaceAlign {
             frame: Mutex::default(),
             state: Mutex::default(),
             gap: Mutex::default(),
+            analysis: Mutex::default(),
+            warned: AtomicBool::default(),
         }
     }
 }
@@ -410,11 +418,37 @@ impl FaceAlign {
         settings: &Settings,
     ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
         let found = face_meta::read(buffer, frame::frame_size(buffer, frame));
+        if let Some(AnalysedFaces { frame: analysed, faces }) = face_meta::read_analysed(buffer) {
+            // Several frames carry the faces of one analysis.
+            if lock(&self.analysis).replace(analysed.number()) == Some(analysed.number()) {
+                return Ok(Vec::new());
+            }
+            let (Some(pixels), Some(caps)) = (analysed.buffer(), analysed.caps()) else { return Ok(Vec::new()) };
+            let info = VideoInfo::from_caps(caps).map_err(|_| gst::FlowError::NotNegotiated)?;
+            let source = Source { buffer: pixels, info: &info, age: found.age };
+            return self.crops_from(buffer, &source, faces, state, settings);
+        }
+        if !found.age.is_zero() {
+            self.warn_about_old_faces();
+            return Ok(Vec::new());
+        }
         if found.dropped > 0 {
             gst::debug!(CAT, imp = self, "{} faces have no known position and no crop", found.dropped);
         }
-        let wanted = found
-            .faces
+        let source = Source { buffer, info: frame, age: Duration::ZERO };
+        self.crops_from(buffer, &source, found.faces, state, settings)
+    }
+
+    /// The crops of faces that were found in `source` and that `buffer` carries.
+    fn crops_from(
+        &self,
+        buffer: &gst::BufferRef,
+        source: &Source<'_>,
+        faces: Vec<FrameFace>,
+        state: &mut State,
+        settings: &Settings,
+    ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
+        let wanted = faces
             .into_iter()
             .filter(|found| settings.wants(&found.face))
             .take(settings.max_faces())
@@ -430,16 +464,30 @@ impl FaceAlign {
             return Ok(Vec::new());
         }
         let stream = self.sink.stream_id().map(|id| id.to_string()).unwrap_or_default();
-        let cut = frame::read(buffer, frame, |view| {
-            wanted.iter().filter_map(|found| self.crop(buffer, view, found, &stream, state).transpose()).collect()
+        let cut = frame::read(source.buffer, source.info, |view| {
+            let crop = |found| self.crop(buffer, source, view, found, &stream, state).transpose();
+            wanted.iter().filter_map(crop).collect()
         });
         cut.map_err(|error| self.fail(&error))?
+    }
+
+    /// Says once how to get crops of faces that were found in another frame.
+    fn warn_about_old_faces(&self) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::WrongType,
+                ("The faces of an earlier frame have no crops, because that frame is not attached; set mode=sync \
+                     on retinaface")
+            );
+        }
     }
 
     /// The crop of a face; `None` if its landmarks do not determine one.
     fn crop(
         &self,
         buffer: &gst::BufferRef,
+        source: &Source<'_>,
         view: &ImageView<'_>,
         found: &FrameFace,
         stream: &str,
@@ -467,7 +515,8 @@ impl FaceAlign {
         out.set_duration(buffer.duration());
         let origin = CropOrigin {
             stream: stream.to_owned(),
-            frame_pts: buffer.pts(),
+            frame_pts: source.buffer.pts(),
+            age: source.age,
             frame_size,
             roi_id: found.roi_id,
             face: found.face.clone(),
@@ -482,6 +531,14 @@ impl FaceAlign {
         self.post_error_message(error.code().message(&format!("Faces cannot be aligned: {error}")));
         gst::FlowError::Error
     }
+}
+
+/// The frame in which faces were found.
+struct Source<'a> {
+    buffer: &'a gst::BufferRef,
+    info: &'a VideoInfo,
+    /// The time since then.
+    age: Duration,
 }
 
 /// The transform to a crop and its inverse.

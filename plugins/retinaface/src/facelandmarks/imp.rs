@@ -1,7 +1,8 @@
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
-use face_meta::FrameFaces;
+use face_meta::{AnalysedFaces, FrameFaces};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -13,13 +14,13 @@ use retinaface::crops::{
     CropError, CropMode, FoundLandmarks, LandmarkSettings, Landmarker, PendingLandmarks, five_landmarks,
     known_point_counts,
 };
-use retinaface::geometry::FrameSize;
-use retinaface::geometry::{Face, Rect};
+use retinaface::geometry::{Face, FrameSize, Rect};
 use retinaface::inference::{BackendInfo, ModelOptions, ModelTask};
 
 use super::settings::{self, Settings};
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
-use crate::common::scheduling::{FrameModel, Scheduler, SchedulingMode};
+use crate::common::frame::FrameError;
+use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
 use crate::common::sync::lock;
 use crate::common::{caps, frame, model_properties, shared_models};
 
@@ -38,6 +39,10 @@ pub(crate) struct FaceLandmarks {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
     scheduler: Scheduler<Self>,
+    /// The latest analysis of an earlier frame whose faces were submitted.
+    analysis: Mutex<Option<Analysis>>,
+    /// Whether faces without their frame were reported.
+    warned: AtomicBool,
 }
 
 #[glib::object_subclass]
@@ -167,21 +172,59 @@ impl BaseTransformImpl for FaceLandmarks {
 
 type Error = FrameModelError<CropError>;
 
-/// The faces of a frame and the landmarks that were submitted for some of them.
-pub(crate) struct PendingFaces {
-    faces: FrameFaces,
-    /// Indices of the faces that the model receives.
-    wanted: Vec<usize>,
-    refine: bool,
-    landmarks: PendingLandmarks,
+/// The faces of a frame.
+pub(crate) enum Faces {
+    /// They were found in this frame.
+    Own(FrameFaces),
+    /// They were found in an earlier frame. All frames that carry them share their points.
+    Earlier(Vec<Face>, SharedFaces),
+}
+
+/// The faces of an earlier frame with their points, once the model has found them.
+type SharedFaces = Arc<OnceLock<Vec<Face>>>;
+
+/// An analysis of an earlier frame.
+struct Analysis {
+    number: u64,
+    faces: SharedFaces,
+}
+
+/// What was submitted for a frame.
+pub(crate) enum PendingFaces {
+    Submitted {
+        faces: Faces,
+        /// Indices of the faces that the model receives.
+        wanted: Vec<usize>,
+        refine: bool,
+        landmarks: PendingLandmarks,
+    },
+    /// Nothing: a frame before this one has the same faces.
+    Shared(SharedFaces),
 }
 
 /// The faces of a frame with their points.
 pub(crate) struct FacesWithPoints {
-    faces: FrameFaces,
+    faces: Faces,
     /// The rectangles of submitted faces for which the model found no points.
     without_points: Vec<Rect>,
     duration: Duration,
+}
+
+impl Faces {
+    fn iter(&self) -> impl Iterator<Item = &Face> {
+        let (own, earlier) = match self {
+            Self::Own(faces) => (Some(&faces.faces), None),
+            Self::Earlier(faces, _) => (None, Some(faces)),
+        };
+        own.into_iter().flatten().map(|found| &found.face).chain(earlier.into_iter().flatten())
+    }
+
+    fn get_mut(&mut self, index: usize) -> &mut Face {
+        match self {
+            Self::Own(faces) => &mut faces.faces[index].face,
+            Self::Earlier(faces, _) => &mut faces[index],
+        }
+    }
 }
 
 impl FrameModel for FaceLandmarks {
@@ -215,29 +258,42 @@ impl FrameModel for FaceLandmarks {
 
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingFaces>, Error> {
         let landmarker = self.landmarker().ok_or(Error::NotStarted)?;
-        let faces = face_meta::read(buffer, frame::frame_size(buffer, info));
-        let (settings, refine, wanted) = {
-            let settings = lock(&self.settings);
-            let wanted = faces.faces.iter().enumerate().filter(|(_, found)| settings.wants(&found.face));
-            let wanted = wanted.map(|(index, _)| index).collect::<Vec<_>>();
-            (settings.landmarks(), settings.refine_landmarks, wanted)
+        let Some(AnalysedFaces { frame: analysed, faces }) = face_meta::read_analysed(buffer) else {
+            let faces = face_meta::read(buffer, frame::frame_size(buffer, info));
+            if !faces.age.is_zero() {
+                self.warn_about_old_faces();
+                return Ok(None);
+            }
+            return self.submit_faces(&landmarker, buffer, info, Faces::Own(faces));
         };
-        if wanted.is_empty() {
-            landmarker.set_idle();
-            return Ok(None);
-        }
-        let cropped = wanted.iter().map(|index| faces.faces[*index].face.clone()).collect::<Vec<_>>();
-        let submitted = frame::read(buffer, info, |view| landmarker.submit(view, &cropped, &settings));
-        let landmarks = submitted.map_err(Error::Frame)?.map_err(Error::Model)?;
-        Ok(Some(PendingFaces { faces, wanted, refine, landmarks }))
+        let shared = {
+            let mut analysis = lock(&self.analysis);
+            if let Some(Analysis { faces, .. }) = analysis.as_ref().filter(|known| known.number == analysed.number()) {
+                return Ok(Some(PendingFaces::Shared(Arc::clone(faces))));
+            }
+            Arc::clone(&analysis.insert(Analysis { number: analysed.number(), faces: Arc::default() }).faces)
+        };
+        let (Some(pixels), Some(caps)) = (analysed.buffer(), analysed.caps()) else { return Ok(None) };
+        let info = VideoInfo::from_caps(caps).map_err(|_| Error::Frame(FrameError::Map))?;
+        let faces = faces.into_iter().map(|found| found.face).collect();
+        self.submit_faces(&landmarker, pixels, &info, Faces::Earlier(faces, shared))
     }
 
     fn wait(pending: PendingFaces) -> Result<FacesWithPoints, Error> {
-        let PendingFaces { mut faces, wanted, refine, landmarks } = pending;
+        let (mut faces, wanted, refine, landmarks) = match pending {
+            PendingFaces::Submitted { faces, wanted, refine, landmarks } => (faces, wanted, refine, landmarks),
+            PendingFaces::Shared(shared) => {
+                // Frames are waited for in order. If the first one was flushed, the faces have no
+                // points.
+                let faces = shared.get().cloned().unwrap_or_default();
+                let faces = Faces::Earlier(faces, shared);
+                return Ok(FacesWithPoints { faces, without_points: Vec::new(), duration: Duration::ZERO });
+            }
+        };
         let FoundLandmarks { points, duration, .. } = landmarks.wait().map_err(Error::Model)?;
         let mut without_points = Vec::new();
         for (index, points) in wanted.into_iter().zip(points) {
-            let face = &mut faces.faces[index].face;
+            let face = faces.get_mut(index);
             let Some(points) = points else {
                 without_points.push(face.rect);
                 continue;
@@ -247,6 +303,9 @@ impl FrameModel for FaceLandmarks {
             }
             face.points = points;
         }
+        if let Faces::Earlier(faces, shared) = &faces {
+            shared.get_or_init(|| faces.clone());
+        }
         Ok(FacesWithPoints { faces, without_points, duration })
     }
 
@@ -255,9 +314,15 @@ impl FrameModel for FaceLandmarks {
         buffer: &mut gst::BufferRef,
         size: FrameSize,
         output: &FacesWithPoints,
-        _age: Duration,
+        _earlier: Option<EarlierFrame<'_>>,
     ) -> Result<(), Error> {
-        face_meta::update(buffer, &output.faces, size).map_err(Error::Meta)
+        match &output.faces {
+            Faces::Own(faces) => face_meta::update(buffer, faces, size).map_err(Error::Meta),
+            Faces::Earlier(faces, shared) if shared.get().is_some() => {
+                face_meta::update_analysed(buffer, faces).map_err(Error::Meta)
+            }
+            Faces::Earlier(..) => Ok(()),
+        }
     }
 
     fn processing_time(&self, output: &FacesWithPoints) -> Duration {
@@ -303,6 +368,42 @@ impl FrameModel for FaceLandmarks {
 }
 
 impl FaceLandmarks {
+    /// Submits the faces that the settings select, in the frame in which they were found.
+    fn submit_faces(
+        &self,
+        landmarker: &Landmarker,
+        buffer: &gst::BufferRef,
+        info: &VideoInfo,
+        faces: Faces,
+    ) -> Result<Option<PendingFaces>, Error> {
+        let (settings, refine, wanted) = {
+            let settings = lock(&self.settings);
+            let wanted = faces.iter().enumerate().filter(|(_, face)| settings.wants(face));
+            let wanted = wanted.map(|(index, face)| (index, face.clone())).collect::<Vec<_>>();
+            (settings.landmarks(), settings.refine_landmarks, wanted)
+        };
+        if wanted.is_empty() {
+            landmarker.set_idle();
+            return Ok(None);
+        }
+        let (wanted, cropped): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+        let submitted = frame::read(buffer, info, |view| landmarker.submit(view, &cropped, &settings));
+        let landmarks = submitted.map_err(Error::Frame)?.map_err(Error::Model)?;
+        Ok(Some(PendingFaces::Submitted { faces, wanted, refine, landmarks }))
+    }
+
+    /// Says once how to get points of faces that were found in another frame.
+    fn warn_about_old_faces(&self) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::WrongType,
+                ("The faces of an earlier frame get no points, because that frame is not attached; set mode=sync on \
+                     retinaface")
+            );
+        }
+    }
+
     fn landmarker(&self) -> Option<Arc<Landmarker>> {
         lock(&self.state).as_ref().map(|state| Arc::clone(&state.landmarker))
     }

@@ -16,7 +16,7 @@ use retinaface::runtime::locate;
 use super::settings::{self, Mode, Settings};
 use super::stats::Stats;
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
-use crate::common::scheduling::{FrameModel, Scheduler, SchedulingMode};
+use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
 use crate::common::sync::lock;
 use crate::common::{caps, frame, model_properties, shared_models};
 
@@ -246,10 +246,14 @@ impl FrameModel for RetinaFace {
         &self,
         buffer: &mut gst::BufferRef,
         size: FrameSize,
-        detection: &Detection,
-        age: Duration,
+        Detection { faces, .. }: &Detection,
+        earlier: Option<EarlierFrame<'_>>,
     ) -> Result<(), Error> {
-        face_meta::attach_aged(buffer, &detection.faces, size, age).map_err(Error::Meta)
+        let attached = match earlier {
+            None => face_meta::attach(buffer, faces, size),
+            Some(EarlierFrame { frame, age }) => face_meta::attach_aged(buffer, faces, size, age, frame),
+        };
+        attached.map_err(Error::Meta)
     }
 
     fn processing_time(&self, detection: &Detection) -> Duration {

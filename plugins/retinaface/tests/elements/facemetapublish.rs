@@ -138,7 +138,8 @@ fn age_is_null_without_detection() {
         let mut aged = common::frame(&info, 2);
         let faces = [common::face(0.75, 10.0, 20.0, 80.0, 90.0)];
         let age = std::time::Duration::from_millis(80);
-        face_meta::attach_aged(aged.get_mut().unwrap(), &faces, (320, 180), age).unwrap();
+        let earlier = face_meta::AnalysedFrame::new(&common::frame(&info, 0), &info.to_caps().unwrap());
+        face_meta::attach_aged(aged.get_mut().unwrap(), &faces, (320, 180), age, &earlier).unwrap();
         let frames = vec![common::frame(&info, 0), common::frame_with_faces(&info, 1, &faces), aged];
         let ages = publish("", frames).into_iter().map(|line| line.age_ns).collect::<Vec<_>>();
         assert_eq!(ages, [None, Some(0), Some(80_000_000)]);

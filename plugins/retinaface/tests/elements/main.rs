@@ -7,6 +7,7 @@ mod common;
 
 #[cfg(feature = "cuda-memory")]
 mod cuda_memory;
+mod earlier_frames;
 mod facealign;
 mod facelandmarks;
 mod facemetaoverlay;

@@ -1,0 +1,103 @@
+//! The frame in which faces were found, if it is not the frame that carries them.
+//!
+//! In `mode=latest` a frame carries the faces of an earlier one. Pixels below such a face are those of
+//! something else if the face has moved. The metadata therefore refers to the earlier frame, so that
+//! elements that read pixels take those in which the faces were found.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gst::glib;
+use gst::meta::CustomMeta;
+
+use crate::fields::face_from;
+use crate::frame::{FrameFace, entries, entry, roi_from, size_from};
+use crate::{FRAME_META, register};
+use retinaface::geometry::{Face, FrameSize};
+
+/// Field of the analysed frame.
+const FRAME: &str = "analysed-frame";
+/// Field of the number of the analysis.
+const NUMBER: &str = "analysis";
+
+/// A frame that a detector has analysed: a reference to its buffer and its caps.
+#[derive(Clone, Debug)]
+pub struct AnalysedFrame {
+    sample: gst::Sample,
+    number: u64,
+}
+
+impl AnalysedFrame {
+    /// A frame that was analysed now. Each analysis gets a number of its own, so that a reader knows
+    /// whether it has seen the same faces before.
+    pub fn new(buffer: &gst::Buffer, caps: &gst::Caps) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let sample = gst::Sample::builder().buffer(buffer).caps(caps).build();
+        Self { sample, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// The frame.
+    pub fn buffer(&self) -> Option<&gst::BufferRef> {
+        self.sample.buffer()
+    }
+
+    /// The caps of the frame.
+    pub fn caps(&self) -> Option<&gst::CapsRef> {
+        self.sample.caps()
+    }
+
+    /// Number of the analysis, unique in this process.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn write(&self, structure: &mut gst::StructureRef) {
+        structure.set(FRAME, &self.sample);
+        structure.set(NUMBER, self.number);
+    }
+
+    fn from(structure: &gst::StructureRef) -> Option<Self> {
+        Some(Self { sample: structure.get(FRAME).ok()?, number: structure.get(NUMBER).ok()? })
+    }
+}
+
+/// The faces of an earlier frame that a buffer carries, with that frame.
+#[derive(Clone, Debug)]
+pub struct AnalysedFaces {
+    /// The frame in which the faces were found.
+    pub frame: AnalysedFrame,
+    /// The faces, in pixels of that frame, best score first. It does not matter whether their regions
+    /// of interest are still on the buffer.
+    pub faces: Vec<FrameFace>,
+}
+
+/// The faces of an earlier frame, with that frame; `None` if the faces were found in this frame, or if
+/// the earlier frame is not known.
+pub fn read_analysed(buffer: &gst::BufferRef) -> Option<AnalysedFaces> {
+    register();
+    let meta = CustomMeta::from_buffer(buffer, FRAME_META).ok()?;
+    let structure = meta.structure();
+    let frame = AnalysedFrame::from(structure)?;
+    let face =
+        |entry: &gst::Structure| Some(FrameFace { roi_id: entry.get::<i32>("roi-id").ok()?, face: face_from(entry)? });
+    Some(AnalysedFaces { frame, faces: entries(structure).iter().filter_map(face).collect() })
+}
+
+/// Replaces the faces that [`read_analysed`] returned, in the same order, by faces with additions.
+/// Their regions of interest on this buffer stay as they are.
+///
+/// # Errors
+/// If the buffer does not carry this number of faces.
+pub fn update_analysed(buffer: &mut gst::BufferRef, faces: &[Face]) -> Result<(), glib::BoolError> {
+    let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
+    let structure = meta.mut_structure();
+    let old = entries(structure);
+    let size = size_from(structure).filter(|_| old.len() == faces.len());
+    let FrameSize { pixel_aspect, .. } = size.ok_or_else(|| glib::bool_error!("the buffer carries other faces"))?;
+    let new = old
+        .iter()
+        .zip(faces)
+        .filter_map(|(old, face)| Some(entry(old.get::<i32>("roi-id").ok()?, roi_from(old)?, face, pixel_aspect)));
+    let new = gst::Array::new(new.collect::<Vec<_>>());
+    structure.set("faces", new);
+    Ok(())
+}
