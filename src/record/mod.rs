@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use crate::geometry::{Face, FrameSize, HeadPose, PixelAspect};
 
@@ -134,6 +135,13 @@ impl<'a> FrameRecord<'a> {
     }
 }
 
+/// Whether `text` is the beginning of a record's line, as a process that was killed leaves it.
+pub fn is_unfinished(text: &[u8]) -> bool {
+    const START: &[u8] = br#"{"schema":"retinaface.frame/"#;
+    let common = START.len().min(text.len());
+    text[..common] == START[..common] && serde_json::from_slice::<IgnoredAny>(text).is_err()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,5 +174,13 @@ mod tests {
         let line = FrameRecord::new(Origin::Source("a.jpg"), 0, (10, 20), &[]).to_line();
         let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"pixel_aspect_ratio":[1,1],"age_ns":null,"dropped":0,"faces":[]}"#;
         assert_eq!(line.trim_end(), expected);
+    }
+    #[test]
+    fn every_beginning_of_a_line_is_unfinished_and_the_line_is_not() {
+        let line = FrameRecord::new(Origin::Source("a.jpg"), 0, 10, 20, &[Face::default()]).to_line();
+        let line = line.trim_end().as_bytes();
+        assert!((1..line.len()).all(|end| is_unfinished(&line[..end])));
+        assert!(!is_unfinished(line));
+        assert!(!is_unfinished(b"{\"level\":") && !is_unfinished(b"note"));
     }
 }

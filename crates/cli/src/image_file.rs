@@ -10,6 +10,8 @@ use opencv::imgcodecs::{self, IMREAD_COLOR};
 use opencv::prelude::*;
 use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
 
+use crate::atomic_file;
+
 /// Reads an image as BGR, rotated as its EXIF orientation requires.
 pub(crate) fn read(path: &Path) -> anyhow::Result<OwnedImage> {
     let bytes = fs::read(path)?;
@@ -55,7 +57,7 @@ fn is_truncated_jpeg(bytes: &[u8]) -> bool {
     }
 }
 
-/// Writes a BGR image; the file extension selects the format.
+/// Writes a BGR image as a whole; the file extension selects the format.
 pub(crate) fn write(path: &Path, image: &OwnedImage) -> anyhow::Result<()> {
     let (width, height) = (image.view().width(), image.view().height());
     let rows: BoxedRef<'_, Mat> = Mat::new_rows_cols_with_bytes::<opencv::core::Vec3b>(
@@ -68,12 +70,26 @@ pub(crate) fn write(path: &Path, image: &OwnedImage) -> anyhow::Result<()> {
     if !imgcodecs::imencode(&format!(".{extension}"), &rows, &mut bytes, &Vector::new())? {
         bail!("OpenCV cannot write .{extension} files");
     }
-    fs::write(path, bytes.as_slice()).with_context(|| format!("cannot write {}", path.display()))
+    atomic_file::write(path, bytes.as_slice())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_that_another_process_reads_is_replaced_as_a_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("face-0.png");
+        fs::write(&file, "the crop of an earlier run").unwrap();
+        let mut reader = fs::File::open(&file).unwrap();
+        let image = OwnedImage::new(ImageInfo::new(PixelFormat::Bgr, 2, 2), vec![7; 12]).unwrap();
+        write(&file, &image).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert_eq!(text, "the crop of an earlier run");
+        assert_eq!(read(&file).unwrap().data(), image.data());
+    }
 
     #[test]
     fn a_jpeg_file_without_an_end_of_image_marker_is_truncated() {

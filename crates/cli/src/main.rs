@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::status::Outcome;
 
 mod args;
+mod atomic_file;
 mod bench;
 mod detect;
 mod eval;

@@ -4,7 +4,6 @@ use clap::{Args, Subcommand};
 
 use crate::status::Outcome;
 
-mod atomic_file;
 mod landmarks;
 mod matlab;
 mod nme;

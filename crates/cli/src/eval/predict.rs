@@ -12,10 +12,10 @@ use retinaface::detect::{DetectionSettings, Detector};
 use retinaface::geometry::InputSize;
 use retinaface::image::OwnedImage;
 
-use super::{atomic_file, predictions};
+use super::predictions;
 use crate::args::{ModelArgs, ViewArgs, parse_fraction};
-use crate::image_file;
 use crate::status::{Outcome, progress_bar, report_input};
+use crate::{atomic_file, image_file};
 
 /// Extensions of image files, in lower case.
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "tiff"];

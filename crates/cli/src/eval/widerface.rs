@@ -15,10 +15,11 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use super::plot;
 use super::predictions::{self, Format};
 use super::protocol::{DIFFICULTIES, Detection, Evaluation, PrCurve, ScoreNormalization};
 use super::truth::{self, AnnotatedImage};
-use super::{atomic_file, plot};
+use crate::atomic_file;
 use crate::status::{Outcome, report};
 
 #[derive(Debug, Args)]

@@ -11,10 +11,11 @@ use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::record::{FrameRecord, Origin};
 
-use super::sink::{LineSink, Written};
+use super::sink::{LineSink, OpenError, Written};
 use crate::common::sync::lock;
 use crate::common::{caps, frame};
 
+const DEFAULT_APPEND: bool = false;
 const DEFAULT_ADD_EMPTY_RESULTS: bool = true;
 /// The `location` of standard output, as in other programs.
 const STDOUT: &str = "-";
@@ -28,13 +29,14 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 #[derive(Clone, Debug)]
 struct Settings {
     location: Option<PathBuf>,
+    append: bool,
     add_empty_results: bool,
     stream_id: Option<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { location: None, add_empty_results: DEFAULT_ADD_EMPTY_RESULTS, stream_id: None }
+        Self { location: None, append: DEFAULT_APPEND, add_empty_results: DEFAULT_ADD_EMPTY_RESULTS, stream_id: None }
     }
 }
 
@@ -70,8 +72,15 @@ impl ObjectImpl for FaceMetaPublish {
                 glib::ParamSpecString::builder("location")
                     .nick("Location")
                     .blurb(
-                        "File or named pipe to write to; a file is truncated at start; none or \"-\": standard output",
+                        "File or named pipe to write to; a file is locked, and truncated at start unless append=true; \
+                         none or \"-\": standard output",
                     )
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("append")
+                    .nick("Append")
+                    .blurb("Continue an existing file at its end instead of truncating it at start")
+                    .default_value(DEFAULT_APPEND)
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecBoolean::builder("add-empty-results")
@@ -98,6 +107,7 @@ impl ObjectImpl for FaceMetaPublish {
                 let location = value.get::<Option<String>>().expect(CHECKED);
                 settings.location = location.filter(|name| !name.is_empty()).map(PathBuf::from);
             }
+            "append" => settings.append = value.get().expect(CHECKED),
             "add-empty-results" => settings.add_empty_results = value.get().expect(CHECKED),
             "stream-id" => settings.stream_id = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets writable properties only"),
@@ -108,6 +118,7 @@ impl ObjectImpl for FaceMetaPublish {
         let settings = lock(&self.settings);
         match pspec.name() {
             "location" => settings.location.as_ref().map(|path| path.to_string_lossy().into_owned()).to_value(),
+            "append" => settings.append.to_value(),
             "add-empty-results" => settings.add_empty_results.to_value(),
             "stream-id" => settings.stream_id.to_value(),
             _ => unreachable!("GObject reads listed properties only"),
@@ -163,14 +174,26 @@ impl BaseTransformImpl for FaceMetaPublish {
     const TRANSFORM_IP_ON_PASSTHROUGH: bool = true;
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let location = lock(&self.settings).location.clone().filter(|path| path != Path::new(STDOUT));
+        let Settings { location, append, .. } = lock(&self.settings).clone();
+        let location = location.filter(|path| path != Path::new(STDOUT));
         let name = location.as_ref().map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
-        let sink = LineSink::open(location.as_deref()).map_err(|error| {
-            gst::error_msg!(
+        let (sink, note) = LineSink::open(location.as_deref(), append).map_err(|error| match error {
+            OpenError::Busy => gst::error_msg!(
+                gst::ResourceError::Busy,
+                (
+                    "Face metadata cannot be written to {name}: another facemetapublish, in this process or in another \
+                     one, is writing this file; give each its own `location` and join the files by `stream` afterwards, \
+                     or set location=- for all elements of one process, which then share standard output"
+                )
+            ),
+            OpenError::Io(error) => gst::error_msg!(
                 gst::ResourceError::OpenWrite,
                 ("Face metadata cannot be written to {name}: {error}; set `location` to a file that can be created")
-            )
+            ),
         })?;
+        if let Some(note) = note {
+            gst::warning!(CAT, imp = self, "{note}");
+        }
         *lock(&self.state) = Some(State { sink, name, info: None, frames: 0 });
         Ok(())
     }

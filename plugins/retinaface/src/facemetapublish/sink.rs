@@ -1,9 +1,9 @@
 //! The destination of lines: a file, a pipe or standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError as FileLockError};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, TryLockError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use retinaface::record;
 
 /// Held for a whole line on standard output, which several elements of a process can share.
 static STDOUT: Mutex<()> = Mutex::new(());
@@ -20,12 +21,16 @@ static STDOUT: Mutex<()> = Mutex::new(());
 const POLL_INTERVAL_MS: u8 = 50;
 /// A pipe that is ready accepts this many bytes without blocking: PIPE_BUF on Linux.
 const CHUNK: usize = 4096;
+/// The end of an existing file is searched for an unfinished line of at most this many bytes.
+const MAX_UNFINISHED_LINE: u64 = 16 << 20;
 
 /// An unbuffered writer that gives up on a reader that reads nothing, when it is told to.
 #[derive(Debug)]
 pub(super) struct LineSink {
     file: File,
     is_stdout: bool,
+    /// This writer holds the lock of the file.
+    is_locked: bool,
     /// The rest of a line that was partly written when the writer gave up. It is written before the
     /// next line.
     tail: Vec<u8>,
@@ -40,27 +45,74 @@ pub(super) enum Written {
     GivenUp,
 }
 
+/// Why a destination cannot be opened.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// Another writer holds the lock of the file.
+    Busy,
+    /// The system's error.
+    Io(io::Error),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 impl LineSink {
-    /// Opens and truncates `location`; `None` is standard output.
+    /// Opens `location`; `None` is standard output. A file is locked until the sink is dropped, and
+    /// then truncated, or continued at its end if `append` is set. Returns the sink and what the
+    /// user should know about the file.
     ///
     /// # Errors
-    /// If it cannot be opened; for a named pipe, if nothing reads it yet.
-    pub(super) fn open(location: Option<&Path>) -> io::Result<Self> {
-        let file = match location {
-            // Without O_NONBLOCK, opening a named pipe without a reader blocks.
-            Some(path) => {
-                let opened =
-                    OpenOptions::new().write(true).create(true).truncate(true).custom_flags(O_NONBLOCK).open(path);
-                opened.map_err(|error| match error.raw_os_error() {
-                    Some(code) if code == Errno::ENXIO as i32 => {
-                        io::Error::other("nothing reads this pipe: start its reader first")
-                    }
-                    _ => error,
-                })?
-            }
-            None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+    /// If it cannot be opened; for a named pipe, if nothing reads it yet; if another sink, of this
+    /// process or of another one, writes the file.
+    pub(super) fn open(location: Option<&Path>, append: bool) -> Result<(Self, Option<String>), OpenError> {
+        let Some(path) = location else {
+            let mut sink = Self::from(io::stdout().as_fd().try_clone_to_owned()?);
+            sink.is_stdout = true;
+            return Ok((sink, None));
         };
-        Ok(Self { file, is_stdout: location.is_none(), tail: Vec::new() })
+        // Without O_NONBLOCK, opening a named pipe without a reader blocks. With O_APPEND, every
+        // line goes to the end, also after another program has truncated the file.
+        let opened = OpenOptions::new()
+            .append(true)
+            .create(true)
+            // A pipe that is open for reading, too, always has a reader.
+            .read(append && path.is_file())
+            .custom_flags(O_NONBLOCK)
+            .open(path);
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(code) if code == Errno::ENXIO as i32 => {
+                io::Error::other("nothing reads this pipe: start its reader first")
+            }
+            _ => error,
+        })?;
+        let mut sink = Self::from(OwnedFd::from(file));
+        // Several writers may share a pipe or a device.
+        if !sink.file.metadata()?.is_file() {
+            return Ok((sink, None));
+        }
+        let mut note = match sink.file.try_lock() {
+            Ok(()) => {
+                sink.is_locked = true;
+                None
+            }
+            Err(FileLockError::WouldBlock) => return Err(OpenError::Busy),
+            Err(FileLockError::Error(error)) => Some(format!(
+                "the file system cannot lock {}: {error}; make sure that nothing else writes this file",
+                path.display()
+            )),
+        };
+        // Only now: without the lock, these are another writer's lines.
+        if !append {
+            sink.file.set_len(0)?;
+        } else if let Some(removed) = end_last_line(&sink.file)? {
+            note =
+                Some(format!("an unfinished line of {removed} bytes was removed from the end of {}", path.display()));
+        }
+        Ok((sink, note))
     }
 
     /// Writes a whole line. Gives up if `stop` returns true while the reader reads nothing.
@@ -116,8 +168,47 @@ fn send(file: &mut File, bytes: &[u8], sent: &mut usize, stop: impl Fn() -> bool
 
 impl From<OwnedFd> for LineSink {
     fn from(fd: OwnedFd) -> Self {
-        Self { file: File::from(fd), is_stdout: false, tail: Vec::new() }
+        Self { file: File::from(fd), is_stdout: false, is_locked: false, tail: Vec::new() }
     }
+}
+
+impl Drop for LineSink {
+    fn drop(&mut self) {
+        if self.is_locked {
+            // Explicitly, because a forked child that still has the file open would keep the lock.
+            let _ = self.file.unlock();
+        }
+    }
+}
+
+/// Makes sure that the next line starts on a line of its own: removes the beginning of a record, as
+/// a killed process leaves it, and ends any other text with a newline. Returns the number of bytes
+/// that were removed.
+fn end_last_line(file: &File) -> io::Result<Option<u64>> {
+    const BLOCK: u64 = 64 << 10;
+    let end = file.metadata()?.len();
+    let mut start = end;
+    let mut last_line = Vec::new();
+    while start > 0 && end - start < MAX_UNFINISHED_LINE {
+        let from = start.saturating_sub(BLOCK);
+        let mut block = vec![0; (start - from) as usize];
+        file.read_exact_at(&mut block, from)?;
+        let newline = block.iter().rposition(|byte| *byte == b'\n');
+        last_line.splice(..0, block.drain(newline.map_or(0, |at| at + 1)..));
+        start = from;
+        if newline.is_some() {
+            break;
+        }
+    }
+    if last_line.is_empty() {
+        return Ok(None);
+    }
+    if record::is_unfinished(&last_line) {
+        file.set_len(end - last_line.len() as u64)?;
+        return Ok(Some(last_line.len() as u64));
+    }
+    (&*file).write_all(b"\n")?;
+    Ok(None)
 }
 
 /// Keeps a closed pipe from killing the process: SIGPIPE is blocked on this thread during the
@@ -188,7 +279,92 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pipe = directory.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let error = LineSink::open(Some(&pipe)).unwrap_err();
-        assert!(error.to_string().contains("start its reader first"), "{error}");
+        for append in [false, true] {
+            let OpenError::Io(error) = LineSink::open(Some(&pipe), append).unwrap_err() else { panic!("not a file") };
+            assert!(error.to_string().contains("start its reader first"), "{error}");
+        }
+    }
+
+    fn open(path: &Path, append: bool) -> Result<LineSink, OpenError> {
+        LineSink::open(Some(path), append).map(|(sink, _)| sink)
+    }
+
+    fn write(sink: &mut LineSink, line: &str) {
+        assert_eq!(sink.write(line, || false).unwrap(), Written::Whole);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_refused_and_keeps_its_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = |name: &str| directory.path().join(name);
+        let mut first = open(&name("a"), false).unwrap();
+        write(&mut first, "1\n");
+        std::os::unix::fs::symlink("a", name("symlink")).unwrap();
+        std::fs::hard_link(name("a"), name("hard link")).unwrap();
+        for other in ["a", "symlink", "hard link"] {
+            for append in [false, true] {
+                assert!(matches!(open(&name(other), append), Err(OpenError::Busy)), "{other}");
+            }
+        }
+        write(&mut first, "2\n");
+        assert_eq!(std::fs::read_to_string(name("a")).unwrap(), "1\n2\n");
+        // A copy of the descriptor, as a forked child has it, does not keep the lock.
+        let _child = first.file.try_clone().unwrap();
+        drop(first);
+        write(&mut open(&name("symlink"), true).unwrap(), "3\n");
+        assert_eq!(std::fs::read_to_string(name("a")).unwrap(), "1\n2\n3\n");
+        drop(open(&name("hard link"), false).unwrap());
+        assert_eq!(std::fs::read_to_string(name("a")).unwrap(), "");
+    }
+
+    #[test]
+    fn two_writers_may_share_a_pipe() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&pipe).unwrap();
+        let (mut one, mut two) = (open(&pipe, false).unwrap(), open(&pipe, true).unwrap());
+        write(&mut one, "1\n");
+        write(&mut two, "2\n");
+        let mut text = [0; 4];
+        io::Read::read_exact(&mut &reader, &mut text).unwrap();
+        assert_eq!(&text, b"1\n2\n");
+    }
+
+    #[test]
+    fn an_unfinished_last_line_never_merges_with_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("faces.jsonl");
+        let long = format!(r#"{{"schema":"retinaface.frame/1","stream":"{}""#, "x".repeat(200_000));
+        // Before, and what stays of it.
+        for (before, kept) in [
+            ("", ""),
+            ("old\n", "old\n"),
+            ("old\n{\"sche", "old\n"),
+            ("old\n{\"schema\":\"retinaface.frame/1\",\"width\":64", "old\n"),
+            (&format!("old\n{long}"), "old\n"),
+            (&long, ""),
+            // Records of which only the newline is missing, and text of other programs, stay.
+            ("{\"schema\":\"retinaface.frame/1\",\"faces\":[]}", "{\"schema\":\"retinaface.frame/1\",\"faces\":[]}\n"),
+            ("old\nnote", "old\nnote\n"),
+        ] {
+            std::fs::write(&file, before).unwrap();
+            let (mut sink, note) = LineSink::open(Some(&file), true).unwrap();
+            assert_eq!(note.is_some(), kept.len() < before.len(), "{before:.60}");
+            write(&mut sink, "new\n");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{kept}new\n"), "{before:.60}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_truncated_while_it_is_written_has_no_hole() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("faces.jsonl");
+        let mut sink = open(&file, false).unwrap();
+        write(&mut sink, "1\n");
+        // As `copytruncate` of logrotate does.
+        File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+        write(&mut sink, "2\n");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "2\n");
     }
 }

@@ -1,6 +1,7 @@
 //! The element `facemetapublish`.
 
 use crate::common::{self, face, frame_with_faces, info, quoted, with_watchdog};
+use gst::prelude::*;
 use gst_video::VideoFormat;
 use retinaface::geometry::{Face, Point};
 use serde::Deserialize;
@@ -296,5 +297,92 @@ fn killed_pipeline_loses_at_most_one_line() {
         let complete = &text[..text.rfind('\n').unwrap() + 1];
         let numbers = parse(complete).into_iter().map(|line| line.frame).collect::<Vec<_>>();
         assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+    });
+}
+
+/// Publishes `count` frames to `file` with another set of properties.
+fn publish_to(file: &std::path::Path, count: u32, properties: &str) -> Result<(), common::PipelineError> {
+    let pipeline = format!(
+        "videotestsrc num-buffers={count} ! video/x-raw,width=64,height=64 ! \
+         facemetapublish location={} {properties} ! fakesink",
+        quoted(file)
+    );
+    common::try_run(&pipeline).map(|_| ())
+}
+
+fn frame_numbers(file: &std::path::Path) -> Vec<u64> {
+    parse(&std::fs::read_to_string(file).unwrap()).into_iter().map(|line| line.frame).collect()
+}
+
+#[test]
+fn a_second_publisher_on_one_file_is_refused() {
+    with_watchdog(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("faces.jsonl");
+        let first =
+            gst::parse::launch(&format!("appsrc name=in ! facemetapublish location={} ! fakesink", quoted(&file)));
+        let first = first.unwrap();
+        first.set_state(gst::State::Paused).unwrap();
+        std::fs::write(&file, "a line of the first one\n").unwrap();
+        for properties in ["", "append=true"] {
+            let error = publish_to(&file, 3, properties).unwrap_err();
+            error.assert_code(gst::ResourceError::Busy);
+            let remedy = "give each its own `location`";
+            assert!(error.text.contains("faces.jsonl") && error.text.contains(remedy), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "a line of the first one\n", "the file is not truncated");
+        first.set_state(gst::State::Null).unwrap();
+        publish_to(&file, 3, "").unwrap();
+        assert_eq!(frame_numbers(&file), [0, 1, 2]);
+    });
+}
+
+#[test]
+fn a_file_that_another_process_writes_is_refused_until_that_process_is_killed() {
+    with_watchdog(|| {
+        let target = common::target_directory();
+        let file = target.path().join("faces.jsonl");
+        let mut command = common::command("gst-launch-1.0", &target);
+        let pipeline = format!(
+            "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=100/1 ! \
+             facemetapublish location={} ! fakesink",
+            file.display()
+        );
+        let mut child = command.arg("-q").args(pipeline.split(' ')).spawn().unwrap();
+        let lines = || std::fs::read_to_string(&file).unwrap_or_default().lines().count();
+        common::wait_until(|| lines() >= 5);
+        publish_to(&file, 3, "append=true").unwrap_err().assert_code(gst::ResourceError::Busy);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let before = lines();
+        publish_to(&file, 3, "append=true").unwrap();
+        // The line that the killed process was writing is removed.
+        let numbers = frame_numbers(&file);
+        assert!((before + 2..=before + 3).contains(&numbers.len()) && numbers.ends_with(&[0, 1, 2]), "{numbers:?}");
+    });
+}
+
+#[test]
+fn a_restarted_pipeline_continues_its_file_if_append_is_set() {
+    with_watchdog(|| {
+        for (append, expected) in [(true, vec![0, 1, 0, 1, 0, 1]), (false, vec![0, 1])] {
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("faces.jsonl");
+            let pipeline = format!(
+                "videotestsrc num-buffers=2 ! video/x-raw,width=64,height=64 ! \
+                 facemetapublish append={append} location={} ! fakesink",
+                quoted(&file)
+            );
+            let pipeline = gst::parse::launch(&pipeline).unwrap();
+            // The second time from READY, the third time from NULL.
+            for stopped in [gst::State::Ready, gst::State::Null, gst::State::Null] {
+                pipeline.set_state(gst::State::Playing).unwrap();
+                let end = [gst::MessageType::Eos, gst::MessageType::Error];
+                let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::NONE, &end).unwrap();
+                assert_eq!(message.type_(), gst::MessageType::Eos);
+                pipeline.set_state(stopped).unwrap();
+            }
+            assert_eq!(frame_numbers(&file), expected, "append={append}");
+        }
     });
 }

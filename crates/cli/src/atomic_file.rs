@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::Context as _;
 
 /// Writes to a temporary file in the same directory and renames it, so that readers never see a
-/// partly written file.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+/// partly written file, not even when two processes write it.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let mut name = OsString::from(".");
     name.push(path.file_name().with_context(|| format!("{} is not a file name", path.display()))?);
     name.push(format!(".{}.partial", std::process::id()));
