@@ -37,7 +37,7 @@ pub struct FrameRecord<'a> {
     height: usize,
     pixel_aspect_ratio: [u32; 2],
     age_ns: Option<u64>,
-    dropped: usize,
+    lost: usize,
     faces: Vec<FaceRecord>,
 }
 
@@ -95,7 +95,7 @@ impl<'a> FrameRecord<'a> {
             height,
             pixel_aspect_ratio: pixel_aspect.parts().into(),
             age_ns: None,
-            dropped: 0,
+            lost: 0,
             faces: faces.iter().map(|face| FaceRecord::new(face, pixel_aspect)).collect(),
         }
     }
@@ -114,17 +114,17 @@ impl<'a> FrameRecord<'a> {
     }
 
     /// Sets the age of the faces: the time from the analysed frame to this frame. It is zero if the
-    /// faces were detected in this frame, and `None` if the frame was not analysed.
+    /// faces were detected in this frame, and `None` if no detection result applies to it
+    /// or all of its faces are lost.
     #[must_use]
     pub fn with_age(self, age: Option<Duration>) -> Self {
         Self { age_ns: age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)), ..self }
     }
 
-    /// Sets the number of detected faces that were dropped because their position in this frame is
-    /// unknown.
+    /// Sets the number of detected faces whose position in this frame is lost.
     #[must_use]
-    pub fn with_dropped(self, dropped: usize) -> Self {
-        Self { dropped, ..self }
+    pub fn with_lost(self, lost: usize) -> Self {
+        Self { lost, ..self }
     }
 
     /// The record as JSON, with a newline at the end.
@@ -156,12 +156,12 @@ mod tests {
         let face = Face { score: 0.75, rect, landmarks: Some(landmarks), points, ..Face::default() };
         let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, (640, 360), &[face]);
         let record = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789));
-        let line = record.with_age(Some(Duration::from_millis(80))).with_dropped(2).to_line();
+        let line = record.with_age(Some(Duration::from_millis(80))).with_lost(2).to_line();
         assert_eq!(
             line,
             concat!(
                 r#"{"schema":"retinaface.frame/1","stream":"cam\"1","frame":7,"pts_ns":40000000,"#,
-                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"pixel_aspect_ratio":[1,1],"age_ns":80000000,"dropped":2,"faces":[{"score":0.75,"#,
+                r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"pixel_aspect_ratio":[1,1],"age_ns":80000000,"lost":2,"faces":[{"score":0.75,"#,
                 r#""box":{"x":1.5,"y":-2.0,"w":30.25,"h":40.0},"landmarks":[[0.5,0.0],[1.5,2.0],[2.5,4.0],[3.5,6.0],[4.5,8.0]],"#,
                 r#""points":[[3.5,4.0]],"pose":null,"track_id":null}]}"#,
                 "\n"
@@ -172,12 +172,12 @@ mod tests {
     #[test]
     fn an_image_has_a_source_and_no_timestamps() {
         let line = FrameRecord::new(Origin::Source("a.jpg"), 0, (10, 20), &[]).to_line();
-        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"pixel_aspect_ratio":[1,1],"age_ns":null,"dropped":0,"faces":[]}"#;
+        let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"pixel_aspect_ratio":[1,1],"age_ns":null,"lost":0,"faces":[]}"#;
         assert_eq!(line.trim_end(), expected);
     }
     #[test]
     fn every_beginning_of_a_line_is_unfinished_and_the_line_is_not() {
-        let line = FrameRecord::new(Origin::Source("a.jpg"), 0, 10, 20, &[Face::default()]).to_line();
+        let line = FrameRecord::new(Origin::Source("a.jpg"), 0, (10, 20), &[Face::default()]).to_line();
         let line = line.trim_end().as_bytes();
         assert!((1..line.len()).all(|end| is_unfinished(&line[..end])));
         assert!(!is_unfinished(line));

@@ -5,12 +5,13 @@
 //! elements that read pixels take those in which the faces were found.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use gst::glib;
 use gst::meta::CustomMeta;
 
 use crate::fields::face_from;
-use crate::frame::{FrameFace, entries, entry, roi_from, size_from};
+use crate::frame::{FrameFace, age_from, entries, entry, roi_from, size_from};
 use crate::{FRAME_META, register};
 use retinaface::geometry::{Face, FrameSize};
 
@@ -65,6 +66,8 @@ impl AnalysedFrame {
 pub struct AnalysedFaces {
     /// The frame in which the faces were found.
     pub frame: AnalysedFrame,
+    /// Difference between the times of the two frames.
+    pub age: Duration,
     /// The faces, in pixels of that frame, best score first. It does not matter whether their regions
     /// of interest are still on the buffer.
     pub faces: Vec<FrameFace>,
@@ -79,7 +82,8 @@ pub fn read_analysed(buffer: &gst::BufferRef) -> Option<AnalysedFaces> {
     let frame = AnalysedFrame::from(structure)?;
     let face =
         |entry: &gst::Structure| Some(FrameFace { roi_id: entry.get::<i32>("roi-id").ok()?, face: face_from(entry)? });
-    Some(AnalysedFaces { frame, faces: entries(structure).iter().filter_map(face).collect() })
+    let age = age_from(structure);
+    Some(AnalysedFaces { frame, age, faces: entries(structure).iter().filter_map(face).collect() })
 }
 
 /// Replaces the faces that [`read_analysed`] returned, in the same order, by faces with additions.

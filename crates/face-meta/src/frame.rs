@@ -39,15 +39,21 @@ pub struct FrameFaces {
     pub age: Duration,
     /// The faces, in the order in which they were attached: best score first.
     pub faces: Vec<FrameFace>,
-    /// Number of faces that were found but have no known position any more: the frame was cropped,
-    /// its display aspect ratio changed, an id is ambiguous, or the metadata was damaged. A reader
-    /// that must not miss a face treats this as a failure.
-    pub dropped: usize,
+    /// Number of faces that were found but have no known position any more: the frame was flipped or
+    /// cropped, its display aspect ratio changed, an id is ambiguous, or the metadata was damaged.
+    /// A reader that must not miss a face treats this as a failure.
+    pub lost: usize,
 }
 
 impl FrameFaces {
-    /// The faces alone. Whether the frame was analysed, the age and the number of dropped faces are
-    /// lost: do not use this where no face may be missed.
+    /// The age of the faces; `None` if no detection result applies to this frame or all of its faces
+    /// are lost. Only if the age is known does an empty list mean that the frame has no faces.
+    pub fn known_age(&self) -> Option<Duration> {
+        (self.detected && (self.lost == 0 || !self.faces.is_empty())).then_some(self.age)
+    }
+
+    /// The faces alone. Whether the frame was analysed, the age and the number of lost faces are
+    /// discarded: do not use this where no face may be missed.
     pub fn into_faces(self) -> Vec<Face> {
         self.faces.into_iter().map(|found| found.face).collect()
     }
@@ -126,18 +132,12 @@ fn attach_found(
     Ok(())
 }
 
-fn write(
-    structure: &mut gst::StructureRef,
-    entries: Vec<gst::Structure>,
-    size: FrameSize,
-    age: Duration,
-    dropped: usize,
-) {
+fn write(structure: &mut gst::StructureRef, entries: Vec<gst::Structure>, size: FrameSize, age: Duration, lost: usize) {
     structure.set("width", size.width as u32);
     structure.set("height", size.height as u32);
     structure.set(PIXEL_ASPECT, pixel_aspect(size.pixel_aspect));
     structure.set("age-ns", u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
-    structure.set("dropped", u32::try_from(dropped).unwrap_or(u32::MAX));
+    structure.set("lost", u32::try_from(lost).unwrap_or(u32::MAX));
     structure.set("faces", gst::Array::new(entries));
 }
 
@@ -162,9 +162,9 @@ pub fn update(
     let known = |found: &FrameFace| Some(entry(found.roi_id, rois.get(found.roi_id)?, &found.face, size.pixel_aspect));
     let entries = faces.faces.iter().filter_map(known).collect::<Vec<_>>();
     // A face without an ROI stays a lost one for the next reader.
-    let dropped = faces.dropped + (faces.faces.len() - entries.len());
+    let lost = faces.lost + (faces.faces.len() - entries.len());
     let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
-    write(meta.mut_structure(), entries, size, faces.age, dropped);
+    write(meta.mut_structure(), entries, size, faces.age, lost);
     Ok(())
 }
 
@@ -227,16 +227,21 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
     let Ok(meta) = CustomMeta::from_buffer(buffer, FRAME_META) else { return FrameFaces::default() };
     let structure = meta.structure();
     let entries = entries(structure);
-    let age = Duration::from_nanos(structure.get::<u64>("age-ns").unwrap_or(0));
+    let age = age_from(structure);
     let faces = faces(structure, &entries, &Rois::of(buffer), &size.into());
-    let dropped = structure.get::<u32>("dropped").unwrap_or(0) as usize;
-    let dropped = match &faces {
-        Some(faces) => dropped + (entries.len() - faces.len()),
+    let lost = structure.get::<u32>("lost").unwrap_or(0) as usize;
+    let lost = match &faces {
+        Some(faces) => lost + (entries.len() - faces.len()),
         // Even the number of faces is not certain. Readers must not take this for a frame without
         // faces.
-        None => (dropped + entries.len()).max(1),
+        None => (lost + entries.len()).max(1),
     };
-    FrameFaces { detected: true, age, faces: faces.unwrap_or_default(), dropped }
+    FrameFaces { detected: true, age, faces: faces.unwrap_or_default(), lost }
+}
+
+/// The age of the faces.
+pub(crate) fn age_from(structure: &gst::StructureRef) -> Duration {
+    Duration::from_nanos(structure.get::<u64>("age-ns").unwrap_or(0))
 }
 
 /// The size of the frame whose pixels the stored coordinates count.

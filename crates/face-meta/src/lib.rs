@@ -9,8 +9,8 @@
 //! # Positions
 //! A face has no position any more if its ROI is gone (after `videocrop`) or was cut, or if the
 //! frame's display aspect ratio changed: `videoscale` then adds borders or not, and does not say
-//! which. Such a face is dropped and counted in [`FrameFaces::dropped`], so that a reader can tell
-//! "no faces" from "lost faces". If the ROI moved only as the frame's scaling and its rounding
+//! which. Such a face is lost: it is left out and counted in [`FrameFaces::lost`], so that a reader
+//! can tell "no faces" from "lost faces". If the ROI moved only as the frame's scaling and its rounding
 //! explain, the coordinates are the stored floats times the scale, exact through any number of
 //! rescalings. If another element moved the ROI, the coordinates move with it.
 //!
@@ -20,7 +20,7 @@
 //!
 //! # Foreign regions of interest
 //! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at
-//! a random number, and a face whose id belongs to different ROIs is dropped and counted, so that a
+//! a random number, and a face whose id belongs to different ROIs is lost and counted, so that a
 //! foreign ROI never becomes the position of a face.
 //!
 //! For readers of DL Streamer's metadata the ROI has a `detection` parameter, which this crate
@@ -33,7 +33,7 @@
 //! let face = Face { score: 0.9, rect: Rect::new(10.0, 20.0, 40.0, 50.0), ..Face::default() };
 //! face_meta::attach(buffer.get_mut().unwrap(), &[face], (640, 360))?;
 //! let found = face_meta::read(&buffer, (640, 360));
-//! assert_eq!((found.detected, found.faces.len(), found.dropped), (true, 1, 0));
+//! assert_eq!((found.detected, found.faces.len(), found.lost), (true, 1, 0));
 //! # Ok::<(), gst::glib::BoolError>(())
 //! ```
 

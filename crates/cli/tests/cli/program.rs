@@ -21,7 +21,7 @@ struct Line {
     height: u32,
     pixel_aspect_ratio: [u32; 2],
     age_ns: u64,
-    dropped: usize,
+    lost: usize,
     faces: Vec<serde_json::Value>,
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod caps;
 pub(crate) mod errors;
+pub(crate) mod face_reader;
 pub(crate) mod frame;
 mod in_flight;
 mod latency;

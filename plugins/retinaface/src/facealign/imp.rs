@@ -1,8 +1,7 @@
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
-use face_meta::{AnalysedFaces, CropOrigin, FrameFace};
+use face_meta::{CropOrigin, FrameFace};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -12,6 +11,7 @@ use retinaface::geometry::{ARCFACE_SIZE, Face, PixelAspect};
 use retinaface::image::ImageView;
 
 use crate::common::errors::{Coded, ElementError, ErrorCode};
+use crate::common::face_reader::{FaceReader, FacesToCrop};
 use crate::common::sync::lock;
 use crate::common::{caps, frame};
 
@@ -115,8 +115,7 @@ pub(crate) struct FaceAlign {
     gap: Mutex<Gap>,
     /// Number of the latest analysis whose faces have crops.
     analysis: Mutex<Option<u64>>,
-    /// Whether faces without their frame were reported.
-    warned: AtomicBool,
+    faces: FaceReader,
 }
 
 #[glib::object_subclass]
@@ -147,7 +146,7 @@ impl ObjectSubclass for FaceAlign {
             state: Mutex::default(),
             gap: Mutex::default(),
             analysis: Mutex::default(),
-            warned: AtomicBool::default(),
+            faces: FaceReader::default(),
         }
     }
 }
@@ -380,11 +379,12 @@ impl FaceAlign {
             return Err(error);
         }
         let settings = *lock(&self.settings);
+        let found = self.faces.read_to_crop(&*self.obj(), &buffer, &frame, "aligned");
         // The lock is released before a push.
         let crops = {
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
-            self.crops(&buffer, &frame, state, &settings)?
+            self.crops(&buffer, &frame, found, state, &settings)?
         };
         if crops.is_empty() {
             if let Some(pts) = buffer.pts() {
@@ -414,29 +414,25 @@ impl FaceAlign {
         &self,
         buffer: &gst::BufferRef,
         frame: &VideoInfo,
+        found: FacesToCrop,
         state: &mut State,
         settings: &Settings,
     ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
-        let found = face_meta::read(buffer, frame::frame_size(buffer, frame));
-        if let Some(AnalysedFaces { frame: analysed, faces }) = face_meta::read_analysed(buffer) {
-            // Several frames carry the faces of one analysis.
-            if lock(&self.analysis).replace(analysed.number()) == Some(analysed.number()) {
-                return Ok(Vec::new());
+        let (analysed, info);
+        let (source, faces) = match found {
+            FacesToCrop::Unknown => return Ok(Vec::new()),
+            FacesToCrop::Here(found) => (Source { buffer, info: frame, age: Duration::ZERO }, found.faces),
+            FacesToCrop::Earlier(found, format) => {
+                (analysed, info) = (found.frame, format);
+                // Several frames carry the faces of one analysis.
+                if lock(&self.analysis).replace(analysed.number()) == Some(analysed.number()) {
+                    return Ok(Vec::new());
+                }
+                let Some(buffer) = analysed.buffer() else { return Ok(Vec::new()) };
+                (Source { buffer, info: &info, age: found.age }, found.faces)
             }
-            let (Some(pixels), Some(caps)) = (analysed.buffer(), analysed.caps()) else { return Ok(Vec::new()) };
-            let info = VideoInfo::from_caps(caps).map_err(|_| gst::FlowError::NotNegotiated)?;
-            let source = Source { buffer: pixels, info: &info, age: found.age };
-            return self.crops_from(buffer, &source, faces, state, settings);
-        }
-        if !found.age.is_zero() {
-            self.warn_about_old_faces();
-            return Ok(Vec::new());
-        }
-        if found.dropped > 0 {
-            gst::debug!(CAT, imp = self, "{} faces have no known position and no crop", found.dropped);
-        }
-        let source = Source { buffer, info: frame, age: Duration::ZERO };
-        self.crops_from(buffer, &source, found.faces, state, settings)
+        };
+        self.crops_from(buffer, &source, faces, state, settings)
     }
 
     /// The crops of faces that were found in `source` and that `buffer` carries.
@@ -469,18 +465,6 @@ impl FaceAlign {
             wanted.iter().filter_map(crop).collect()
         });
         cut.map_err(|error| self.fail(&error))?
-    }
-
-    /// Says once how to get crops of faces that were found in another frame.
-    fn warn_about_old_faces(&self) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            gst::element_imp_warning!(
-                self,
-                gst::StreamError::WrongType,
-                ("The faces of an earlier frame have no crops, because that frame is not attached; set mode=sync \
-                     on retinaface")
-            );
-        }
     }
 
     /// The crop of a face; `None` if its landmarks do not determine one.

@@ -1,4 +1,3 @@
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use retinaface::inference::{BackendInfo, ModelOptions, ModelTask};
 
 use super::settings::{self, Settings};
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
-use crate::common::frame::FrameError;
+use crate::common::face_reader::{FaceReader, FacesToCrop};
 use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
 use crate::common::sync::lock;
 use crate::common::{caps, frame, model_properties, shared_models};
@@ -38,11 +37,10 @@ struct State {
 pub(crate) struct FaceLandmarks {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
+    faces: FaceReader,
     scheduler: Scheduler<Self>,
     /// The latest analysis of an earlier frame whose faces were submitted.
     analysis: Mutex<Option<Analysis>>,
-    /// Whether faces without their frame were reported.
-    warned: AtomicBool,
 }
 
 #[glib::object_subclass]
@@ -258,14 +256,12 @@ impl FrameModel for FaceLandmarks {
 
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingFaces>, Error> {
         let landmarker = self.landmarker().ok_or(Error::NotStarted)?;
-        let Some(AnalysedFaces { frame: analysed, faces }) = face_meta::read_analysed(buffer) else {
-            let faces = face_meta::read(buffer, frame::frame_size(buffer, info));
-            if !faces.age.is_zero() {
-                self.warn_about_old_faces();
-                return Ok(None);
-            }
-            return self.submit_faces(&landmarker, buffer, info, Faces::Own(faces));
-        };
+        let (AnalysedFaces { frame: analysed, faces, .. }, info) =
+            match self.faces.read_to_crop(&*self.obj(), buffer, info, "given points") {
+                FacesToCrop::Unknown => return Ok(None),
+                FacesToCrop::Here(faces) => return self.submit_faces(&landmarker, buffer, info, Faces::Own(faces)),
+                FacesToCrop::Earlier(analysed, info) => (analysed, info),
+            };
         let shared = {
             let mut analysis = lock(&self.analysis);
             if let Some(Analysis { faces, .. }) = analysis.as_ref().filter(|known| known.number == analysed.number()) {
@@ -273,8 +269,7 @@ impl FrameModel for FaceLandmarks {
             }
             Arc::clone(&analysis.insert(Analysis { number: analysed.number(), faces: Arc::default() }).faces)
         };
-        let (Some(pixels), Some(caps)) = (analysed.buffer(), analysed.caps()) else { return Ok(None) };
-        let info = VideoInfo::from_caps(caps).map_err(|_| Error::Frame(FrameError::Map))?;
+        let Some(pixels) = analysed.buffer() else { return Ok(None) };
         let faces = faces.into_iter().map(|found| found.face).collect();
         self.submit_faces(&landmarker, pixels, &info, Faces::Earlier(faces, shared))
     }
@@ -390,18 +385,6 @@ impl FaceLandmarks {
         let submitted = frame::read(buffer, info, |view| landmarker.submit(view, &cropped, &settings));
         let landmarks = submitted.map_err(Error::Frame)?.map_err(Error::Model)?;
         Ok(Some(PendingFaces::Submitted { faces, wanted, refine, landmarks }))
-    }
-
-    /// Says once how to get points of faces that were found in another frame.
-    fn warn_about_old_faces(&self) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            gst::element_imp_warning!(
-                self,
-                gst::StreamError::WrongType,
-                ("The faces of an earlier frame get no points, because that frame is not attached; set mode=sync on \
-                     retinaface")
-            );
-        }
     }
 
     fn landmarker(&self) -> Option<Arc<Landmarker>> {

@@ -9,6 +9,7 @@ use gst_video::VideoInfo;
 use retinaface::image::{OverlayStyle, Rgb, draw_faces};
 
 use crate::common::errors::Coded;
+use crate::common::face_reader::FaceReader;
 use crate::common::sync::lock;
 use crate::common::{caps, frame};
 
@@ -31,6 +32,7 @@ pub(crate) struct FaceMetaOverlay {
     settings: Mutex<OverlayStyle>,
     /// Known from the first caps until stop.
     state: Mutex<Option<VideoInfo>>,
+    faces: FaceReader,
 }
 
 #[glib::object_subclass]
@@ -174,11 +176,7 @@ impl BaseTransformImpl for FaceMetaOverlay {
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
         let style = *lock(&self.settings);
         let info = lock(&self.state).clone().ok_or(gst::FlowError::NotNegotiated)?;
-        let found = face_meta::read(buffer, frame::frame_size(buffer, &info));
-        if found.dropped > 0 {
-            gst::debug!(CAT, imp = self, "{} faces have no known position and are not drawn", found.dropped);
-        }
-        let faces = found.into_faces();
+        let faces = self.faces.read(&*self.obj(), buffer, &info, "drawn").into_faces();
         if faces.is_empty() {
             return Ok(gst::FlowSuccess::Ok);
         }

@@ -12,6 +12,7 @@ use gst_video::VideoInfo;
 use retinaface::record::{FrameRecord, Origin};
 
 use super::sink::{LineSink, OpenError, Written};
+use crate::common::face_reader::FaceReader;
 use crate::common::sync::lock;
 use crate::common::{caps, frame};
 
@@ -52,6 +53,7 @@ struct State {
 pub(crate) struct FaceMetaPublish {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
+    faces: FaceReader,
     /// The element is stopping: a write that waits for a slow reader must give up.
     stopping: AtomicBool,
     /// The same during a flush.
@@ -85,7 +87,7 @@ impl ObjectImpl for FaceMetaPublish {
                     .build(),
                 glib::ParamSpecBoolean::builder("add-empty-results")
                     .nick("Add empty results")
-                    .blurb("Also write a line for frames with neither faces nor dropped faces")
+                    .blurb("Also write a line for frames with neither faces nor lost faces")
                     .default_value(DEFAULT_ADD_EMPTY_RESULTS)
                     .mutable_playing()
                     .build(),
@@ -224,27 +226,28 @@ impl BaseTransformImpl for FaceMetaPublish {
         let Settings { add_empty_results, stream_id, .. } = lock(&self.settings).clone();
         let stream =
             stream_id.or_else(|| self.obj().sink_pad().stream_id().map(|id| id.to_string())).unwrap_or_default();
+        let info = lock(&self.state).as_ref().ok_or(gst::FlowError::Flushing)?.info.clone();
+        let info = info.ok_or(gst::FlowError::NotNegotiated)?;
+        let size = frame::frame_size(buffer, &info);
+        let found = self.faces.read(&*self.obj(), buffer, &info, "published");
         let failed = {
             // Held during the write: only this thread uses the state.
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
-            let info = state.info.as_ref().ok_or(gst::FlowError::NotNegotiated)?;
-            let size = frame::frame_size(buffer, info);
             let number = state.frames;
             state.frames += 1;
-            let found = face_meta::read(buffer, size);
-            let age = found.detected.then_some(found.age);
-            let dropped = found.dropped;
+            let age = found.known_age();
+            let lost = found.lost;
             let faces = found.into_faces();
             // A frame that has lost its faces is not an empty one.
-            if faces.is_empty() && dropped == 0 && !add_empty_results {
+            if faces.is_empty() && lost == 0 && !add_empty_results {
                 return Ok(gst::FlowSuccess::Ok);
             }
             let record = FrameRecord::new(Origin::Stream(&stream), number, size, &faces)
                 .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
                 .with_utc(utc(buffer).map(gst::ClockTime::nseconds))
                 .with_age(age)
-                .with_dropped(dropped);
+                .with_lost(lost);
             match state.sink.write(&record.to_line(), || {
                 self.stopping.load(Ordering::Relaxed) || self.flushing.load(Ordering::Relaxed)
             }) {

@@ -148,7 +148,7 @@ fn frames_in_flight_are_pushed_before_eos() {
 }
 
 #[test]
-fn dropped_face_count_is_kept() {
+fn lost_face_count_is_kept() {
     with_watchdog(|| {
         let info = info(VideoFormat::Nv12, 320, 180);
         let mut buffer =
@@ -157,7 +157,7 @@ fn dropped_face_count_is_kept() {
         let mut harness = harness(&format!("model-file={}", fixture_model("landmarks68.onnx")));
         let out = harness.push_and_pull(buffer).unwrap();
         let found = face_meta::read(&out, (320, 180));
-        assert_eq!((found.faces.len(), found.faces[0].face.points.len(), found.dropped), (1, 68, 1));
+        assert_eq!((found.faces.len(), found.faces[0].face.points.len(), found.lost), (1, 68, 1));
     });
 }
 

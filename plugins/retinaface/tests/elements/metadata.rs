@@ -300,9 +300,9 @@ fn foreign_rois_are_never_matched_to_faces() {
             let found = face_meta::read(out, (640, 360));
             if own_rois_stay {
                 assert_near(&found.clone().into_faces(), &faces(), 1e-3);
-                assert_eq!(found.dropped, 0);
+                assert_eq!(found.lost, 0);
             } else {
-                assert_eq!((found.detected, found.faces, found.dropped), (true, vec![], 4));
+                assert_eq!((found.detected, found.faces, found.lost), (true, vec![], 4));
             }
         }
     });
@@ -317,7 +317,7 @@ fn duplicate_roi_id_drops_the_face() {
         let ids = roi_ids(out);
         add_foreign_roi(out, (300, 20, 50, 50), ids[1]);
         let found = face_meta::read(out, (640, 360));
-        assert_eq!((found.faces.len(), found.dropped), (3, 1));
+        assert_eq!((found.faces.len(), found.lost), (3, 1));
         assert!(found.faces.iter().all(|face| face.roi_id != ids[1]));
     });
 }
@@ -333,7 +333,7 @@ fn copied_roi_keeps_the_face() {
             add_foreign_roi(out, rect, id);
         }
         let found = face_meta::read(out, (640, 360));
-        assert_eq!(found.dropped, 0);
+        assert_eq!(found.lost, 0);
         assert_near(&found.into_faces(), &faces(), 1e-3);
     });
 }
@@ -352,12 +352,12 @@ fn roi_ids_are_unique_and_large() {
 }
 
 #[test]
-fn dropped_faces_are_counted() {
+fn lost_faces_are_counted() {
     with_watchdog(|| {
         let info = info(VideoFormat::I420, 640, 360);
         let read = |buffer: &gst::BufferRef, size: (usize, usize)| {
             let found = face_meta::read(buffer, size);
-            (found.detected, found.faces.len(), found.dropped)
+            (found.detected, found.faces.len(), found.lost)
         };
         assert_eq!(read(&common::frame(&info, 0), (640, 360)), (false, 0, 0));
         assert_eq!(read(&frame_with_faces(&info, 0, &[]), (640, 360)), (true, 0, 0));
@@ -373,7 +373,7 @@ fn dropped_faces_are_counted() {
         // A new detection resets the count.
         face_meta::attach(out, &faces()[..1], (640, 360)).unwrap();
         assert_eq!(read(out, (640, 360)), (true, 1, 0));
-        // Damaged metadata counts as a dropped face, not as a frame without faces.
+        // Damaged metadata counts as a lost face, not as a frame without faces.
         let mut meta = gst::meta::CustomMeta::from_mut_buffer(out, face_meta::FRAME_META).unwrap();
         meta.mut_structure().remove_field("faces");
         assert_eq!(read(out, (640, 360)), (true, 0, 1));
@@ -381,18 +381,134 @@ fn dropped_faces_are_counted() {
 }
 
 #[test]
-fn faces_dropped_by_videocrop_are_counted() {
+fn faces_lost_by_videocrop_are_counted() {
     with_watchdog(|| {
         let count = |elements: &str| {
             let samples = push_through(&format!("{elements} ! appsink name=out"), 640, 360, &faces());
             let info = gst_video::VideoInfo::from_caps(samples[0].caps().unwrap()).unwrap();
             let size = (info.width() as usize, info.height() as usize);
             let found = face_meta::read(samples[0].buffer().unwrap(), size);
-            (found.faces.len(), found.dropped)
+            (found.faces.len(), found.lost)
         };
-        let (kept, dropped) = count("videocrop left=100 top=60");
-        assert_eq!(kept + dropped, 4);
+        let (kept, lost) = count("videocrop left=100 top=60");
+        assert_eq!(kept + lost, 4);
         // Another aspect ratio: videoscale may have added borders.
         assert_eq!(count("videoscale ! video/x-raw,width=640,height=640,pixel-aspect-ratio=1/1"), (0, 4));
+    });
+}
+
+/// The warnings of a pipeline of one frame with five faces; an element that is not installed is
+/// skipped.
+fn warnings_of(elements: &str) -> Option<Vec<String>> {
+    let source = format!("filesrc location={} ! jpegdec ! retinaface", common::clip("multi_face.jpg"));
+    let pipeline = gst::parse::launch(&format!("{source} ! {elements} ! fakesink")).ok()?;
+    let pipeline = pipeline.downcast::<gst::Pipeline>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut warnings = Vec::new();
+    for message in pipeline.bus().unwrap().iter_timed(gst::ClockTime::NONE) {
+        match message.view() {
+            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Error(error) => panic!("{elements}: {error:?}"),
+            gst::MessageView::Warning(warning) => warnings.push(warning.error().to_string()),
+            _ => {}
+        }
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    Some(warnings)
+}
+
+#[test]
+fn each_element_that_reads_lost_faces_warns_once_and_says_where_it_belongs() {
+    with_watchdog(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let publish = format!("facemetapublish name=reader location={}", common::quoted(&directory.path().join("f")));
+        let model = common::quoted(&common::project::root().join("tests/fixtures/models/landmarks68.onnx"));
+        let landmarks = format!("facelandmarks name=reader model-file={model}");
+        let readers = [
+            (publish.as_str(), "published"),
+            ("facealign name=reader", "aligned"),
+            ("facemetaoverlay name=reader", "drawn"),
+            (landmarks.as_str(), "given points"),
+        ];
+        for (reader, use_of_faces) in readers {
+            // Two frames, one warning.
+            let elements = format!("imagefreeze num-buffers=2 ! videoflip video-direction=horiz ! {reader}");
+            let warnings = warnings_of(&elements).unwrap();
+            let [warning] = warnings.as_slice() else { panic!("{reader}: {warnings:?}") };
+            let expected = format!("5 of 5 faces of a frame have lost their position and are not {use_of_faces}");
+            assert!(warning.contains(&expected) && warning.contains("put reader before"), "{warning}");
+            assert_eq!(warnings_of(&format!("queue ! {reader}")).unwrap(), [""; 0]);
+        }
+    });
+}
+
+#[test]
+fn a_frame_that_another_element_moved_is_published_with_lost_faces_and_no_age() {
+    with_watchdog(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("faces.jsonl");
+        let publish = format!("facemetapublish location={}", common::quoted(&file));
+        let directions = ["horiz", "vert", "90r", "90l", "180", "ul-lr", "ur-ll"];
+        let flips = directions.map(|direction| format!("videoflip video-direction={direction}"));
+        let others = [
+            "videocrop left=10",
+            "videobox left=-20",
+            "aspectratiocrop aspect-ratio=1/1",
+            "videoscale add-borders=true ! video/x-raw,width=600,height=600,pixel-aspect-ratio=1/1",
+            "videoscale add-borders=false ! video/x-raw,width=600,height=600,pixel-aspect-ratio=1/1",
+        ];
+        for elements in flips.iter().map(String::as_str).chain(others) {
+            let warnings = warnings_of(&format!("{elements} ! {publish}")).unwrap();
+            assert_eq!(warnings.len(), 1, "{elements}");
+            let line = std::fs::read_to_string(&file).unwrap();
+            assert!(line.contains(r#""age_ns":null,"lost":5,"faces":[]"#), "{elements}: {line}");
+        }
+    });
+}
+
+#[test]
+fn the_age_is_known_while_a_face_is_left() {
+    common::init();
+    let info = info(VideoFormat::I420, 640, 360);
+    let mut buffer = frame_with_faces(&info, 0, &faces()[..2]);
+    let out = buffer.get_mut().unwrap();
+    let read = |buffer: &gst::BufferRef| {
+        let found = face_meta::read(buffer, (640, 360));
+        (found.known_age(), found.lost)
+    };
+    common::clip_roi(out, 0);
+    assert_eq!(read(out), (Some(std::time::Duration::ZERO), 1));
+    common::clip_roi(out, 1);
+    assert_eq!(read(out), (None, 2));
+    assert_eq!(read(&frame_with_faces(&info, 0, &[])), (Some(std::time::Duration::ZERO), 0));
+}
+
+#[test]
+fn frames_that_never_carry_a_detection_result_are_reported_once() {
+    with_watchdog(|| {
+        let count = |detected: u64| {
+            let mut harness = gst_check::Harness::new("facemetaoverlay");
+            let bus = gst::Bus::new();
+            harness.element().unwrap().set_bus(Some(&bus));
+            let info = info(VideoFormat::I420, 64, 64);
+            harness.set_src_caps(info.to_caps().unwrap());
+            for number in 0..700 {
+                let frame = if number == detected {
+                    frame_with_faces(&info, number, &[])
+                } else {
+                    common::frame(&info, number)
+                };
+                harness.push_and_pull(frame).unwrap();
+            }
+            let text = |message: gst::Message| match message.view() {
+                gst::MessageView::Warning(warning) => warning.error().to_string(),
+                _ => unreachable!("the bus filters messages"),
+            };
+            let warnings = bus.iter_filtered(&[gst::MessageType::Warning]).map(text).collect::<Vec<_>>();
+            assert!(warnings.iter().all(|warning| warning.contains("put `retinaface` before")), "{warnings:?}");
+            warnings.len()
+        };
+        assert_eq!(count(1000), 1);
+        assert_eq!(count(299), 0, "a detector that analyses few frames");
     });
 }
