@@ -4,10 +4,12 @@ mod decode;
 mod detector;
 mod merge;
 mod preprocess;
+mod problem;
 mod views;
 
 pub use decode::{Decoded, decode};
 pub use detector::{DetectError, Detection, DetectionSettings, Detector, PendingDetection, Timing};
 pub use merge::Merge;
 pub use preprocess::{PreprocessBuffers, fill_input};
+pub use problem::SettingsProblem;
 pub use views::{Scales, Tiles, Views, ViewsError, parse_rois};

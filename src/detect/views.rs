@@ -252,10 +252,7 @@ pub(crate) fn plan(frame: FrameSize, spec: &ModelSpec, size: InputSize, views: &
     let (stretch_x, stretch_y) = pixel_aspect.stretch();
     let stretch = (stretch_x as f32, stretch_y as f32);
     let part = |region: Region| FrameSize { width: region.width, height: region.height, pixel_aspect };
-    let regions = match &views.rois[..] {
-        [] => vec![Region { x: 0, y: 0, width, height }],
-        rois => rois.iter().filter_map(|roi| pixel_region(*roi, width, height)).collect(),
-    };
+    let regions = regions((width, height), &views.rois);
     let mut plan = Vec::new();
     for &region in &regions {
         let letterbox = |scale| spec.letterbox(part(region), size, scale);
@@ -278,6 +275,15 @@ pub(crate) fn plan(frame: FrameSize, spec: &ModelSpec, size: InputSize, views: &
         plan = plan.into_iter().flat_map(|view| [view, View { flipped: true, ..view }]).collect();
     }
     plan
+}
+
+/// The parts of a frame of `width` x `height` in which detection runs: the regions of interest, or
+/// the whole frame.
+pub(super) fn regions((width, height): (usize, usize), rois: &[Rect]) -> Vec<Region> {
+    match rois {
+        [] => vec![Region { x: 0, y: 0, width, height }],
+        rois => rois.iter().filter_map(|roi| pixel_region(*roi, width, height)).collect(),
+    }
 }
 
 /// Whether the left, top, right and bottom edge of a region lies inside another region.

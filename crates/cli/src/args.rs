@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use retinaface::detect::{Detector, Merge, Scales, Tiles, Views, parse_rois};
+use retinaface::detect::{DetectionSettings, Detector, Merge, Scales, SettingsProblem, Tiles, Views, parse_rois};
 use retinaface::geometry::Rect;
+use retinaface::image::OwnedImage;
 use retinaface::inference::{Kernels, ModelFile, ModelOptions, OpenContext, Progress, SharedModel};
 use retinaface::model::Overrides;
 use retinaface::runtime::{Precision, Provider, locate};
@@ -125,6 +126,29 @@ fn parse_merge(text: &str) -> Result<Merge, String> {
 pub(crate) fn parse_fraction(text: &str) -> Result<f32, String> {
     let value = text.parse::<f32>().map_err(|error| error.to_string())?;
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("not between 0 and 1".to_owned()) }
+}
+
+/// Parses a score threshold: faces with a higher score are kept, so that 1 would keep none.
+pub(crate) fn parse_threshold(text: &str) -> Result<f32, String> {
+    match parse_fraction(text)? {
+        1.0 => Err("no score is above 1, so no face would be found; give a value below 1".to_owned()),
+        threshold => Ok(threshold),
+    }
+}
+
+/// Checks that the settings can find a face in an image of this size. Returns the problem of a
+/// `min-face-size` that is larger than the image: it may be meant to select among images.
+pub(crate) fn check_settings(
+    detector: &Detector,
+    settings: &DetectionSettings,
+    image: &OwnedImage,
+) -> anyhow::Result<Option<SettingsProblem>> {
+    let problems = settings.problems(detector.model().spec(), image.view().info().size());
+    let is_size = |problem: &SettingsProblem| matches!(problem, SettingsProblem::MinFaceSize { .. });
+    match problems.iter().find(|problem| !is_size(problem)) {
+        Some(problem) => Err((*problem).into()),
+        None => Ok(problems.into_iter().next()),
+    }
 }
 
 /// Where ONNX Runtime is searched, with progress on standard error.

@@ -11,12 +11,12 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
-use retinaface::detect::{DetectionSettings, Detector};
+use retinaface::detect::{DetectionSettings, Detector, SettingsProblem};
 use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize, PixelAspect};
 use retinaface::image::{ImageInfo, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
 use retinaface::record::{FrameRecord, Origin};
 
-use crate::args::{ModelArgs, ViewArgs, parse_fraction};
+use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_threshold};
 use crate::image_file;
 use crate::status::{Outcome, progress_bar, report_input};
 
@@ -30,7 +30,7 @@ pub(crate) struct Detect {
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Keep faces whose score is above this value
-    #[arg(long, value_name = "0..1", default_value_t = DetectionSettings::default().score_threshold, value_parser = parse_fraction)]
+    #[arg(long, value_name = "0..1", default_value_t = DetectionSettings::default().score_threshold, value_parser = parse_threshold)]
     score_threshold: f32,
     /// Of two faces whose intersection over union is above this value, keep the one with the higher
     /// score
@@ -67,8 +67,14 @@ impl Detect {
                 .with_context(|| format!("cannot create the directory {}", directory.display()))?;
         }
         let detector = self.model_args.open_detector(self.model.as_deref())?;
-        let mut processor =
-            ImageProcessor { command: self, detector, names: HashMap::new(), scratch: WarpBuffers::default() };
+        let mut processor = ImageProcessor {
+            command: self,
+            detector,
+            names: HashMap::new(),
+            scratch: WarpBuffers::default(),
+            too_small: None,
+            has_large_image: false,
+        };
         let bar = progress_bar(self.inputs.len());
         let (mut found, mut failed) = (false, false);
         for (index, input) in self.inputs.iter().enumerate() {
@@ -94,6 +100,10 @@ impl Detect {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        if let Some((input, problem)) = processor.too_small.filter(|_| !processor.has_large_image) {
+            failed = true;
+            report_input(&input, &problem.to_string());
+        }
         Ok(if failed {
             Outcome::Failed
         } else if found {
@@ -134,12 +144,23 @@ struct ImageProcessor<'a> {
     /// Number of uses of each output name.
     names: HashMap<String, usize>,
     scratch: WarpBuffers,
+    /// The first image that is smaller than the smallest wanted face.
+    too_small: Option<(PathBuf, SettingsProblem)>,
+    /// An image was not.
+    has_large_image: bool,
 }
 
 impl ImageProcessor<'_> {
     fn process(&mut self, index: usize, input: &Path) -> anyhow::Result<ImageResult> {
         let mut image = image_file::read(input)?;
-        let faces = self.detector.detect(&image.view(), &self.command.settings())?.faces;
+        let settings = self.command.settings();
+        match check_settings(&self.detector, &settings, &image)? {
+            Some(problem) => {
+                self.too_small.get_or_insert((input.to_path_buf(), problem));
+            }
+            None => self.has_large_image = true,
+        }
+        let faces = self.detector.detect(&image.view(), &settings)?.faces;
         let source = input.to_string_lossy();
         let line = FrameRecord::new(Origin::Source(&source), index as u64, image.view().info().size(), &faces)
             .with_age(Some(Duration::ZERO))

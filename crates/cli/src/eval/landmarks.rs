@@ -11,7 +11,7 @@ use retinaface::geometry::InputSize;
 use serde::Serialize;
 
 use super::nme::{self, Summary};
-use crate::args::ModelArgs;
+use crate::args::{ModelArgs, check_settings};
 use crate::image_file;
 use crate::status::{Outcome, progress_bar, report_input};
 
@@ -92,8 +92,10 @@ impl Landmarks {
         for image in &images {
             bar.set_message(image.file.clone());
             let path = self.images.join(&image.file);
-            let detected =
-                image_file::read(&path).and_then(|image| Ok(detector.detect(&image.view(), &settings)?.faces));
+            let detected = image_file::read(&path).and_then(|image| {
+                check_settings(&detector, &settings, &image)?;
+                Ok(detector.detect(&image.view(), &settings)?.faces)
+            });
             match detected {
                 Ok(detected) => {
                     read += 1;

@@ -13,7 +13,7 @@ use retinaface::geometry::InputSize;
 use retinaface::image::OwnedImage;
 
 use super::predictions;
-use crate::args::{ModelArgs, ViewArgs, parse_fraction};
+use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_threshold};
 use crate::status::{Outcome, progress_bar, report_input};
 use crate::{atomic_file, image_file};
 
@@ -38,7 +38,7 @@ pub(super) struct Predict {
     #[arg(long, value_name = "PIXELS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16384))]
     input_size: u32,
     /// Keep faces whose score is above this value
-    #[arg(long, value_name = "0..1", default_value_t = 0.02, value_parser = parse_fraction)]
+    #[arg(long, value_name = "0..1", default_value_t = 0.02, value_parser = parse_threshold)]
     score_threshold: f32,
     /// Of two faces whose intersection over union is above this value, keep the one with the higher
     /// score
@@ -111,6 +111,7 @@ impl Predict {
             max_faces: self.max_faces,
             ..DetectionSettings::default()
         };
+        check_settings(detector, &settings, image)?;
         Ok(predictions::write(name, &detector.detect(&image.view(), &settings)?.faces))
     }
 

@@ -58,11 +58,38 @@ fn options_change_the_detections() {
         (lines(&output)[0].faces.len(), status(&output))
     };
     assert_eq!(count(&["--max-faces", "2"]), (2, 0));
-    assert_eq!(count(&["--score-threshold", "1"]), (0, 1));
+    assert_eq!(count(&["--score-threshold", "0.9999"]), (0, 1));
     assert!(count(&["--score-threshold", "0.02", "--iou-threshold", "1"]).0 > 20);
     assert_eq!(count(&["--input-size", "0"]), (5, 0));
     assert_eq!(count(&["--min-face-size", "500"]), (0, 1));
     assert_eq!(count(&["--execution-provider", "cpu", "--threads", "1"]), (5, 0));
+}
+
+#[test]
+fn a_setting_that_finds_nothing_in_an_image_is_an_error_with_its_size() {
+    let (multi, single) = (common::media("multi_face.jpg"), common::media("single_face.jpg"));
+    for (options, part) in [
+        (&["--roi", "1000,0,50,50"][..], "1000,0,50,50 of roi covers no pixel of the frame of 1000 x 667"),
+        (&["--roi", "0,0,500,500;0,700,50,50"], "0,700,50,50"),
+        (&["--min-face-size", "700"], "min-face-size is 700, but the frame has 1000 x 667"),
+        (
+            &["--roi", "0,0,40,40", "--tiles", "64x1"],
+            "tiles is 64x1, which is more than the pixels of an area of 40 x 40",
+        ),
+        (&["--input-size", "8"], "at most 8 x 5 pixels"),
+        (&["--score-threshold", "1"], "no score is above 1"),
+    ] {
+        let output = run(&[&["detect", path_str(&multi)], options].concat());
+        assert_eq!(status(&output), 2, "{options:?}");
+        assert!(stderr(&output).contains(part), "{options:?}: {}", stderr(&output));
+    }
+    // A region outside of one image is an error of that image only.
+    let output = run(&["detect", path_str(&single), path_str(&multi), "--roi", "600,0,400,600"]);
+    assert_eq!((status(&output), lines(&output).len()), (2, 1));
+    assert!(stderr(&output).contains("the frame of 572 x 562"), "{}", stderr(&output));
+    // A minimum size may be meant to select the large images.
+    let output = run(&["detect", path_str(&single), path_str(&multi), "--min-face-size", "600"]);
+    assert_eq!((status(&output), lines(&output).len(), stderr(&output).as_str()), (1, 2, ""));
 }
 
 #[test]

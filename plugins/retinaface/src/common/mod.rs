@@ -10,5 +10,6 @@ mod latency;
 mod latest;
 pub(crate) mod model_properties;
 pub(crate) mod scheduling;
+pub(crate) mod settings_report;
 pub(crate) mod shared_models;
 pub(crate) mod sync;

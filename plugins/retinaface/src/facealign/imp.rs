@@ -7,11 +7,13 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::{VideoFormat, VideoInfo};
 use retinaface::align::{self, Affine, AlignError, WarpBuffers};
+use retinaface::detect::SettingsProblem;
 use retinaface::geometry::{ARCFACE_SIZE, Face, PixelAspect};
 use retinaface::image::ImageView;
 
 use crate::common::errors::{Coded, ElementError, ErrorCode};
 use crate::common::face_reader::{FaceReader, FacesToCrop};
+use crate::common::settings_report::SettingsReport;
 use crate::common::sync::lock;
 use crate::common::{caps, frame};
 
@@ -116,6 +118,7 @@ pub(crate) struct FaceAlign {
     /// Number of the latest analysis whose faces have crops.
     analysis: Mutex<Option<u64>>,
     faces: FaceReader,
+    report: SettingsReport,
 }
 
 #[glib::object_subclass]
@@ -147,6 +150,7 @@ impl ObjectSubclass for FaceAlign {
             gap: Mutex::default(),
             analysis: Mutex::default(),
             faces: FaceReader::default(),
+            report: SettingsReport::default(),
         }
     }
 }
@@ -274,6 +278,7 @@ impl ElementImpl for FaceAlign {
         if transition == gst::StateChange::PausedToReady {
             self.drop_state();
             *lock(&self.frame) = None;
+            self.report.clear();
         }
         result
     }
@@ -380,6 +385,9 @@ impl FaceAlign {
         }
         let settings = *lock(&self.settings);
         let found = self.faces.read_to_crop(&*self.obj(), &buffer, &frame, "aligned");
+        let size = frame::frame_size(&buffer, &frame);
+        let too_large = SettingsProblem::of_min_face_size(settings.min_face_size as f32, (size.width, size.height));
+        self.report.post(&*self.obj(), too_large);
         // The lock is released before a push.
         let crops = {
             let mut state = lock(&self.state);

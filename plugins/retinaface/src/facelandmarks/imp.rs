@@ -13,6 +13,7 @@ use retinaface::crops::{
     CropError, CropMode, FoundLandmarks, LandmarkSettings, Landmarker, PendingLandmarks, five_landmarks,
     known_point_counts,
 };
+use retinaface::detect::SettingsProblem;
 use retinaface::geometry::{Face, FrameSize, Rect};
 use retinaface::inference::{BackendInfo, ModelOptions, ModelTask};
 
@@ -20,6 +21,7 @@ use super::settings::{self, Settings};
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
 use crate::common::face_reader::{FaceReader, FacesToCrop};
 use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
+use crate::common::settings_report::SettingsReport;
 use crate::common::sync::lock;
 use crate::common::{caps, frame, model_properties, shared_models};
 
@@ -38,6 +40,7 @@ pub(crate) struct FaceLandmarks {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
     faces: FaceReader,
+    report: SettingsReport,
     scheduler: Scheduler<Self>,
     /// The latest analysis of an earlier frame whose faces were submitted.
     analysis: Mutex<Option<Analysis>>,
@@ -140,6 +143,7 @@ impl BaseTransformImpl for FaceLandmarks {
         // Dropped outside of the lock: the last user of a model joins its threads.
         let state = lock(&self.state).take();
         drop(state);
+        self.report.clear();
         Ok(())
     }
 
@@ -256,6 +260,9 @@ impl FrameModel for FaceLandmarks {
 
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingFaces>, Error> {
         let landmarker = self.landmarker().ok_or(Error::NotStarted)?;
+        let FrameSize { width, height, .. } = frame::frame_size(buffer, info);
+        let min_face_size = lock(&self.settings).min_face_size as f32;
+        self.report.post(&*self.obj(), SettingsProblem::of_min_face_size(min_face_size, (width, height)));
         let (AnalysedFaces { frame: analysed, faces, .. }, info) =
             match self.faces.read_to_crop(&*self.obj(), buffer, info, "given points") {
                 FacesToCrop::Unknown => return Ok(None),

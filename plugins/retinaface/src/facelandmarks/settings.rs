@@ -47,7 +47,7 @@ pub(super) struct Settings {
     pub(super) model: ModelProperties,
     crop: Crop,
     crop_scale: f32,
-    min_face_size: u32,
+    pub(super) min_face_size: u32,
     pub(super) refine_landmarks: bool,
     batch_size: u32,
     batch_timeout: u32,

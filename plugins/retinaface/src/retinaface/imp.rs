@@ -17,6 +17,7 @@ use super::settings::{self, Mode, Settings};
 use super::stats::Stats;
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
 use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
+use crate::common::settings_report::SettingsReport;
 use crate::common::sync::lock;
 use crate::common::{caps, frame, model_properties, shared_models};
 
@@ -31,11 +32,22 @@ struct State {
     stats: Stats,
 }
 
+/// What was checked for settings that find nothing.
+#[derive(Clone, Debug, PartialEq)]
+struct Checked {
+    settings: DetectionSettings,
+    frame: FrameSize,
+    /// The longest age in ms, if it is shorter than the time between two frames.
+    short_max_age: Option<(u32, gst::Fraction)>,
+}
+
 #[derive(Default)]
 pub(crate) struct RetinaFace {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
     scheduler: Scheduler<Self>,
+    checked: Mutex<Option<Checked>>,
+    report: SettingsReport,
 }
 
 #[glib::object_subclass]
@@ -151,6 +163,8 @@ impl BaseTransformImpl for RetinaFace {
         // Dropped outside of the lock: the last user of a model joins its threads.
         let state = lock(&self.state).take();
         drop(state);
+        *lock(&self.checked) = None;
+        self.report.clear();
         Ok(())
     }
 
@@ -227,8 +241,15 @@ impl FrameModel for RetinaFace {
     }
 
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingDetection>, Error> {
-        let settings = lock(&self.settings).detection();
+        let (settings, short_max_age) = {
+            let settings = lock(&self.settings);
+            (settings.detection(), settings.short_max_age(info.fps()))
+        };
         let detector = self.detector().ok_or(Error::NotStarted)?;
+        self.check_settings(
+            &detector,
+            Checked { settings: settings.clone(), frame: frame::frame_size(buffer, info), short_max_age },
+        );
         #[cfg(feature = "cuda-memory")]
         if frame::is_on_gpu(buffer) {
             let submitted = frame::read_on_gpu(buffer, info, |frame| detector.submit_device_frame(frame, &settings));
@@ -328,6 +349,26 @@ impl FrameModel for RetinaFace {
 }
 
 impl RetinaFace {
+    /// Posts a warning for each setting that finds nothing in these frames.
+    fn check_settings(&self, detector: &Detector, now: Checked) {
+        {
+            let mut checked = lock(&self.checked);
+            if checked.as_ref() == Some(&now) {
+                return;
+            }
+            *checked = Some(now.clone());
+        }
+        let problems = now.settings.problems(detector.model().spec(), now.frame);
+        let problems = problems.iter().map(ToString::to_string);
+        let max_age = now.short_max_age.map(|(max_age, fps)| {
+            format!(
+                "max-age is {max_age} ms, less than the time between two frames at {fps} frames per second, so no frame \
+                 gets faces in mode=latest; set a larger max-age"
+            )
+        });
+        self.report.post(&*self.obj(), problems.chain(max_age));
+    }
+
     fn detector(&self) -> Option<Arc<Detector>> {
         lock(&self.state).as_ref().map(|state| Arc::clone(&state.detector))
     }

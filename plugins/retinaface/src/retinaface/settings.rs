@@ -161,6 +161,15 @@ impl Settings {
         }
     }
 
+    /// `max-age` and the frame rate, if every result is older when the next frame arrives: in mode
+    /// latest, the age is at least the time between two frames.
+    pub(super) fn short_max_age(&self, fps: gst::Fraction) -> Option<(u32, gst::Fraction)> {
+        let (frames, seconds) = (i64::from(fps.numer()), i64::from(fps.denom()));
+        let is_short =
+            self.mode == Mode::Latest && self.max_age > 0 && i64::from(self.max_age) * frames < 1000 * seconds;
+        (is_short && frames > 0).then_some((self.max_age, fps))
+    }
+
     pub(super) fn detection(&self) -> DetectionSettings {
         let views =
             Views { scales: self.scales.value(), flip: self.flip, tiles: self.tiles.value(), rois: self.roi.value() };

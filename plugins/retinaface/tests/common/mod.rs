@@ -290,6 +290,15 @@ pub fn read_faces(sample: &gst::Sample) -> Vec<Face> {
     face_meta::read(sample.buffer().unwrap(), size).into_faces()
 }
 
+/// The texts of the warnings that are on a bus.
+pub fn warnings(bus: &gst::Bus) -> Vec<String> {
+    let text = |message: gst::Message| match message.view() {
+        gst::MessageView::Warning(warning) => Some(warning.error().to_string()),
+        _ => None,
+    };
+    bus.iter().filter_map(text).collect()
+}
+
 /// A path in quotes, for a pipeline description.
 pub fn quoted(path: &std::path::Path) -> String {
     format!("\"{}\"", path.display())

@@ -16,5 +16,6 @@ mod frames;
 mod metadata;
 mod pipelines;
 mod retinaface;
+mod settings;
 mod streams;
 mod surface;
