@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::engine::EngineError;
 use crate::model::{OverrideError, families};
-use crate::runtime::RuntimeError;
 use crate::runtime::onnx::{self, ExternalDataError};
+use crate::runtime::{RuntimeError, single_line};
 
 /// ONNX Runtime supports no older operator sets.
 const MIN_OPSET: i64 = 7;
@@ -195,9 +195,4 @@ impl ModelError {
     pub(crate) fn tensor(error: ort::Error) -> Self {
         Self::Tensor(single_line(error.message()))
     }
-}
-
-/// A message of ONNX Runtime, on one line.
-pub(crate) fn single_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

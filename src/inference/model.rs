@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use ort::session::{RunOptions, Session};
 
 use super::device_graph;
-use super::error::{ModelError, single_line};
+use super::error::ModelError;
 use super::model_file::ModelFile;
 use super::options::{BackendInfo, ModelOptions, OpenContext, Preprocessing};
 use super::probe;
 use super::session::{CreatedSession, SessionFactory, SessionRequest, unassigned_nodes_note};
 use super::tensors::{BoundTensors, InputSpec, TensorAllocator, TensorMemory, Tensors};
 use crate::model::ModelSpec;
-use crate::runtime::{Precision, Provider, RuntimeError, library, provider};
+use crate::runtime::{Precision, Provider, RuntimeError, library, provider, single_line};
 
 /// A recognised model with a session.
 pub struct Model {

@@ -8,14 +8,13 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
 
 use super::ModelError;
-use super::error::single_line;
 use super::options::ModelTask;
 use crate::geometry::INPUT_MULTIPLE;
 use crate::model::{
     Arrangement, ChannelOrder, FamilyMatch, Input, LandmarkOutput, Layout, METADATA_PREFIX, ModelSpec, Normalization,
     OVERRIDE_KEYS, OutputSpec, Overrides, Padding, ParsedOverrides, PointUnit, Role, Scores, recognise_family,
 };
-use crate::runtime::Provider;
+use crate::runtime::{Provider, single_line};
 
 /// Width and height of the probe image for models with a dynamic input size. At this size each
 /// stride has a different number of cells, so that shapes identify the levels.

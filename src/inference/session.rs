@@ -16,13 +16,13 @@ use ort::session::builder::GraphOptimizationLevel;
 use prost::Message as _;
 
 use super::device_graph;
-use super::error::{ModelError, single_line};
+use super::error::ModelError;
 use super::options::{Kernels, ModelOptions, Progress};
 use super::tensors::{InputSpec, TensorAllocator};
 use crate::model::ModelSpec;
 use crate::runtime::onnx::{self, Dim};
 use crate::runtime::provider;
-use crate::runtime::{Provider, ProviderConfig, Runtime, RuntimeError, kernels, library, panic_message};
+use crate::runtime::{Provider, ProviderConfig, Runtime, RuntimeError, kernels, library, panic_message, single_line};
 use crate::sync::lock;
 
 /// Larger models are not copied to replace their convolutions.

@@ -5,10 +5,11 @@ use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::{AsPointer as _, LoadDynamicError};
@@ -120,12 +121,42 @@ fn open(path: &Path) -> Result<Environment, RuntimeError> {
             LoadDynamicError::MissingApi { .. } => failed("the file does not export OrtGetApiBase".to_owned()),
             LoadDynamicError::InvalidVersionString => failed("its version string is invalid".to_owned()),
         })?;
-        let environment = builder.with_name("retinaface").with_telemetry(false).build();
+        let logger = Arc::new(|level, _: &str, _: &str, _: &str, message: &str| log_line(level, message));
+        let environment = builder.with_name("retinaface").with_telemetry(false).with_logger(logger).build();
         let environment = environment.map_err(|error| failed(error.to_string()))?;
+        // The binding starts at the lowest level, at which ONNX Runtime logs each operator.
+        environment.set_log_level(max_log_level());
         register_shared_arena(&environment).map_err(|error| failed(error.to_string()))?;
         Ok(environment)
     });
     result.unwrap_or_else(|payload| Err(failed(panic_message(payload.as_ref()))))
+}
+
+/// Target of the lines that ONNX Runtime logs.
+const LOG_TARGET: &str = "onnxruntime";
+
+/// Passes a line of ONNX Runtime on to the crate `log`. Without this, ONNX Runtime would write it to
+/// standard error.
+fn log_line(level: LogLevel, message: &str) {
+    let level = match level {
+        LogLevel::Fatal | LogLevel::Error => log::Level::Error,
+        LogLevel::Warning => log::Level::Warn,
+        LogLevel::Info => log::Level::Info,
+        LogLevel::Verbose => log::Level::Debug,
+    };
+    log::log!(target: LOG_TARGET, level, "{}", single_line(message));
+}
+
+/// The level of ONNX Runtime's log: that of the crate `log`, which is off unless the process has set
+/// a logger.
+fn max_log_level() -> LogLevel {
+    match log::max_level() {
+        log::LevelFilter::Off => LogLevel::Fatal,
+        log::LevelFilter::Error => LogLevel::Error,
+        log::LevelFilter::Warn => LogLevel::Warning,
+        log::LevelFilter::Info => LogLevel::Info,
+        log::LevelFilter::Debug | log::LevelFilter::Trace => LogLevel::Verbose,
+    }
 }
 
 /// Registers a CPU arena that all sessions share and that grows by the requested size. The default
@@ -237,6 +268,11 @@ pub(crate) fn nodes_on_other_providers(session: &Session, provider: Provider) ->
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A message of ONNX Runtime, on one line.
+pub(crate) fn single_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The message of a panic.

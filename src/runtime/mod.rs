@@ -14,7 +14,7 @@ pub(crate) mod provider;
 pub use cuda::{DeviceFrame, DevicePlane};
 pub use error::RuntimeError;
 pub use library::{Runtime, likely_provider, load};
-pub(crate) use library::{check, panic_message};
+pub(crate) use library::{check, panic_message, single_line};
 pub use onnx::{ExternalDataError, ExternalDataErrorKind};
 pub(crate) use provider::ProviderConfig;
 pub use provider::{Precision, Provider};

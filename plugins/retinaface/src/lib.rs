@@ -22,6 +22,7 @@ mod facemetapublish;
 mod retinaface;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    common::logging::init();
     face_meta::register();
     retinaface::register(plugin)?;
     facealign::register(plugin)?;

@@ -8,6 +8,7 @@ pub(crate) mod frame;
 mod in_flight;
 mod latency;
 mod latest;
+pub(crate) mod logging;
 pub(crate) mod model_properties;
 pub(crate) mod scheduling;
 pub(crate) mod settings_report;

@@ -243,6 +243,28 @@ fn second_onnx_runtime_in_process_is_an_error() {
     });
 }
 
+#[test]
+fn lines_of_onnx_runtime_are_in_the_debug_log_and_not_on_standard_error() {
+    with_watchdog(|| {
+        let model = project::root().join("tests/fixtures/models/fails_at_run.onnx");
+        let pipeline = format!("videotestsrc num-buffers=1 ! retinaface model-file={} ! fakesink", model.display());
+        let target = common::target_directory();
+        let launch = |debug: &str| {
+            let mut command = common::command("gst-launch-1.0", &target);
+            command.env("GST_DEBUG", debug).env("GST_DEBUG_NO_COLOR", "1").arg("-q");
+            let output = command.args(pipeline.split_whitespace()).output().unwrap();
+            assert!(!output.status.success());
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let silent = launch("none");
+        assert!(silent.contains("Reshape"), "the error of the element has ONNX Runtime's reason: {silent}");
+        assert!(!silent.contains("[E:onnxruntime") && !silent.contains('\u{1B}'), "{silent}");
+        let logged = launch("onnxruntime:1");
+        let lines = logged.lines().filter(|line| line.contains(" onnxruntime ")).collect::<Vec<_>>();
+        assert!(lines.len() == 1 && lines[0].contains("ERROR") && lines[0].contains("Reshape"), "{logged}");
+    });
+}
+
 /// Runs `retinaface bench` with the plugin under test. Returns `None` if the program is not built.
 fn bench(arguments: &[&str]) -> Option<std::process::Output> {
     let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
