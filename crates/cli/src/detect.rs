@@ -17,12 +17,12 @@ use retinaface::image::{ImageInfo, OverlayStyle, OwnedImage, PixelFormat, draw_f
 use retinaface::record::{FrameRecord, Origin};
 
 use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_threshold};
-use crate::image_file;
+use crate::image_file::{self, InputImage};
 use crate::status::{Outcome, progress_bar, report_input};
 
 #[derive(Debug, Args)]
 pub(crate) struct Detect {
-    /// Image files: JPEG, PNG, WebP or any other format that OpenCV reads
+    /// Image files: JPEG, PNG, WebP, TIFF, GIF or any other format that OpenCV reads
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// ONNX file of the detector; default: $RETINAFACE_MODEL, the model in the program's directory,
@@ -132,7 +132,7 @@ struct ImageResult {
     /// JSON line.
     line: String,
     faces: usize,
-    /// Messages about faces without a crop.
+    /// The warning of the image's decoder, and messages about faces without a crop.
     notes: Vec<String>,
     /// Why a crop or the annotated copy was not written. The line is printed even so.
     error: Option<anyhow::Error>,
@@ -152,7 +152,8 @@ struct ImageProcessor<'a> {
 
 impl ImageProcessor<'_> {
     fn process(&mut self, index: usize, input: &Path) -> anyhow::Result<ImageResult> {
-        let mut image = image_file::read(input)?;
+        let InputImage { mut image, warning } = image_file::read(input)?;
+        let mut notes = Vec::from_iter(warning);
         let settings = self.command.settings();
         match check_settings(&self.detector, &settings, &image)? {
             Some(problem) => {
@@ -165,7 +166,6 @@ impl ImageProcessor<'_> {
         let line = FrameRecord::new(Origin::Source(&source), index as u64, image.view().info().size(), &faces)
             .with_age(Some(Duration::ZERO))
             .to_line();
-        let mut notes = Vec::new();
         let error = self.write_files(input, &mut image, &faces, &mut notes).err();
         Ok(ImageResult { line, faces: faces.len(), notes, error })
     }

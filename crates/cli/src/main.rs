@@ -18,6 +18,7 @@ mod eval;
 mod image_file;
 mod model;
 mod status;
+mod stderr;
 
 /// Detect faces with RetinaFace and align them for recognition
 #[derive(Debug, Parser)]
@@ -41,12 +42,20 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    status::receive_library_lines();
+    let result = match command {
         Command::Bench(command) => command.run(),
         Command::Detect(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Model(command) => command.run(),
     };
+    let status = exit_code(result);
+    status::flush_libraries();
+    status
+}
+
+fn exit_code(result: anyhow::Result<Outcome>) -> ExitCode {
     match result {
         Ok(Outcome::Found) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::nme::{self, Summary};
 use crate::args::{ModelArgs, check_settings};
-use crate::image_file;
+use crate::image_file::{self, InputImage};
 use crate::status::{Outcome, progress_bar, report_input};
 
 #[derive(Debug, Args)]
@@ -92,7 +92,8 @@ impl Landmarks {
         for image in &images {
             bar.set_message(image.file.clone());
             let path = self.images.join(&image.file);
-            let detected = image_file::read(&path).and_then(|image| {
+            let detected = image_file::read(&path).and_then(|InputImage { image, warning }| {
+                bar.suspend(|| warning.iter().for_each(|warning| report_input(&path, warning)));
                 check_settings(&detector, &settings, &image)?;
                 Ok(detector.detect(&image.view(), &settings)?.faces)
             });

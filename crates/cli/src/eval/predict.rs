@@ -14,11 +14,12 @@ use retinaface::image::OwnedImage;
 
 use super::predictions;
 use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_threshold};
+use crate::atomic_file;
+use crate::image_file::{self, InputImage};
 use crate::status::{Outcome, progress_bar, report_input};
-use crate::{atomic_file, image_file};
 
 /// Extensions of image files, in lower case.
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "tiff"];
+const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif"];
 /// Images that are decoded ahead of the detector.
 const READ_AHEAD: usize = 2;
 
@@ -83,6 +84,11 @@ impl Predict {
             // The loop owns the receiver: when it stops early, the reader's `send` fails.
             for (paths, image) in paths.iter().zip(images) {
                 bar.set_message(paths.image.display().to_string());
+                let image = image.map(|InputImage { image, warning }| {
+                    let path = self.images.join(&paths.image);
+                    bar.suspend(|| warning.iter().for_each(|warning| report_input(&path, warning)));
+                    image
+                });
                 match image.and_then(|image| self.detect(&detector, paths, &image)) {
                     Ok(text) => self.write(paths, &text)?,
                     Err(error) => {

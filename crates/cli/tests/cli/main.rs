@@ -8,6 +8,7 @@ mod common;
 mod binary;
 mod bundle;
 mod eval;
+mod images;
 mod openvino;
 mod program;
 mod setup;
