@@ -23,10 +23,11 @@ pub(super) struct Nv12Frames {
 }
 
 impl Nv12Frames {
-    /// Decodes the first frames of a video and scales them to `width` x `height`.
+    /// Decodes the first frames of a video, rotated as its tag requires, and scales them to `width` x
+    /// `height`.
     pub(super) fn decode(clip: &Path, (width, height): (usize, usize)) -> anyhow::Result<Self> {
         let pipeline = gst::parse::launch(&format!(
-            "filesrc name=in ! decodebin ! videoconvert ! videoscale add-borders=false \
+            "filesrc name=in ! decodebin ! videoconvert ! videoflip video-direction=auto ! videoscale add-borders=false \
              ! video/x-raw,format=NV12,width={width},height={height},pixel-aspect-ratio=1/1 ! appsink name=out sync=false max-buffers=2"
         ))?;
         let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a launch line of several elements is a pipeline");
@@ -113,5 +114,37 @@ impl Nv12Frames {
     fn crowd_cell(&self, faces: usize) -> Option<usize> {
         let fits = |cell: &usize| (self.width / cell) * (self.height / cell) >= faces;
         (2..=self.height.min(self.width)).rev().step_by(2).map(|cell| cell & !1).find(fits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The average difference of two frames' luma, in 0.0..=255.0.
+    fn difference<'a>(first: impl Iterator<Item = &'a u8>, second: impl Iterator<Item = &'a u8>) -> f64 {
+        let differences = first.zip(second).map(|(a, b)| f64::from(a.abs_diff(*b))).collect::<Vec<_>>();
+        differences.iter().sum::<f64>() / differences.len() as f64
+    }
+
+    #[test]
+    fn frames_of_a_clip_with_an_orientation_tag_are_rotated() {
+        gst::init().unwrap();
+        let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.fetch/media/single_face.mp4");
+        let mut bytes = std::fs::read(&clip).unwrap_or_else(|error| panic!("{error}: run `make setup`"));
+        // The matrix of the video track: rotate by 180 degrees. Numbers have 16 fractional bits.
+        let matrix = bytes.windows(4).position(|name| name == b"tkhd").unwrap() + 44;
+        let rotation = [-0x10000, 0, 0, 0, -0x10000, 0, 640 << 16, 360 << 16, 0x4000_0000];
+        bytes[matrix..][..36].copy_from_slice(rotation.map(i32::to_be_bytes).as_flattened());
+        let directory = tempfile::tempdir().unwrap();
+        let rotated = directory.path().join("rotated.mp4");
+        std::fs::write(&rotated, bytes).unwrap();
+
+        let size = (64, 36);
+        let luma = |clip: &Path| Nv12Frames::decode(clip, size).unwrap().frames[0][..size.0 * size.1].to_vec();
+        let (upright, rotated) = (luma(&clip), luma(&rotated));
+        let (same, turned) =
+            (difference(upright.iter(), rotated.iter()), difference(upright.iter(), rotated.iter().rev()));
+        assert!(turned < 3.0 && same > 10.0, "{turned} to the rotated frame, {same} to the frame as it is stored");
     }
 }

@@ -10,6 +10,7 @@ mod latency;
 mod latest;
 pub(crate) mod logging;
 pub(crate) mod model_properties;
+pub(crate) mod orientation;
 pub(crate) mod scheduling;
 pub(crate) mod settings_report;
 pub(crate) mod shared_models;

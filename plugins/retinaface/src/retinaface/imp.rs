@@ -16,6 +16,7 @@ use retinaface::runtime::locate;
 use super::settings::{self, Mode, Settings};
 use super::stats::Stats;
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
+use crate::common::orientation::Orientation;
 use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
 use crate::common::settings_report::SettingsReport;
 use crate::common::sync::lock;
@@ -45,6 +46,7 @@ struct Checked {
 pub(crate) struct RetinaFace {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
+    orientation: Orientation,
     scheduler: Scheduler<Self>,
     checked: Mutex<Option<Checked>>,
     report: SettingsReport,
@@ -154,6 +156,7 @@ impl BaseTransformImpl for RetinaFace {
         let backend = model.backend().clone();
         model_properties::post_provider_message(&element, *CAT, &path, model.spec(), &backend);
         let detector = Arc::new(Detector::new(&model));
+        self.orientation.reset();
         *lock(&self.state) = Some(State { detector, backend, stats: Stats::default() });
         Ok(())
     }
@@ -183,6 +186,7 @@ impl BaseTransformImpl for RetinaFace {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
+        self.orientation.event(&event);
         self.scheduler.sink_event(self, event)
     }
 
@@ -195,6 +199,8 @@ impl BaseTransformImpl for RetinaFace {
     }
 
     fn submit_input_buffer(&self, is_discont: bool, inbuf: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let element = self.obj();
+        self.orientation.before_frame(element.upcast_ref(), element.sink_pad());
         self.scheduler.submit_input_buffer(self, is_discont, inbuf)
     }
 

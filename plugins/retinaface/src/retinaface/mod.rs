@@ -1,7 +1,7 @@
 //! Detects faces and attaches them to the buffer.
 //!
 //! ```sh
-//! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface ! facemetapublish ! fakesink
+//! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoflip video-direction=auto ! retinaface ! facemetapublish ! fakesink
 //! ```
 //!
 //! # Views

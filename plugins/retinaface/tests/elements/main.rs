@@ -14,6 +14,7 @@ mod facemetaoverlay;
 mod facemetapublish;
 mod frames;
 mod metadata;
+mod orientation;
 mod pipelines;
 mod retinaface;
 mod settings;
