@@ -469,3 +469,43 @@ fn unreachable_package_source_is_one_error() {
     let error = stderr(&output);
     assert!(error.contains("W: Failed to fetch a file") && error.contains("apt-get update failed"), "{error}");
 }
+
+/// The rows "| Debian N | GStreamer |" of README.
+fn tested_systems() -> Vec<(String, String)> {
+    let readme = std::fs::read_to_string(common::root().join("README.md")).unwrap();
+    let row = |line: &str| {
+        let (release, gstreamer) = line.strip_prefix("| Debian ")?.strip_suffix(" |")?.split_once(" | ")?;
+        Some((release.to_owned(), gstreamer.to_owned()))
+    };
+    readme.lines().filter_map(row).collect()
+}
+
+#[test]
+fn readme_names_the_systems_that_test_roots_tests() {
+    let script = std::fs::read_to_string(common::root().join("scripts/test-roots")).unwrap();
+    let (_, names) = script.split_once("codenames=(").unwrap();
+    let releases = names.split_once(')').unwrap().0.split_whitespace();
+    let releases = releases.map(|entry| entry.trim_start_matches('[').split(']').next().unwrap()).collect::<Vec<_>>();
+    let tested = tested_systems();
+    assert_eq!(tested.iter().map(|(release, _)| release.as_str()).collect::<Vec<_>>(), releases);
+}
+
+#[test]
+fn readme_states_the_gstreamer_version_of_this_debian() {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let value = |name: &str| {
+        let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    if value("ID") != "debian" {
+        eprintln!("skipped: this is not Debian");
+        return;
+    }
+    let output = Command::new("pkg-config").args(["--modversion", "gstreamer-1.0"]).output().unwrap();
+    let version = String::from_utf8(output.stdout).unwrap();
+    for (debian, gstreamer) in tested_systems() {
+        if debian == value("VERSION_ID") {
+            assert!(version.starts_with(&format!("{gstreamer}.")), "README says {gstreamer}, and this is {version}");
+        }
+    }
+}
