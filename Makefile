@@ -1,5 +1,6 @@
 # make demo        set up, build, and run the example pipeline on a video clip
 # make build       set up and build the plugin and the program (FEATURES=)
+# make examples    build the examples in C and Rust, and the virtual environment of the one in Python
 # make test        set up and run all tests (make cargo-test ARGS="--test core parity": some of them)
 # make test-tools  run the tests of tools/ and scripts/
 # make test-roots  run set-up, demo and tests in bare Debian 12 and 13 roots; needs root permissions
@@ -32,6 +33,11 @@ python := $(venv)/bin/python
 export RETINAFACE_TEST_DATA ?= $(abspath ../shared)
 # Images on which the variants are compared.
 images := $(fetch)/media $(wildcard $(RETINAFACE_TEST_DATA)/eval/wider/images)
+# Virtual environment of examples/recogniser.py. PyGObject is installed for the Python of the system,
+# which need not be the first one on PATH.
+examples := $(target)/examples
+examples_venv := $(examples)/venv
+system_python := $(firstword $(wildcard /usr/bin/python3) python3)
 # Links to the Rust that scripts/setup.sh selected, where the one on PATH is too old.
 export PATH := $(CURDIR)/$(fetch)/rust/bin:$(PATH)
 # One build of the dependencies serves the release build and the tests.
@@ -40,7 +46,7 @@ cargo_test := cargo test --release --locked --config .cargo/test.toml --workspac
 # Features of the build: gst-plugin-retinaface/cuda-memory.
 FEATURES ?=
 
-.PHONY: all setup build demo test cargo-test test-binaries soak test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
+.PHONY: all setup build demo examples test cargo-test test-binaries soak test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
 
 all: build
 
@@ -64,11 +70,24 @@ demo: build
 	@echo "  face metadata    $(demo_out)/faces.jsonl  ($$(wc -l <$(demo_out)/faces.jsonl) frames)"
 	@echo "Next: '. ./env.sh', then 'gst-inspect-1.0 retinaface', or a pipeline of README.md."
 
-test: setup
+$(examples_venv)/.complete: examples/requirements.txt
+	@rm -rf $(examples_venv)
+	$(system_python) -m venv --system-site-packages $(examples_venv)
+	$(examples_venv)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: -r $<
+	@touch $@
+
+examples: build $(examples_venv)/.complete
+	cargo build --release --locked --workspace $(if $(FEATURES),--features $(FEATURES)) --example crops
+	@install -D $(target)/release/examples/crops $(examples)/crops-rust
+	$(CC) -Wall -Wextra examples/crops.c -o $(examples)/crops-c \
+	  $$(pkg-config --cflags --libs gstreamer-1.0 gstreamer-app-1.0)
+	@echo "Next: '. ./env.sh', then '$(examples_venv)/bin/python examples/recogniser.py --help' or '$(examples)/crops-c'."
+
+test: setup $(examples_venv)/.complete
 	$(cargo_test) --no-fail-fast
 
 # Some of the tests: make cargo-test ARGS="--test elements facealign"
-cargo-test: setup
+cargo-test: setup $(examples_venv)/.complete
 	$(cargo_test) $(ARGS)
 
 # Prints the test binaries as JSON, for .ci/run.

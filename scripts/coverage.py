@@ -48,7 +48,7 @@ for line in shown.stdout.splitlines():
         path = Path(line)
         file = path.relative_to(root) if line and path.is_relative_to(root) else None
         in_tests = file is not None and (
-            "tests" in file.parts or "benches" in file.parts or file.name in ("tests.rs", "kernel_tests.rs")
+            not {"tests", "benches", "examples"}.isdisjoint(file.parts) or file.name in ("tests.rs", "kernel_tests.rs")
         )
         attribute = ""
         continue

@@ -113,7 +113,7 @@ def edit_graph(graph, keep):
     needed = sorted((inputs - values) & names_read(graph))
     if missing := sorted(set(keep) - inputs):
         listed = ", ".join(map(repr, needed[:MAX_LISTED])) or "none"
-        raise EditError(f"it has no input {missing[0]!r}; its inputs without a value in the file are {listed}: name these")
+        raise EditError(f"it has no input {missing[0]!r}; its inputs without a value are {listed}: name these")
     if lost := sorted(set(needed) - set(keep)):
         raise EditError(f"a node reads its input {lost[0]!r}, which has no value in the file: name this input, too")
     kept = (

@@ -46,6 +46,7 @@ packages=(
   gstreamer1.0-plugins-ugly gstreamer1.0-libav
   libopencv-dev clang libclang-dev
   ca-certificates python3 python3-pip unzip
+  python3-venv python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
 )
 
 # Without dpkg, this looks for what the packages contain.
@@ -71,6 +72,12 @@ missing_packages() {
   command -v gst-launch-1.0 >/dev/null || echo "gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav"
   command -v unzip >/dev/null || echo unzip
   python3 -m pip --version >/dev/null 2>&1 || echo "python3 python3-pip"
+  # As the Makefile does, this prefers the Python of the system.
+  local python=/usr/bin/python3
+  [[ -x $python ]] || python=python3
+  "$python" -c 'import ensurepip' 2>/dev/null || echo python3-venv
+  "$python" -c 'import gi; gi.require_version("Gst", "1.0"); gi.require_version("GstApp", "1.0")' 2>/dev/null ||
+    echo "python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0"
 }
 
 # as_root: the command prefix that gives root permissions.

@@ -82,7 +82,7 @@ fn no_apt_prints_the_required_packages() {
     project.tool("dpkg-query", "exit 1");
     let output = project.setup(&["--no-apt"]);
     assert_eq!(output.status.code(), Some(2));
-    for package in ["libgstreamer1.0-dev", "gstreamer1.0-libav", "libclang-dev"] {
+    for package in ["libgstreamer1.0-dev", "gstreamer1.0-libav", "libclang-dev", "python3-gi", "python3-venv"] {
         assert!(stderr(&output).contains(&format!("  {package}\n")), "{}", stderr(&output));
     }
 }

@@ -8,6 +8,7 @@ mod common;
 #[cfg(feature = "cuda-memory")]
 mod cuda_memory;
 mod earlier_frames;
+mod examples;
 mod facealign;
 mod facelandmarks;
 mod facemetaoverlay;
