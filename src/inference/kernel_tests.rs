@@ -9,7 +9,7 @@ use super::session::{CreatedSession, SessionRequest};
 use crate::runtime::kernels::tests::{assert_close, noise};
 use crate::runtime::kernels::{are_supported, with_kernels};
 use crate::runtime::onnx::{AttributeValue, Dim, ElementType, GraphBuilder, Model, ValueInfo};
-use crate::runtime::{Provider, library};
+use crate::runtime::{Precision, Provider, library};
 
 const HEIGHT: usize = 21;
 const WIDTH: usize = 34;
@@ -58,7 +58,7 @@ fn add_node(builder: &mut GraphBuilder, op_type: &str, inputs: &[&str], output: 
 /// Runs the model with and without kernels, and compares the outputs. Returns the number of
 /// kernels.
 fn compare_outputs(file: &[u8]) -> usize {
-    let runtime = library::load(None, Provider::Cpu).unwrap();
+    let runtime = library::load(None, Provider::Cpu, Precision::Full).unwrap();
     let input = noise(7, CHANNELS * HEIGHT * WIDTH);
     let input = Tensor::from_array(([1, CHANNELS, HEIGHT, WIDTH], input)).unwrap();
     let [(expected, _), (actual, count)] = [Kernels::Runtime, Kernels::Auto].map(|kernels| {

@@ -72,7 +72,7 @@ impl Model {
     pub fn open_file(file: &ModelFile, options: &ModelOptions, context: &OpenContext) -> Result<Self, ModelError> {
         let mut notes = Vec::new();
         let mut first = None::<RuntimeError>;
-        for provider in options.provider.candidates() {
+        for provider in options.provider.candidates(options.precision) {
             match Self::open_on(*provider, file, options, context) {
                 Ok(mut model) => {
                     model.backend.notes.splice(0..0, notes);
@@ -114,7 +114,7 @@ impl Model {
         if provider == Provider::Cpu && options.precision == Precision::Reduced {
             return Err(RuntimeError::Precision { precision: options.precision }.into());
         }
-        let runtime = library::load(context.base_dir.as_deref(), options.provider)?;
+        let runtime = library::load(context.base_dir.as_deref(), options.provider, options.precision)?;
         if !provider.is_built_in() {
             return Err(RuntimeError::Provider { provider, library: runtime.path().to_path_buf() }.into());
         }

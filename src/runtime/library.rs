@@ -16,7 +16,7 @@ use ort::{AsPointer as _, LoadDynamicError};
 
 use super::error::RuntimeError;
 use super::locate::{self, RUNTIME_FILE};
-use super::provider::Provider;
+use super::provider::{Precision, Provider};
 use crate::sync::lock;
 
 /// The loaded ONNX Runtime.
@@ -46,7 +46,7 @@ impl Runtime {
 
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// Loads ONNX Runtime, preferably the build for `provider`. A process loads it once; later calls
+/// Loads ONNX Runtime, preferably the build for `provider` with this precision. A process loads it once; later calls
 /// return the same library.
 ///
 /// `base_dir` is the directory of the calling plugin or program; see [`locate`].
@@ -54,12 +54,13 @@ static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 /// # Errors
 /// If no library is found, or the library cannot be loaded, is too old or was built without
 /// `provider`. After an error a later call tries again.
-pub fn load(base_dir: Option<&Path>, provider: Provider) -> Result<Runtime, RuntimeError> {
+pub fn load(base_dir: Option<&Path>, provider: Provider, precision: Precision) -> Result<Runtime, RuntimeError> {
     let mut loaded = lock(&LOADED);
     if let Some(runtime) = &*loaded {
         let runtime = runtime.clone();
         if !provider.is_built_in() {
-            let other = locate::runtime(base_dir, &provider.builds()[..1]).ok().filter(|path| *path != runtime.path);
+            let other =
+                locate::runtime(base_dir, &provider.builds(precision)[..1]).ok().filter(|path| *path != runtime.path);
             return Err(match other {
                 Some(wanted) => RuntimeError::OneRuntime { provider, wanted, loaded: runtime.path },
                 None => RuntimeError::Provider { provider, library: runtime.path },
@@ -67,21 +68,26 @@ pub fn load(base_dir: Option<&Path>, provider: Provider) -> Result<Runtime, Runt
         }
         return Ok(runtime);
     }
-    let (environment, path) = find(base_dir, provider)?;
+    let (environment, path) = find(base_dir, provider, precision)?;
     let runtime = loaded.insert(Runtime { environment, path }).clone();
     if provider.is_built_in() { Ok(runtime) } else { Err(RuntimeError::Provider { provider, library: runtime.path }) }
 }
 
 /// Opens the preferred library for `provider`.
-fn find(base_dir: Option<&Path>, provider: Provider) -> Result<(Environment, PathBuf), RuntimeError> {
+fn find(
+    base_dir: Option<&Path>,
+    provider: Provider,
+    precision: Precision,
+) -> Result<(Environment, PathBuf), RuntimeError> {
+    let builds = provider.builds(precision);
     if provider == Provider::Auto {
         // A build that cannot be loaded does not exclude the other builds.
-        let found = provider.builds().iter().filter_map(|build| locate::runtime(base_dir, &[*build]).ok());
+        let found = builds.iter().filter_map(|build| locate::runtime(base_dir, &[*build]).ok());
         if let Some(opened) = found.filter_map(|path| Some((open(&path).ok()?, path))).next() {
             return Ok(opened);
         }
     }
-    match locate::runtime(base_dir, provider.builds()) {
+    match locate::runtime(base_dir, builds) {
         Ok(path) => Ok((open(&path)?, path)),
         Err(not_found) if not_found.is_by_variable() => Err(not_found.into()),
         Err(not_found) => {
@@ -102,9 +108,13 @@ fn find(base_dir: Option<&Path>, provider: Provider) -> Result<(Environment, Pat
 ///
 /// # Errors
 /// As [`load`].
-pub fn likely_provider(base_dir: Option<&Path>, provider: Provider) -> Result<Provider, RuntimeError> {
-    load(base_dir, provider)?;
-    let built_in = provider.candidates().iter().find(|provider| provider.is_built_in());
+pub fn likely_provider(
+    base_dir: Option<&Path>,
+    provider: Provider,
+    precision: Precision,
+) -> Result<Provider, RuntimeError> {
+    load(base_dir, provider, precision)?;
+    let built_in = provider.candidates(precision).iter().find(|provider| provider.is_built_in());
     Ok(*built_in.unwrap_or(&provider))
 }
 

@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
 
+use super::kernels;
 use super::locate::RuntimeBuild;
 
 /// The execution provider of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Provider {
-    /// The first provider that starts, in the order CUDA, OpenVINO, CPU. TensorRT is not included,
-    /// because building its engine takes minutes.
+    /// CUDA if it starts, else the faster one of OpenVINO and the CPU provider. That is OpenVINO for
+    /// [`Precision::Reduced`] and where the processor does not support the kernels of this crate,
+    /// else the CPU provider, which also starts faster and needs less memory. TensorRT is not
+    /// included, because building its engine takes minutes.
     #[default]
     Auto,
     /// The CPU provider of ONNX Runtime.
@@ -46,8 +49,9 @@ impl Provider {
     }
 
     /// The providers to try, in order of preference; a single one unless this is [`Self::Auto`].
-    pub(crate) fn candidates(self) -> &'static [Self] {
+    pub(crate) fn candidates(self, precision: Precision) -> &'static [Self] {
         match self {
+            Self::Auto if prefers_cpu(precision) => &[Self::Cuda, Self::Cpu],
             Self::Auto => &[Self::Cuda, Self::OpenVino, Self::Cpu],
             Self::Cpu => &[Self::Cpu],
             Self::Cuda => &[Self::Cuda],
@@ -58,10 +62,12 @@ impl Provider {
 
     /// The builds of ONNX Runtime to search, in order of preference. Builds for other hardware are
     /// included, because a custom build in their directory can contain this provider.
-    pub(crate) fn builds(self) -> &'static [RuntimeBuild] {
+    pub(crate) fn builds(self, precision: Precision) -> &'static [RuntimeBuild] {
         use RuntimeBuild::{Cpu, Cuda, OpenVino};
         match self {
+            Self::Auto if has_nvidia_driver() && prefers_cpu(precision) => &[Cuda, Cpu, OpenVino],
             Self::Auto if has_nvidia_driver() => &[Cuda, OpenVino, Cpu],
+            Self::Auto if prefers_cpu(precision) => &[Cpu, OpenVino, Cuda],
             Self::Auto => &[OpenVino, Cpu, Cuda],
             Self::Cpu => &[Cpu, OpenVino, Cuda],
             Self::Cuda | Self::TensorRt => &[Cuda, Cpu, OpenVino],
@@ -115,6 +121,11 @@ impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Whether the CPU provider with the kernels of this crate is faster than OpenVINO.
+fn prefers_cpu(precision: Precision) -> bool {
+    precision == Precision::Full && kernels::are_supported()
 }
 
 /// The numeric precision of inference.

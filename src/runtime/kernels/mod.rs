@@ -66,7 +66,6 @@ pub(crate) fn domain(threads: usize) -> ort::Result<OperatorDomain> {
 }
 
 /// Whether this CPU supports the kernels.
-#[cfg(test)]
 pub(crate) fn are_supported() -> bool {
     SimdLevel::detect().is_some()
 }

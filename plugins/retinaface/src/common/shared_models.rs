@@ -29,7 +29,7 @@ pub(crate) fn get(path: &Path, options: &ModelOptions, context: &OpenContext) ->
     let file = ModelFile::read(path)?;
     // An element that names a provider shares its model with elements for which `auto` means that
     // provider.
-    let provider = match runtime::likely_provider(context.base_dir.as_deref(), options.provider) {
+    let provider = match runtime::likely_provider(context.base_dir.as_deref(), options.provider, options.precision) {
         Ok(provider) => provider,
         // Opening the model reports the error, and runs it on the CPU.
         Err(_) if options.allow_cpu_fallback => options.provider,
