@@ -11,6 +11,7 @@ use retinaface::detect::SettingsProblem;
 use retinaface::geometry::{ARCFACE_SIZE, Face, PixelAspect};
 use retinaface::image::ImageView;
 
+use super::negotiation;
 use crate::common::errors::{Coded, ElementError, ErrorCode};
 use crate::common::face_reader::{FaceReader, FacesToCrop};
 use crate::common::settings_report::SettingsReport;
@@ -24,7 +25,7 @@ const DEFAULT_MAX_FACES: u32 = 0;
 const DEFAULT_GAP_INTERVAL: u32 = 0;
 const DEFAULT_ALIGN_WITHOUT_LANDMARKS: bool = false;
 /// Range of the width and height of a crop, in pixels.
-const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
+pub(super) const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("facealign", gst::DebugColorFlags::empty(), Some("Alignment of faces")));
@@ -324,37 +325,14 @@ impl FaceAlign {
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
-    /// Negotiates the format of the crops with downstream; posts an error if that fails.
+    /// Negotiates the format of the crops with downstream, RGB if it accepts both; posts an error
+    /// if that fails.
     fn negotiate(&self) -> Result<(), gst::FlowError> {
-        let result = self.try_negotiate();
-        match result {
-            Ok(()) | Err(gst::FlowError::Flushing) => {}
-            Err(_) => gst::element_imp_error!(
-                self,
-                gst::CoreError::Negotiation,
-                ("Aligned crops cannot be negotiated: downstream accepts neither RGB nor BGR of this size; put `videoconvert` after this element")
-            ),
-        }
-        result
-    }
-
-    /// Negotiates the format of the crops: RGB if downstream accepts both.
-    fn try_negotiate(&self) -> Result<(), gst::FlowError> {
         let size = lock(&self.settings).size;
-        let formats = [VideoFormat::Rgb, VideoFormat::Bgr].into_iter().map(|format| {
-            gst_video::VideoCapsBuilder::new()
-                .format(format)
-                .width(size as i32)
-                .height(size as i32)
-                // The number of crops per frame varies.
-                .framerate(gst::Fraction::new(0, 1))
-                .pixel_aspect_ratio(gst::Fraction::new(1, 1))
-                .build()
-        });
-        let supported = formats.collect::<gst::Caps>();
-        let mut caps = self.src.peer_query_caps(Some(&supported));
+        let mut caps = self.src.peer_query_caps(Some(&negotiation::crop_caps(size)));
         if caps.is_empty() {
-            return Err(gst::FlowError::NotNegotiated);
+            let reason = negotiation::explain(size, &self.src.peer_query_caps(None));
+            return Err(self.negotiation_error(&reason));
         }
         caps.fixate();
         let crop = VideoInfo::from_caps(&caps).map_err(|_| gst::FlowError::NotNegotiated)?;
@@ -362,17 +340,21 @@ impl FaceAlign {
             return Err(if self.src.pad_flags().contains(gst::PadFlags::FLUSHING) {
                 gst::FlowError::Flushing
             } else {
-                gst::FlowError::NotNegotiated
+                self.negotiation_error(&format!("an element after this one refused {caps}; its own error says why"))
             });
         }
         self.drop_state();
         let pool = crop_pool(&caps, &crop).map_err(|error| {
-            gst::error!(CAT, imp = self, "the buffer pool for crops cannot be created: {error}");
-            gst::FlowError::Error
+            self.negotiation_error(&format!("the buffer pool for {caps} cannot be created: {error}"))
         })?;
         gst::debug!(CAT, imp = self, "crops: {caps}");
         *lock(&self.state) = Some(State { crop, pool, scratch: WarpBuffers::default() });
         Ok(())
+    }
+
+    fn negotiation_error(&self, reason: &str) -> gst::FlowError {
+        gst::element_imp_error!(self, gst::CoreError::Negotiation, ("Aligned crops cannot be negotiated: {reason}"));
+        gst::FlowError::NotNegotiated
     }
 
     fn chain(&self, _pad: &gst::Pad, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {

@@ -260,3 +260,43 @@ fn downstream_flow_error_is_returned_upstream() {
         }
     });
 }
+
+#[test]
+fn a_failed_negotiation_names_the_field_that_downstream_does_not_accept() {
+    with_watchdog(|| {
+        let caps = |filter: &str| format!("facealign ! capsfilter caps=\"{filter}\"");
+        for (elements, parts) in [
+            (
+                caps("video/x-raw,framerate=25/1"),
+                ["framerate 0/1, but downstream accepts 25/1", "remove the framerate"],
+            ),
+            (caps("video/x-raw,width=224,height=224"), ["width 112, but downstream accepts 224", "set size=224"]),
+            (
+                caps("video/x-raw,pixel-aspect-ratio=2/1"),
+                ["pixel-aspect-ratio 1/1, but", "remove the pixel-aspect-ratio"],
+            ),
+            // The pads can be linked, but the filter behind the queue does not fit.
+            (
+                "facealign ! queue ! capsfilter caps=video/x-raw,format=I420".to_owned(),
+                ["format { RGB, BGR }, but downstream accepts I420", "put `videoconvert` after"],
+            ),
+        ] {
+            let source = "videotestsrc num-buffers=3 ! video/x-raw,format=RGB,width=320,height=180";
+            let error = common::try_run(&format!("{source} ! {elements} ! fakesink")).unwrap_err();
+            error.assert_code(gst::CoreError::Negotiation);
+            assert!(parts.iter().all(|part| error.text.contains(part)), "{error}");
+        }
+        // The remedies work.
+        for elements in [
+            "facealign ! videorate ! video/x-raw,framerate=25/1",
+            "facealign size=224 ! video/x-raw,width=224,height=224",
+            "facealign ! videoscale ! video/x-raw,pixel-aspect-ratio=2/1",
+            "facealign ! videoscale ! video/x-raw,width=160,height=120",
+            "facealign ! videoconvert ! video/x-raw,format=I420",
+        ] {
+            let photo = common::clip("multi_face.jpg");
+            let source = format!("filesrc location={photo} ! jpegdec ! retinaface");
+            assert!(!common::run(&format!("{source} ! {elements} ! appsink name=out")).is_empty(), "{elements}");
+        }
+    });
+}

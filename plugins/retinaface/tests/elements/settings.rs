@@ -73,7 +73,7 @@ fn each_setting_of_the_detector_that_finds_nothing_is_reported() {
             ("input-size=8", "at most 8 x 5 pixels"),
             ("scales=0.01", "at most 6 x 4 pixels"),
             ("roi=0,0,20,20 tiles=32x32", "tiles is 32x32"),
-            ("mode=latest max-age=39", "max-age is 39 ms, less than the time between two frames at 25/1"),
+            ("mode=latest max-age=39", "max-age is 39 ms, less than the time between two frames at 25 frames"),
         ] {
             let mut it = detector(properties);
             let mut warnings = it.warnings(320, 180);
