@@ -98,7 +98,9 @@ fn mismatches(size: u32, accepted: &gst::StructureRef, features: &gst::CapsFeatu
 
 /// A value as in caps, without its type.
 fn text(value: &glib::Value) -> String {
-    value.serialize().map_or_else(|_| "another value".to_owned(), |text| text.to_string())
+    let text = value.serialize().map_or_else(|_| "another value".to_owned(), |text| text.to_string());
+    // The values of a list carry their types.
+    ["(string)", "(int)", "(fraction)"].into_iter().fold(text, |text, name| text.replace(name, ""))
 }
 
 /// A size of crops that downstream accepts for both the width and the height.
