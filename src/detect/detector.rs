@@ -472,13 +472,13 @@ impl PendingDetection {
         let layout = self.shared.layout()?;
         let reply = reply.wait().map_err(ModelError::from)?;
         let before = Instant::now();
+        // Below the threshold, candidates of the whole frame only confirm those of tiles.
+        let confirms = view.is_whole() && self.views.iter().any(|view| !view.is_whole());
+        let threshold = self.settings.score_threshold;
+        let threshold = if confirms { threshold.min(merge::CONFIRMING_SCORE) } else { threshold };
         let decoded = match reply.item.output()? {
-            RunOutput::Heads(heads) => {
-                decode::decode(layout, view.letterbox.input(), heads.values(), self.settings.score_threshold)
-            }
-            RunOutput::Candidates(candidates) => {
-                decode::from_candidates(candidates, layout.landmarks, self.settings.score_threshold)
-            }
+            RunOutput::Heads(heads) => decode::decode(layout, view.letterbox.input(), heads.values(), threshold),
+            RunOutput::Candidates(candidates) => decode::from_candidates(candidates, layout.landmarks, threshold),
         };
         lock(&self.shared.buffers).put_back(ViewBuffers { tensors: reply.item, scratch });
         self.non_finite += decoded.non_finite;
@@ -560,7 +560,7 @@ fn select(found: Vec<Candidate>, frame: FrameSize, settings: &DetectionSettings)
     let count = found.len();
     let finite = found.into_iter().filter(|candidate| candidate.face.is_finite()).collect::<Vec<_>>();
     let overflowed = count - finite.len();
-    let mut faces = merge::merge(finite, settings.merge, settings.iou_threshold);
+    let mut faces = merge::merge(finite, settings.merge, settings.iou_threshold, settings.score_threshold);
     if (stretch_x, stretch_y) != (1.0, 1.0) {
         faces
             .iter_mut()

@@ -9,10 +9,27 @@ use crate::geometry::{Face, MAX_CANDIDATES, Point, Rect, iou, nms};
 /// A truncated face is a duplicate of another face if the two cover each other by more than this
 /// fraction of the smaller box.
 const TRUNCATED_COVERAGE: f32 = 0.5;
+/// A candidate of a tile that has at least this size (longer side, in input pixels) in the view of
+/// the whole region must be a candidate there, too. Otherwise it is a part of a face or of a body,
+/// or a texture that looks like a face only at full resolution.
+const MIN_CONFIRMED_SIZE: f32 = 24.0;
+/// Larger faces can exceed the anchors in the view of the whole region, and need not be confirmed.
+const MAX_CONFIRMED_SIZE: f32 = 256.0;
+/// Minimum intersection over union of a candidate and the one that confirms it.
+const CONFIRMING_IOU: f32 = 0.4;
+/// Candidates of the whole region with a higher score confirm those of tiles, even if they are not
+/// reported.
+pub(super) const CONFIRMING_SCORE: f32 = 0.1;
+/// Whole candidates that overlap by more than this are duplicates, of which one confirms.
+const DUPLICATE_IOU: f32 = 0.7;
 /// A candidate is a part of a larger face if that face covers more than this fraction of it.
 const PART_COVERAGE: f32 = 0.6;
 /// The larger face must have more than this multiple of the area of the candidate.
 const PART_AREA_RATIO: f32 = 2.0;
+
+/// Parts of a face that look like a face have at least this fraction of its size. Smaller candidates
+/// are faces in front of it.
+const MIN_PART_SIZE: f32 = 0.125;
 
 /// How overlapping faces of several views are merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,18 +52,34 @@ pub(crate) struct Candidate {
     /// Maximum size (longer side) of the faces that the view can contain completely, in the same
     /// pixels; infinite for views of the whole region at a coarse scale.
     pub(crate) max_whole_face: f32,
+    /// For a candidate of a tile: its size (longer side) in the input of the view of the whole region.
+    /// 0 for candidates of other views.
+    pub(crate) whole_size: f32,
 }
 
 impl Candidate {
+    /// Whether the candidate is from a view of a whole region.
+    fn is_whole(&self) -> bool {
+        self.whole_size == 0.0
+    }
+
     /// A candidate from a view of the whole frame.
     #[cfg(test)]
     pub(crate) fn of_whole_frame(face: Face) -> Self {
-        Self { face, truncated: false, max_whole_face: f32::INFINITY }
+        Self { face, truncated: false, max_whole_face: f32::INFINITY, whole_size: 0.0 }
     }
 }
 
-/// Merges the candidates from all views of a frame. The result is sorted by score, best first.
-pub(crate) fn merge(mut candidates: Vec<Candidate>, merge: Merge, iou_threshold: f32) -> Vec<Face> {
+/// Merges the candidates from all views of a frame. Those with a score of at most `score_threshold`
+/// only confirm others. The result is sorted by score, best first.
+pub(crate) fn merge(
+    mut candidates: Vec<Candidate>,
+    merge: Merge,
+    iou_threshold: f32,
+    score_threshold: f32,
+) -> Vec<Face> {
+    drop_unconfirmed(&mut candidates);
+    candidates.retain(|candidate| candidate.face.score > score_threshold);
     drop_parts(&mut candidates, iou_threshold);
     let (truncated, complete): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| candidate.truncated);
     let faces = |candidates: Vec<Candidate>| candidates.into_iter().map(|candidate| candidate.face).collect::<Vec<_>>();
@@ -68,26 +101,52 @@ pub(crate) fn merge(mut candidates: Vec<Candidate>, merge: Merge, iou_threshold:
     kept
 }
 
+/// Drops candidates of tiles that the view of the whole region shows large enough to find them, and
+/// that are no candidates there.
+fn drop_unconfirmed(candidates: &mut Vec<Candidate>) {
+    let must_be_confirmed =
+        |candidate: &Candidate| (MIN_CONFIRMED_SIZE..=MAX_CONFIRMED_SIZE).contains(&candidate.whole_size);
+    if !candidates.iter().any(must_be_confirmed) {
+        return;
+    }
+    let whole = candidates.iter().filter(|candidate| candidate.is_whole()).map(|candidate| candidate.face.clone());
+    let whole = nms(whole.collect(), DUPLICATE_IOU);
+    candidates.retain(|candidate| {
+        let rect = candidate.face.rect;
+        let confirms = |whole: &Face| {
+            iou(rect, whole.rect) > CONFIRMING_IOU
+                // A truncated face is a part of the one that confirms it.
+                || candidate.truncated
+                    && whole.rect.area() > rect.area()
+                    && coverage(rect, whole.rect) > TRUNCATED_COVERAGE
+        };
+        !must_be_confirmed(candidate) || whole.iter().any(confirms)
+    });
+}
+
 /// Drops candidates that are parts of a larger face. In a tile, a detector can mistake an eye and a
 /// cheek for a face.
 fn drop_parts(candidates: &mut Vec<Candidate>, iou_threshold: f32) {
-    let is_coarse = |candidate: &Candidate| candidate.max_whole_face == f32::INFINITY;
-    if candidates.iter().all(is_coarse) {
+    if candidates.iter().all(|candidate| candidate.max_whole_face == f32::INFINITY) {
         return;
     }
-    let coarse = candidates.iter().filter(|candidate| is_coarse(candidate)).map(|candidate| candidate.face.clone());
-    let large = nms(coarse.collect(), iou_threshold);
+    let size = |face: &Face| face.rect.w.max(face.rect.h);
+    let shows_it_whole =
+        |candidate: &&Candidate| candidate.is_whole() && size(&candidate.face) <= candidate.max_whole_face;
+    let large = candidates.iter().filter(shows_it_whole).map(|candidate| candidate.face.clone());
+    let large = nms(large.collect(), iou_threshold);
     candidates.retain(|candidate| {
         let rect = candidate.face.rect;
         let is_within = |large: &Face| {
             // Only faces with a better score count: at a low threshold, large false positives are
             // frequent.
             large.score >= candidate.face.score
-                && large.rect.w.max(large.rect.h) > candidate.max_whole_face
+                && size(large) > candidate.max_whole_face
+                && size(&candidate.face) >= MIN_PART_SIZE * size(large)
                 && large.rect.area() > PART_AREA_RATIO * rect.area()
                 && coverage(rect, large.rect) > PART_COVERAGE
         };
-        is_coarse(candidate) || !large.iter().any(is_within)
+        !large.iter().any(is_within)
     });
 }
 
@@ -154,26 +213,55 @@ mod tests {
         Face { score, rect: Rect::new(x, y, size, size), landmarks: Some(landmarks), ..Face::default() }
     }
 
+    /// A candidate of a tile with full resolution, whose frame the whole view shows at `whole_scale`.
+    fn of_tile(face: Face, whole_scale: f32) -> Candidate {
+        let whole_size = whole_scale * face.rect.w;
+        Candidate { face, truncated: false, max_whole_face: 256.0, whole_size }
+    }
+
+    fn merge(candidates: Vec<Candidate>) -> Vec<Face> {
+        super::merge(candidates, Merge::Nms, 0.4, 0.5)
+    }
+
     #[test]
     fn parts_of_a_face_that_exceeds_a_tile_are_dropped() {
         let large = Candidate::of_whole_frame(face(0.97, 0.0, 0.0, 1000.0));
-        let of_tile =
-            |x: f32, size: f32| Candidate { face: face(0.95, x, 300.0, size), truncated: false, max_whole_face: 256.0 };
-        // One candidate is a part of the large face, the other lies beside it.
-        let found = vec![large.clone(), of_tile(300.0, 200.0), of_tile(2000.0, 200.0)];
-        assert_eq!(merge(found, Merge::Nms, 0.4), [face(0.97, 0.0, 0.0, 1000.0), face(0.95, 2000.0, 300.0, 200.0)]);
-        // A large box with a low score does not suppress anything.
-        let poor = Candidate::of_whole_frame(face(0.1, 0.0, 0.0, 1000.0));
-        assert_eq!(merge(vec![poor, of_tile(300.0, 200.0)], Merge::Nms, 0.4).len(), 2);
+        let part = |x: f32, size: f32| of_tile(face(0.95, x, 300.0, size), 0.1);
+        // One candidate is a part of the large face, the others lie beside it and in front of it.
+        let found = vec![large.clone(), part(300.0, 200.0), part(2000.0, 200.0), part(300.0, 100.0)];
+        let expected =
+            [face(0.97, 0.0, 0.0, 1000.0), face(0.95, 2000.0, 300.0, 200.0), face(0.95, 300.0, 300.0, 100.0)];
+        assert_eq!(merge(found), expected);
+        // A large box with a lower score does not suppress anything.
+        let poor = Candidate::of_whole_frame(face(0.6, 0.0, 0.0, 1000.0));
+        assert_eq!(merge(vec![poor, part(300.0, 200.0)]).len(), 2);
         let small = Candidate::of_whole_frame(face(0.9, 0.0, 300.0, 200.0));
-        let found = vec![small, of_tile(20.0, 30.0)];
-        assert_eq!(merge(found, Merge::Nms, 0.4).len(), 2, "a tile contains a face of this size completely");
+        assert_eq!(merge(vec![small, part(20.0, 30.0)]).len(), 2, "a tile contains a face of this size completely");
+        // The whole view of scales=auto has a limit, too.
+        let limited = Candidate { max_whole_face: 1200.0, ..large };
+        assert_eq!(merge(vec![limited, part(300.0, 200.0)]), [face(0.97, 0.0, 0.0, 1000.0)]);
+    }
+
+    #[test]
+    fn a_tile_adds_only_faces_that_are_too_small_for_the_whole_frame() {
+        let tile = |size: f32| of_tile(face(0.9, 500.0, 300.0, size), 0.2);
+        let whole = |score: f32, size: f32| Candidate::of_whole_frame(face(score, 500.0, 300.0, size));
+        // 110 pixels are 22 in the input of the whole frame, 130 are 26, and 1300 are 260.
+        assert_eq!(merge(vec![tile(110.0)]).len(), 1);
+        assert_eq!(merge(vec![tile(130.0)]), []);
+        assert_eq!(merge(vec![tile(1300.0)]).len(), 1);
+        // A poor candidate of the whole frame confirms it, but is not reported itself.
+        assert_eq!(merge(vec![tile(130.0), whole(0.2, 120.0)]), [tile(130.0).face]);
+        assert_eq!(merge(vec![tile(130.0), whole(0.2, 240.0)]), [], "a part of something larger");
+        let truncated = Candidate { truncated: true, ..tile(130.0) };
+        assert_eq!(merge(vec![truncated.clone(), whole(0.2, 240.0)]), [truncated.face.clone()]);
+        assert_eq!(merge(vec![truncated, whole(0.95, 240.0)]), [whole(0.95, 240.0).face]);
     }
 
     #[test]
     fn votes_are_weighted_by_score() {
         let all = [face(0.9, 10.0, 10.0, 20.0), face(0.3, 14.0, 10.0, 20.0), face(0.8, 90.0, 0.0, 20.0)];
-        let merged = merge(all.map(Candidate::of_whole_frame).to_vec(), Merge::Vote, 0.4);
+        let merged = super::merge(all.map(Candidate::of_whole_frame).to_vec(), Merge::Vote, 0.4, 0.1);
         let [voted, alone] = merged.as_slice() else { panic!("{merged:?}") };
         assert_eq!((voted.score, alone.clone()), (0.9, face(0.8, 90.0, 0.0, 20.0)));
         assert!((voted.rect.x - 11.0).abs() < 1e-5 && (voted.rect.w - 20.0).abs() < 1e-5, "{voted:?}");
@@ -187,7 +275,7 @@ mod tests {
                 Candidate::of_whole_frame(face(0.5 + i as f32 / 100.0, *x, 0.0, 30.0))
             };
             let faces = xs.iter().enumerate().map(candidate).collect::<Vec<_>>();
-            let voted = merge(faces.clone(), Merge::Vote, 0.4);
+            let voted = super::merge(faces.clone(), Merge::Vote, 0.4, 0.1);
             prop_assert!(voted.len() <= faces.len() && voted.is_empty() == faces.is_empty());
             prop_assert!(voted.windows(2).all(|pair| pair[0].score >= pair[1].score));
         }

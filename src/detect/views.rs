@@ -205,12 +205,19 @@ pub(crate) struct View {
     /// Maximum size of faces that the view can contain completely, in input pixels. A candidate
     /// within a larger face is a part of that face.
     max_whole_face: f32,
+    /// For a tile: pixels of a whole region's view per pixel of the frame. 0 for other views.
+    whole_scale: f32,
     /// Whether the left, top, right and bottom edge lies inside another view, so that faces at the
     /// edge can be truncated.
     inner_edges: [bool; 4],
 }
 
 impl View {
+    /// Whether this view shows a whole region, so that its candidates confirm those of tiles.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole_scale == 0.0
+    }
+
     /// Maps a face from input pixels to the square pixels of the frame, see
     /// [`PixelAspect::stretch`](crate::geometry::PixelAspect::stretch). Returns `None` if the face
     /// has the wrong size for this view or lies in the padding.
@@ -242,7 +249,8 @@ impl View {
         let (stretch_x, stretch_y) = self.stretch;
         let max_whole_face = self.max_whole_face * width * stretch_x / self.letterbox.content().0 as f32;
         let face = face.mapped(|point| Point::new((point.x + left) * stretch_x, (point.y + top) * stretch_y));
-        Some(Candidate { face, truncated, max_whole_face })
+        let whole_size = self.whole_scale * face.rect.w.max(face.rect.h);
+        Some(Candidate { face, truncated, max_whole_face, whole_size })
     }
 }
 
@@ -259,8 +267,19 @@ pub(crate) fn plan(frame: FrameSize, spec: &ModelSpec, size: InputSize, views: &
         let inner_edges = inner_edges(region, &regions);
         for Scale { factor, face_sizes, max_whole_face } in scales(&views.scales, letterbox(1.0)) {
             let letterbox = letterbox(factor);
-            plan.push(View { region, letterbox, stretch, flipped: false, face_sizes, max_whole_face, inner_edges });
+            plan.push(View {
+                region,
+                letterbox,
+                stretch,
+                flipped: false,
+                face_sizes,
+                max_whole_face,
+                whole_scale: 0.0,
+                inner_edges,
+            });
         }
+        let whole_width = region.width as f32 * stretch.0;
+        let whole_scale = largest_scale(&views.scales) * letterbox(1.0).content().0 as f32 / whole_width;
         for (tile, tile_edges) in tiles(region, spec, size, views.tiles, (stretch_x, stretch_y)) {
             let size = if views.tiles == Tiles::Auto { InputSize::Native } else { size };
             let letterbox = spec.letterbox(part(tile), size, 1.0);
@@ -268,7 +287,7 @@ pub(crate) fn plan(frame: FrameSize, spec: &ModelSpec, size: InputSize, views: &
             let inner_edges = std::array::from_fn(|edge| tile_edges[edge] || inner_edges[edge]);
             let max_whole_face = TILE_MAX_FACE * cols.min(rows) as f32;
             let (region, flipped, face_sizes) = (tile, false, ANY_SIZE);
-            plan.push(View { region, letterbox, stretch, flipped, face_sizes, max_whole_face, inner_edges });
+            plan.push(View { region, letterbox, stretch, flipped, face_sizes, max_whole_face, whole_scale, inner_edges });
         }
     }
     if views.flip {
@@ -327,6 +346,12 @@ fn scales(scales: &Scales, letterbox: Letterbox) -> Vec<Scale> {
             ]
         }
     }
+}
+
+/// The factor of the most detailed view of a whole region.
+fn largest_scale(scales: &Scales) -> f32 {
+    let Scales::Each(factors) = scales else { return 1.0 };
+    factors.iter().copied().fold(0.0, f32::max)
 }
 
 /// The pixels of a frame that a region of interest covers. The region starts at even pixels, where
@@ -536,10 +561,12 @@ mod tests {
         let half = left.map_to_square_frame(&face(0.95, 500.0, 50.0, 60.0)).unwrap();
         let complete = right.map_to_square_frame(&face(0.90, 56.0, 50.0, 70.0)).unwrap();
         assert!(half.truncated && !complete.truncated, "{half:?} {complete:?}");
-        let merged = merge(vec![half.clone(), complete.clone()], Merge::Nms, 0.4);
+        // The whole frame shows the face, too, with a score below the threshold.
+        let whole = Candidate::of_whole_frame(face(0.2, 500.0, 50.0, 75.0));
+        let merged = merge(vec![whole.clone(), half.clone(), complete.clone()], Merge::Nms, 0.4, 0.5);
         assert_eq!(merged, [complete.face]);
-        // A face that is truncated in all views is kept.
-        assert_eq!(merge(vec![half.clone()], Merge::Nms, 0.4), [half.face]);
+        // A face that is truncated in all tiles is kept.
+        assert_eq!(merge(vec![whole, half.clone()], Merge::Nms, 0.4, 0.5), [half.face]);
     }
 
     #[test]
@@ -552,7 +579,7 @@ mod tests {
         );
         let half = plan[0].map_to_square_frame(&face(0.95, 350.0, 50.0, 52.0)).unwrap();
         let complete = plan[1].map_to_square_frame(&face(0.9, 50.0, 50.0, 80.0)).unwrap();
-        assert_eq!(merge(vec![half, complete.clone()], Merge::Nms, 0.4), [complete.face]);
+        assert_eq!(merge(vec![half, complete.clone()], Merge::Nms, 0.4, 0.5), [complete.face]);
     }
 
     #[test]

@@ -423,6 +423,61 @@ fn large_faces_of_4k_frame_are_found_once() {
     }
 }
 
+/// Pastes `photo` into `target` with its corner at x, y.
+fn paste(photo: &Photo, target: &mut Photo, (x, y): (usize, usize)) {
+    for row in 0..photo.info.height {
+        let line = &photo.pixels[3 * row * photo.info.width..3 * (row + 1) * photo.info.width];
+        let at = 3 * ((y + row) * target.info.width + x);
+        target.pixels[at..at + line.len()].copy_from_slice(line);
+    }
+}
+
+#[test]
+fn tiles_find_one_face_in_a_close_up_and_the_small_faces_beside_and_in_front_of_it() {
+    let detector = Detector::new(&common::open_default());
+    let photo = Photo::open("single_face.jpg");
+    let detect = |photo: &Photo, tiles: &str, scales: &str, flip: bool| {
+        let views = Views { tiles: tiles.parse().unwrap(), scales: scales.parse().unwrap(), flip, ..Views::default() };
+        detector.detect(&photo.view(), &DetectionSettings { views, ..DetectionSettings::default() }).unwrap().faces
+    };
+    // 4, 12 and 24 megapixels; the largest face has 1550 x 2180 pixels.
+    for (height, views) in [
+        (1982, &[("auto", "1.0", false), ("3x2", "1.0", true), ("auto", "auto", false)][..]),
+        (3434, &[("auto", "1.0", true), ("3x2", "1.0", false)]),
+        (4856, &[("auto", "1.0", true), ("3x2", "auto", false)]),
+    ] {
+        let large = enlarged(&photo.view(), height);
+        let expected = detector.detect(&large.view(), &DetectionSettings::default()).unwrap().faces;
+        assert_eq!(expected.len(), 1);
+        for &(tiles, scales, flip) in views {
+            let mut found = detect(&large, tiles, scales, flip);
+            // The background, which is enlarged, too, has textures that look like small faces.
+            let Rect { x, y, w, h } = expected[0].rect;
+            let overlaps = |other: Rect| Rect { x: other.x - x, y: other.y - y, ..other }.clipped(w, h).is_some();
+            found.retain(|face| overlaps(face.rect) || face.rect.h > 0.1 * h);
+            assert!(same_faces(&found, &expected, 0.6), "{height} {tiles} {scales} {flip}: {found:?}");
+        }
+    }
+    let mut large = enlarged(&photo.view(), 4856);
+    let group = Photo::open("multi_face.jpg");
+    let group = resized(&group.view(), 500, 333);
+    // Beside the face, and in front of its forehead.
+    let corners = [(50, 4400), (1700, 1300)];
+    for corner in corners {
+        paste(&group, &mut large, corner);
+    }
+    let found = detect(&large, "auto", "1.0", false);
+    let is_in = |face: &Face, (x, y): (usize, usize)| {
+        let (width, height) = (group.info.width as f32, group.info.height as f32);
+        Rect { x: face.rect.x - x as f32, y: face.rect.y - y as f32, ..face.rect }.clipped(width, height).is_some()
+            && face.rect.h < height
+    };
+    for corner in corners {
+        assert_eq!(found.iter().filter(|face| is_in(face, corner)).count(), 5, "{corner:?}: {found:?}");
+    }
+    assert_eq!(found.iter().filter(|face| face.rect.h > 1800.0).count(), 1, "{found:?}");
+}
+
 #[test]
 fn device_graph_accepts_yuv_regions_of_any_size() {
     let pixels = vec![128; 1280 * 720 * 3 / 2];
@@ -458,23 +513,19 @@ fn tiny_faces_of_4k_frame_are_found_with_tiles() {
     let scale = 12.0 / smallest;
     let small = resized(&photo.view(), (1000.0 * scale) as usize, (667.0 * scale) as usize);
     let info = ImageInfo::new(PixelFormat::Bgr, 3840, 2160);
-    let mut pixels = vec![127; 3 * 3840 * 2160];
+    let mut frame = Photo { pixels: vec![127; 3 * 3840 * 2160], info };
     let mut expected = Vec::new();
     // Some copies are at the borders of tiles with 640 pixels.
     for (x, y) in [(30, 40), (470, 480), (1000, 700), (1555, 505), (2040, 1200), (2600, 30), (3000, 2000), (3600, 1050)]
     {
-        for row in 0..small.info.height {
-            let line = &small.pixels[3 * row * small.info.width..3 * (row + 1) * small.info.width];
-            let at = 3 * ((y + row) * 3840 + x);
-            pixels[at..at + line.len()].copy_from_slice(line);
-        }
+        paste(&small, &mut frame, (x, y));
         let placed = |face: &Face| {
             let Rect { x: left, y: top, w, h } = face.rect;
             Rect::new(x as f32 + left * scale, y as f32 + top * scale, w * scale, h * scale)
         };
         expected.extend(faces.iter().map(placed));
     }
-    let view = ImageView::new(info, &[&pixels], &[3 * 3840]).unwrap();
+    let view = frame.view();
     let settings = DetectionSettings {
         views: Views { tiles: Tiles::Auto, ..Views::default() },
         max_batch: 4,
