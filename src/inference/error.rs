@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::engine::EngineError;
+use super::file_kind;
 use crate::model::{OverrideError, families};
 use crate::runtime::onnx::{self, ExternalDataError};
 use crate::runtime::{RuntimeError, single_line};
@@ -166,14 +167,8 @@ impl ModelError {
         let path = path.to_path_buf();
         let reason = single_line(reason);
         let not_onnx = |reason: String| Self::NotOnnx { path: path.clone(), reason };
-        if bytes.is_empty() {
-            return not_onnx("it is empty".to_owned());
-        }
-        if bytes.starts_with(b"version https://git-lfs") {
-            return not_onnx("it is a Git LFS pointer; `git lfs pull` downloads the file itself".to_owned());
-        }
-        if bytes.trim_ascii_start().starts_with(b"<") {
-            return not_onnx("it is a web page; download the file itself".to_owned());
+        if let Some(kind) = file_kind::describe(bytes) {
+            return not_onnx(kind);
         }
         match onnx::Model::parse(bytes) {
             Err(error) => not_onnx(format!(
@@ -184,6 +179,12 @@ impl ModelError {
                 let opset = model.opset();
                 if opset < MIN_OPSET || reason.contains("Opset") {
                     Self::Opset { path, opset, reason }
+                } else if reason.contains("IR version") {
+                    not_onnx(format!(
+                        "it is written in IR version {}, which the loaded ONNX Runtime does not support ({reason}); save it \
+                         with an older version of the onnx package, or use a newer ONNX Runtime",
+                        model.ir_version.unwrap_or(0)
+                    ))
                 } else {
                     not_onnx(reason)
                 }

@@ -3,6 +3,7 @@
 mod device_graph;
 mod engine;
 mod error;
+mod file_kind;
 #[cfg(test)]
 mod kernel_tests;
 mod model;

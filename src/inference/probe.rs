@@ -245,7 +245,11 @@ fn landmark_spec(
         .filter_map(|(index, shape)| Some((index, point_layout(shape, overrides.point_dims)?)));
     // Outputs with fewer points contain other values, such as angles or visibilities.
     let Some((index, PointLayout { count, dims, skipped })) = candidates.max_by_key(|(_, layout)| layout.count) else {
-        return Err(not_landmarks("no output consists of pairs or triples of values"));
+        return Err(not_landmarks(&if probe.has_float16_output() {
+            format!("its outputs are float16: {KEEP_IO_TYPES}")
+        } else {
+            "no output consists of pairs or triples of values".to_owned()
+        }));
     };
     let values = probe.floats(index);
     if !values.iter().all(|value| value.is_finite()) {
@@ -376,9 +380,34 @@ fn check_input(session: &Session, task: ModelTask) -> Result<Input, String> {
         }
         other => return Err(format!("its input has the type {other}; {expected}")),
     }
-    let [batch, channels, height, width] = shape[..] else {
-        return Err(format!("its input has {} dimensions; {expected}", shape.len()));
+    let (channels, fixed_size) = check_shape(shape, task)?;
+    Ok(Input { name: input.name().to_owned(), channels, fixed_size, dynamic_batch: shape[0] == -1 })
+}
+
+/// The number of channels and, if it is fixed, width and height of an input of this shape, in which
+/// -1 is a dynamic dimension.
+///
+/// # Errors
+/// The reason why this library cannot fill the input, with the remedy.
+fn check_shape(shape: &[i64], task: ModelTask) -> Result<(usize, Option<(usize, usize)>), String> {
+    let (expected_channels, is_channels): (_, fn(i64) -> bool) = match task {
+        ModelTask::Detection => ("3", |dim| dim == 3),
+        ModelTask::Landmarks => ("1 or 3", |dim| dim == 1 || dim == 3),
     };
+    let expected = format!("expected one float32 image [N, {expected_channels}, height, width]");
+    let [batch, channels, height, width] = *shape else {
+        return Err(match shape.len() {
+            0 => format!("its input declares no dimensions: export the model with the shape of its input; {expected}"),
+            3 => format!("its input has 3 dimensions: export the model with a batch dimension; {expected}"),
+            len => format!("its input has {len} dimensions; {expected}"),
+        });
+    };
+    if is_channels(width) && !is_channels(channels) {
+        return Err(format!(
+            "its input is NHWC, with the channels last: export the model with NCHW input (`--inputs-as-nchw` of tf2onnx), \
+             or put a Transpose node in front of it; {expected}"
+        ));
+    }
     let channels = match (task, channels) {
         (_, 3 | -1) => 3,
         (ModelTask::Landmarks, 1) => 1,
@@ -412,7 +441,7 @@ fn check_input(session: &Session, task: ModelTask) -> Result<Input, String> {
         }
         _ => return Err("its input must have a height and width that are both dynamic or both fixed".to_owned()),
     };
-    Ok(Input { name: input.name().to_owned(), channels, fixed_size, dynamic_batch: batch == -1 })
+    Ok((channels, fixed_size))
 }
 
 /// The shape of a float32 tensor.
@@ -432,6 +461,24 @@ fn describe_declared(outlets: &[Outlet]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_input_with_the_channels_last_or_an_unknown_rank_is_named() {
+        let error = |shape: &[i64], task| check_shape(shape, task).unwrap_err();
+        for shape in [[1, 640, 640, 3], [-1, -1, -1, 3], [1, 320, 320, 3], [-1, 1, 640, 3]] {
+            let error = error(&shape, ModelTask::Detection);
+            assert!(error.contains("is NHWC") && error.contains("`--inputs-as-nchw`"), "{shape:?}: {error}");
+        }
+        for shape in [[1, 192, 192, 3], [1, 112, 112, 1]] {
+            assert!(error(&shape, ModelTask::Landmarks).contains("is NHWC"), "{shape:?}");
+        }
+        assert!(error(&[], ModelTask::Detection).contains("declares no dimensions"));
+        assert!(error(&[3, 640, 640], ModelTask::Detection).contains("batch dimension"));
+        assert!(error(&[1, 4, 640, 640], ModelTask::Detection).contains("4 channels"));
+        assert_eq!(check_shape(&[-1, 3, -1, -1], ModelTask::Detection), Ok((3, None)));
+        assert_eq!(check_shape(&[1, -1, 480, 640], ModelTask::Detection), Ok((3, Some((640, 480)))));
+        assert_eq!(check_shape(&[1, 1, 112, 112], ModelTask::Landmarks), Ok((1, Some((112, 112)))));
+    }
 
     #[test]
     fn point_layout_and_unit_are_detected() {

@@ -51,7 +51,10 @@ fn each_invalid_model_has_a_specific_message() {
         ),
         ("odd_anchors.onnx", &["fit RetinaFace (InsightFace) with 4 anchors per cell", "model option anchors"]),
         ("fails_at_run.onnx", &["does not run", "Reshape"]),
-        ("external.onnx", &["missing.weights"]),
+        (
+            "external.onnx",
+            &["`missing.weights`", "weights of the model is missing", "tests/fixtures/models under that name"],
+        ),
         ("bad_metadata.onnx", &["model option mean=red", "not a number", "the file's own metadata"]),
         ("landmarks68.onnx", &["its input has 1 channel;", "facelandmarks"]),
         ("landmarks106.onnx", &["probably a landmark model", "facelandmarks", "[1, 212]"]),
@@ -96,6 +99,8 @@ fn damaged_file_is_described_in_the_error() {
         (&[][..], "it is empty"),
         (b"<html><body>Not found</body></html>", "it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
+        (b"404: Not Found", "error message of a server"),
+        (b"PK\x03\x04 archive/data.pkl", "torch.onnx.export"),
         (b"\xff\xff\xff\xff not a model", "truncated or has another format"),
         (&bytes[..bytes.len() / 2], "truncated or has another format"),
         (&bytes[..bytes.len() - 1], "truncated or has another format"),
@@ -104,6 +109,13 @@ fn damaged_file_is_described_in_the_error() {
         let message = refusal(&path);
         assert!(message.contains(part), "{message}");
     }
+    // The file begins with the field of the IR version.
+    let mut newer = bytes.clone();
+    assert_eq!(newer[0], 8);
+    newer[1] = 127;
+    fs::write(&path, newer).unwrap();
+    let message = refusal(&path);
+    assert!(message.contains("IR version 127") && message.contains("newer ONNX Runtime"), "{message}");
     // A sparse file of 2 GiB, which occupies no disk space.
     fs::File::create(&path).unwrap().set_len(1 << 31).unwrap();
     let message = refusal(&path);

@@ -63,7 +63,7 @@ fn exit_code(result: anyhow::Result<Outcome>) -> ExitCode {
         // The reader of standard output has read enough, as `head` does.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            status::report(&format!("{error:#}"));
+            status::report(&status::describe(&error));
             ExitCode::from(2)
         }
     }

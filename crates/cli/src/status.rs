@@ -27,6 +27,19 @@ pub(crate) fn report(message: &str) {
     stderr::write_line(&format!("retinaface: {message}"));
 }
 
+/// An error with its causes, without those that the text before already has.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
+}
+
 /// Prints a message about an input file on standard error.
 pub(crate) fn report_input(input: &Path, message: &str) {
     report(&format!("{}: {message}", input.display()));

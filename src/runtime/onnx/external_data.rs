@@ -47,6 +47,12 @@ pub enum ExternalDataErrorKind {
     /// The location leads out of the model's directory through a symbolic link.
     #[error("the file is outside of the model's directory; copy it beside the model instead of linking it")]
     OutsideDirectory,
+    /// The file does not exist.
+    #[error("this file with weights of the model is missing; copy it to {} under that name", .directory.display())]
+    Missing {
+        /// The directory of the model, or of the file that the model links to.
+        directory: PathBuf,
+    },
     /// The file cannot be read.
     #[error("the file cannot be read ({0}); keep it beside the model under its original name")]
     Read(#[source] io::Error),
@@ -202,10 +208,16 @@ fn open_external(model: &Path, location: &str) -> Result<(File, u64), ExternalDa
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
     };
-    let directory = directory_of(model);
-    let path = canonical(directory.join(relative))?;
+    let directory = canonical(directory_of(model))?;
+    // The model can be a link to a file that has its weights beside it.
+    let target_directory = directory_of(&canonical(model.to_path_buf())?);
+    let places = [&directory, &target_directory].map(|place| place.join(relative));
+    let Some(place) = places.into_iter().find(|place| place.symlink_metadata().is_ok()) else {
+        return Err(ExternalDataErrorKind::Missing { directory: target_directory });
+    };
+    let path = canonical(place)?;
     // In a download cache, model and data can both be links into one other directory.
-    if !path.starts_with(canonical(directory)?) && !path.starts_with(directory_of(&canonical(model.to_path_buf())?)) {
+    if !path.starts_with(&directory) && !path.starts_with(&target_directory) {
         return Err(ExternalDataErrorKind::OutsideDirectory);
     }
     // Opening a FIFO would block until another process writes to it.
@@ -327,6 +339,24 @@ mod tests {
     }
 
     #[test]
+    fn a_link_to_a_model_finds_the_weights_beside_the_model() {
+        let directory = tempfile::tempdir().unwrap();
+        let [models, links] = ["models", "links"].map(|name| directory.path().join(name));
+        fs::create_dir(&models).unwrap();
+        fs::create_dir(&links).unwrap();
+        fs::write(models.join("model.onnx"), "").unwrap();
+        let (mut model, _) = with_external_data(&models);
+        std::os::unix::fs::symlink("../models/model.onnx", links.join("first.onnx")).unwrap();
+        std::os::unix::fs::symlink("first.onnx", links.join("second.onnx")).unwrap();
+        assert!(model.clone().embed_external_data(&links.join("first.onnx")).unwrap());
+        assert!(model.clone().embed_external_data(&links.join("second.onnx")).unwrap());
+        // Weights beside the link come first: these are too short.
+        fs::write(links.join("weights.bin"), "").unwrap();
+        let error = model.embed_external_data(&links.join("second.onnx")).unwrap_err();
+        assert!(matches!(error.kind, ExternalDataErrorKind::Range { .. }), "{error}");
+    }
+
+    #[test]
     fn deeply_nested_subgraphs_are_an_error() {
         let nested = |depth: usize| {
             let mut graph = Graph::default();
@@ -348,7 +378,8 @@ mod tests {
     fn missing_files_and_invalid_ranges_are_errors() {
         let directory = tempfile::tempdir().unwrap();
         let error = error_after(directory.path(), |tensor| set(tensor, "location", "missing.bin"));
-        assert!(matches!(&error, ExternalDataErrorKind::Read(_)), "{error}");
+        assert!(matches!(&error, ExternalDataErrorKind::Missing { .. }), "{error}");
+        assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}");
         let error = error_after(directory.path(), |tensor| set(tensor, "location", "."));
         assert!(error.to_string().contains("not a regular file"), "{error}");
         let error = error_after(directory.path(), |tensor| set(tensor, "offset", "-1"));

@@ -93,6 +93,23 @@ fn a_setting_that_finds_nothing_in_an_image_is_an_error_with_its_size() {
 }
 
 #[test]
+fn missing_weights_and_each_other_format_are_named_once() {
+    let models = common::root().join("tests/fixtures/models");
+    let directory = tempfile::tempdir().unwrap();
+    let pickle = directory.path().join("model.pth");
+    std::fs::write(&pickle, b"\x80\x02\x8a\n").unwrap();
+    for (file, part) in [
+        (models.join("external.onnx"), "weights of the model is missing"),
+        (pickle, "Python pickle"),
+        (directory.path().join("none.onnx"), "No such file"),
+    ] {
+        let output = run(&["model", path_str(&file)]);
+        let text = stderr(&output);
+        assert_eq!((status(&output), text.matches(part).count()), (2, 1), "{text}");
+    }
+}
+
+#[test]
 fn image_without_faces_is_status_1() {
     let directory = tempfile::tempdir().unwrap();
     let output = run(&["detect", path_str(&grey_image(directory.path()))]);
