@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::decode;
 use super::merge::{self, Candidate, Merge};
 use super::preprocess::{self, PreprocessBuffers};
-use super::views::{self, View, Views};
+use super::view_settings::Views;
+use super::views::{self, View};
 use crate::geometry::{Face, FrameSize, InputSize, MAX_CANDIDATES, Point};
 use crate::image::{ImageError, ImageInfo, ImageView};
 use crate::inference::{

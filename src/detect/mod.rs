@@ -5,6 +5,7 @@ mod detector;
 mod merge;
 mod preprocess;
 mod problem;
+mod view_settings;
 mod views;
 
 pub use decode::{Decoded, decode};
@@ -12,4 +13,4 @@ pub use detector::{DetectError, Detection, DetectionSettings, Detector, PendingD
 pub use merge::Merge;
 pub use preprocess::{PreprocessBuffers, fill_input};
 pub use problem::SettingsProblem;
-pub use views::{Scales, Tiles, Views, ViewsError, parse_rois};
+pub use view_settings::{Scales, Tiles, Views, ViewsError, parse_rois};

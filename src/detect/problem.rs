@@ -1,7 +1,8 @@
 //! Settings with which nothing can be found in frames of a certain size.
 
 use super::detector::DetectionSettings;
-use super::views::{self, Tiles};
+use super::view_settings::Tiles;
+use super::views;
 use crate::geometry::{FrameSize, Rect};
 use crate::model::ModelSpec;
 
