@@ -284,6 +284,24 @@ fn a_cmyk_jpeg_file_has_its_colours() {
 }
 
 #[test]
+fn images_of_16_bits_and_with_transparency_are_read() {
+    let mut deep = Mat::default();
+    upright().convert_to(&mut deep, opencv::core::CV_16U, 257.0, 0.0).unwrap();
+    let mut transparent =
+        Mat::new_rows_cols_with_default(SIZE.1, SIZE.0, opencv::core::CV_8UC4, Scalar::all(128.0)).unwrap();
+    let images = Vector::<Mat>::from_iter([upright()]);
+    let mut output = Vector::<Mat>::from_iter([transparent.clone()]);
+    opencv::core::mix_channels(&images, &mut output, &[0, 0, 1, 1, 2, 2]).unwrap();
+    transparent = output.get(0).unwrap();
+    assert_eq!(transparent.at_2d::<opencv::core::Vec4b>(0, 0).unwrap()[3], 128);
+    for extension in [".png", ".tiff"] {
+        assert_upright(&encode(extension, &deep), &format!("16 bits, {extension}"));
+        assert_upright(&encode(extension, &transparent), &format!("transparent, {extension}"));
+    }
+    assert_upright(&encode(".webp", &transparent), "transparent WebP");
+}
+
+#[test]
 fn what_is_not_read_is_named_with_a_remedy() {
     for (bytes, parts) in [
         (&b"\0\0\0\x1Cftypavif\0\0\0\0mif1avif"[..], ["an AVIF image", "heif-convert"]),
