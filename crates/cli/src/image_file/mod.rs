@@ -106,7 +106,9 @@ fn decode_with_opencv(bytes: &[u8]) -> anyhow::Result<(Mat, Vec<String>)> {
         let _ = level.and_then(set_log_level);
         image
     });
-    let lines = lines.iter().map(|line| without_origin(line)).collect::<Vec<_>>();
+    let mut lines = lines.iter().map(|line| without_origin(line).to_owned()).collect::<Vec<_>>();
+    lines.retain(|line| !line.is_empty());
+    lines.dedup();
     match image {
         Ok(image) if !image.empty() => Ok((image, lines)),
         Ok(_) => bail!(unreadable(bytes, &lines.join("; "))),
@@ -118,7 +120,7 @@ fn decode_with_opencv(bytes: &[u8]) -> anyhow::Result<(Mat, Vec<String>)> {
                  cut it into parts, or raise OPENCV_IO_MAX_IMAGE_PIXELS, _WIDTH or _HEIGHT"
             )
         }
-        Err(error) => bail!(unreadable(bytes, &without_origin(&error.message))),
+        Err(error) => bail!(unreadable(bytes, without_origin(&error.message))),
     }
 }
 
@@ -139,16 +141,22 @@ fn unsupported(kind: Kind) -> String {
 }
 
 /// The text of a line of OpenCV, without its prefix and its place in OpenCV's source.
-fn without_origin(line: &str) -> String {
-    // [ WARN:0@0.012] global ./modules/imgcodecs/src/grfmt_tiff.cpp (629) readData TEXT
-    let text = match line.split_once("] global ") {
-        Some((_, text)) => text.splitn(4, ' ').nth(3).unwrap_or(text),
-        None => line,
-    };
+fn without_origin(line: &str) -> &str {
+    // OpenCV 4.6: [ WARN:0@0.012] global ./modules/imgcodecs/src/grfmt_tiff.cpp (629) readData TEXT
+    // OpenCV 4.10: [ WARN:0@0.012] global grfmt_tiff.cpp:710 readData TEXT
+    let after_word = |text: &'_ str| text.split_once(' ').map_or(0, |(word, _)| word.len() + 1);
+    let mut text = line.split_once("] global ").map_or(line, |(_, text)| {
+        let text = &text[after_word(text)..];
+        let text = if text.starts_with('(') { &text[after_word(text)..] } else { text };
+        &text[after_word(text)..]
+    });
     // can't read data: OpenCV(4.6.0) PATH:102: error: (-2:Unspecified error) TEXT in function 'readBlock'
-    let text = text.split_once(" error: (").and_then(|(_, text)| text.split_once(") ")).map_or(text, |(_, text)| text);
-    let text = text.rsplit_once(" in function '").map_or(text, |(text, _)| text);
-    text.trim().to_owned()
+    if let Some((_, error)) = text.split_once(" error: (") {
+        text = error.split_once(") ").map_or(error, |(_, error)| error);
+        text = text.split_once("in function '").map_or(text, |(text, _)| text);
+    }
+    // Further lines of an error begin with `>`.
+    text.trim_start_matches("> ").trim()
 }
 
 /// Writes a BGR image as a whole; the file extension selects the format.

@@ -357,6 +357,16 @@ fn lines_of_opencv_lose_their_place_in_its_source() {
             "[ WARN:0@0.012] global ./modules/imgcodecs/src/grfmt_tiff.cpp (629) readData OpenCV TIFF: 32-bit samples",
             "OpenCV TIFF: 32-bit samples",
         ),
+        ("[ WARN:0@0.025] global grfmt_tiff.cpp:710 readData OpenCV TIFF: 32-bit", "OpenCV TIFF: 32-bit"),
+        (
+            "[ERROR:0@0.027] global loadsave.cpp:910 imdecode_ imdecode_(''): can't read data: OpenCV(4.10.0) \
+             ./a.cpp:1: error: (-2:Unspecified error) Unexpected end of input stream in function 'readBlock'",
+            "Unexpected end of input stream",
+        ),
+        ("OpenCV(4.10.0) ./a.cpp:129: error: (-2:Unspecified error) in function 'virtual bool cv::A::b()'", ""),
+        ("> WebP backend does not support this", "WebP backend does not support this"),
+        ("global", "global"),
+        ("] global x", "x"),
         (
             "imdecode_(''): can't read data: OpenCV(4.6.0) ./a.cpp:102: error: (-2:Unspecified error) Unexpected end \
              of input stream in function 'readBlock'",

@@ -208,7 +208,10 @@ fn predict_writes_detections_and_reports_damaged_images() {
             run(&[&["eval", "predict", "--images", path_str(&images), "--out", path_str(&out)], options].concat());
         assert_eq!((status(&output), output.stdout.len()), (2, 0));
         let errors = stderr(&output);
-        assert!(errors.lines().count() == 1 && errors.contains("damaged.jpg: not a readable image"), "{errors}");
+        assert!(
+            errors.lines().count() == 1 && errors.contains("damaged.jpg: the file is a text file, which is not read"),
+            "{errors}"
+        );
     };
     predict(&["--score-threshold", "0.5"]);
     let written = |file: &str| fs::read_to_string(out.join(file)).unwrap();
