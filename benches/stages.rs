@@ -15,7 +15,9 @@ use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{Decoded, DetectionSettings, Detector, PreprocessBuffers, decode, fill_input};
 use retinaface::geometry::{InputSize, Letterbox, PixelAspect, nms};
-use retinaface::image::{ImageInfo, ImageView, ImageViewMut, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
+use retinaface::image::{
+    ImageInfo, ImageView, ImageViewMut, OverlayBuffers, OverlayStyle, OwnedImage, PixelFormat, draw_faces,
+};
 use retinaface::inference::{HeadOutputs, InputSpec, Model, ModelOptions, RunOutput, SharedModel};
 
 #[path = "../tests/common/mod.rs"]
@@ -96,12 +98,13 @@ fn stages(c: &mut Criterion) {
     });
 
     let mut drawn = planes.clone();
+    let mut buffers = OverlayBuffers::default();
     group.bench_function("overlay_five", |b| {
         b.iter(|| {
             let [luma, chroma] = &mut drawn;
             let info = ImageInfo::new(PixelFormat::Nv12, 1920, 1080);
             let mut view = ImageViewMut::new(info, vec![luma, chroma], &[1920, 1920]).unwrap();
-            draw_faces(&mut view, black_box(&faces), &OverlayStyle::default()).unwrap();
+            draw_faces(&mut view, black_box(&faces), &OverlayStyle::default(), &mut buffers).unwrap();
         });
     });
     group.finish();

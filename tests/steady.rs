@@ -40,17 +40,24 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn steady_state_frame_allocates_no_buffer() {
-    const FRAMES: usize = 40;
     let model = common::open_default();
-    let detector = Detector::new(&model);
-    let planes = [vec![90; 1280 * 720], vec![128; 1280 * 360]];
-    let info = ImageInfo::new(PixelFormat::Nv12, 1280, 720);
-    let frame = ImageView::new(info, &[&planes[0], &planes[1]], &[1280, 1280]).unwrap();
+    // A direct format, and one that is converted.
+    for (format, bytes) in [(PixelFormat::Nv12, 1), (PixelFormat::P010, 2)] {
+        let planes = [vec![90; bytes * 1280 * 720], vec![128; bytes * 1280 * 360]];
+        let strides = [bytes * 1280; 2];
+        let frame = ImageView::new(ImageInfo::new(format, 1280, 720), &[&planes[0], &planes[1]], &strides).unwrap();
+        assert_steady(&Detector::new(&model), &frame);
+    }
+}
+
+/// Detects faces in frames without faces, and counts the allocations.
+fn assert_steady(detector: &Detector, frame: &ImageView<'_>) {
+    const FRAMES: usize = 40;
     let settings = DetectionSettings { input_size: InputSize::Longest(320), ..DetectionSettings::default() };
     // Two frames in flight, as in the element.
     let detect_pairs = |count: usize| {
         for _ in 0..count {
-            let pending = [(); 2].map(|()| detector.submit(&frame, &settings).unwrap());
+            let pending = [(); 2].map(|()| detector.submit(frame, &settings).unwrap());
             pending.into_iter().for_each(|detection| assert_eq!(detection.wait().unwrap().faces, []));
         }
     };

@@ -5,8 +5,11 @@
 
 use nalgebra::{Matrix2, Vector2};
 
+pub use super::affine::Affine;
 use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Landmarks, PixelAspect, Point, Rect, in_square_pixels};
-use crate::image::{ImageError, ImageView, ImageViewMut, PixelFormat, Plane, RgbFromYuv, mat, simd};
+use crate::image::{
+    ImageError, ImageView, ImageViewMut, PixelFormat, Plane, Region, RgbFromYuv, UnpackBuffers, mat, simd,
+};
 
 /// Points are collinear if their standard deviation across the principal axis is below this
 /// fraction of the standard deviation along it.
@@ -27,69 +30,6 @@ pub enum AlignError {
     /// The transform is not finite or has no inverse.
     #[error("the coordinates of the face are too large or too small for a transform")]
     OutOfRange,
-}
-
-/// An affine transform, which maps `(x, y)` to `matrix * (x, y, 1)`.
-///
-/// For a frame with square pixels, the transforms of this module are similarities: rotation, uniform
-/// scale and translation. For other frames they are similarities of the displayed picture.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Affine {
-    matrix: [[f64; 3]; 2],
-}
-
-impl Affine {
-    /// The 2 x 3 matrix, in row-major order.
-    pub fn matrix(&self) -> [[f64; 3]; 2] {
-        self.matrix
-    }
-
-    /// The transform with this 2 x 3 matrix, in row-major order.
-    pub fn from_matrix(matrix: [[f64; 3]; 2]) -> Self {
-        Self { matrix }
-    }
-
-    /// The rotation angle of the x axis, clockwise, in radians.
-    pub fn rotation(&self) -> f64 {
-        let [[a, ..], [c, ..]] = self.matrix;
-        c.atan2(a)
-    }
-
-    /// Maps a point from source to target coordinates.
-    pub fn apply(&self, source: Point) -> Point {
-        let (x, y) = (f64::from(source.x), f64::from(source.y));
-        let [x, y] = self.matrix.map(|[a, b, c]| (a * x + b * y + c) as f32);
-        Point::new(x, y)
-    }
-
-    /// The inverse transform; `None` if the matrix has no inverse.
-    pub fn inverse(&self) -> Option<Self> {
-        let [[a, b, tx], [c, d, ty]] = self.matrix;
-        let inverse = Matrix2::new(a, b, c, d).try_inverse()?;
-        let shift = -(inverse * Vector2::new(tx, ty));
-        let matrix = [[inverse.m11, inverse.m12, shift.x], [inverse.m21, inverse.m22, shift.y]];
-        matrix.iter().flatten().all(|value| value.is_finite()).then_some(Self { matrix })
-    }
-
-    /// This transform, preceded by a scale by `factor` and a shift by `shift` on both axes.
-    fn after_scaling(&self, factor: f64, shift: f64) -> Self {
-        Self { matrix: self.matrix.map(|[a, b, c]| [a * factor, b * factor, (a + b) * shift + c]) }
-    }
-
-    /// This transform of square pixels, preceded by the transform from stored to square pixels.
-    ///
-    /// Integer coordinates are the centres of pixels, so that stretching shifts them: the centre of
-    /// pixel `i` lies at `i + 0.5` from the edge of the frame.
-    fn of_stored_pixels(&self, pixel_aspect: PixelAspect) -> Self {
-        let (x, y) = pixel_aspect.stretch();
-        let (shift_x, shift_y) = ((x - 1.0) / 2.0, (y - 1.0) / 2.0);
-        Self { matrix: self.matrix.map(|[a, b, c]| [a * x, b * y, a * shift_x + b * shift_y + c]) }
-    }
-
-    /// This transform, followed by chroma subsampling: pixels 2c and 2c + 1 become sample c.
-    fn before_halving(&self) -> Self {
-        Self { matrix: self.matrix.map(|[a, b, c]| [a / 2.0, b / 2.0, (c - 0.5) / 2.0]) }
-    }
 }
 
 /// The similarity that maps `source` to `target` with the least squared error.
@@ -177,7 +117,7 @@ pub(super) fn crop_to(
     pixel_aspect: PixelAspect,
     target: &Landmarks,
 ) -> Result<Affine, AlignError> {
-    Ok(umeyama(&in_square_pixels(landmarks, pixel_aspect), target)?.of_stored_pixels(pixel_aspect))
+    Ok(umeyama(&in_square_pixels(landmarks, pixel_aspect), target)?.after_stretch(pixel_aspect.stretch()))
 }
 
 /// The transform from frame pixels to an upright crop of `size` x `size` pixels, for faces without
@@ -220,13 +160,19 @@ pub fn crop_around(
     let (centre_x, centre_y) = (x + w / 2.0 - 0.5, y + h / 2.0 - 0.5);
     let shift = |len: usize, a: f64, b: f64| (len as f64 - 1.0) / 2.0 - a * centre_x - b * centre_y;
     let matrix = [[cos, -sin, shift(width, cos, -sin)], [sin, cos, shift(height, sin, cos)]];
-    let transform = Affine { matrix }.of_stored_pixels(pixel_aspect);
+    let transform = Affine { matrix }.after_stretch(pixel_aspect.stretch());
     if transform.inverse().is_some() { Ok(transform) } else { Err(AlignError::OutOfRange) }
 }
 
 /// Buffers that are reused between warps, so that a steady stream does not allocate memory.
 #[derive(Debug, Default)]
 pub struct WarpBuffers {
+    unpacked: UnpackBuffers,
+    direct: DirectBuffers,
+}
+
+#[derive(Debug, Default)]
+struct DirectBuffers {
     planes: [Vec<u8>; 3],
     chroma: [Vec<u8>; 2],
     rows: [Vec<u8>; 5],
@@ -236,8 +182,9 @@ pub struct WarpBuffers {
 /// resolution. Pixels outside the frame are black.
 ///
 /// YUV frames are warped plane by plane and converted afterwards, so that only pixels of the crop
-/// are converted. Chroma samples are taken as centred between their luma samples, and have half the
-/// resolution of the crop.
+/// are converted. Chroma samples are taken as centred between their luma samples. In 4:2:0 formats
+/// they have half the resolution of the crop. Of frames whose format is not direct, only the part
+/// under the crop is converted to a direct format.
 ///
 /// # Errors
 /// If OpenCV fails; it accepts images of up to 32,766 x 32,766 pixels.
@@ -249,6 +196,50 @@ pub fn warp(
     crop_from_frame: &Affine,
     crop: &mut ImageViewMut<'_>,
     scratch: &mut WarpBuffers,
+) -> Result<(), ImageError> {
+    let WarpBuffers { unpacked, direct } = scratch;
+    if frame.is_direct() {
+        return warp_direct(frame, crop_from_frame, crop, direct);
+    }
+    let Some(region) = region_under(frame, crop_from_frame, (crop.width(), crop.height())) else {
+        for_each_row(crop, |_, row| row.fill(0));
+        return Ok(());
+    };
+    let part = unpacked.unpack(&frame.crop(region)?);
+    let crop_from_part = crop_from_frame.after_shift((region.x as f64, region.y as f64));
+    warp_direct(&part, &crop_from_part, crop, direct)
+}
+
+/// The part of the frame that a crop of this size shows, with a margin for interpolation; `None` if
+/// the crop lies outside of the frame. It starts at multiples of the margin, so that it has the
+/// same chroma samples as the frame.
+fn region_under(frame: &ImageView<'_>, crop_from_frame: &Affine, (width, height): (usize, usize)) -> Option<Region> {
+    /// In pixels: two samples of the most subsampled chroma.
+    const MARGIN: f64 = 8.0;
+    let frame_from_crop = crop_from_frame.inverse()?;
+    // Chroma samples reach beyond the last pixels.
+    let (right, bottom) = (width as f32 + 1.0, height as f32 + 1.0);
+    let corners = [(-2.0, -2.0), (right, -2.0), (-2.0, bottom), (right, bottom)];
+    let corners = corners.map(|(x, y)| frame_from_crop.apply(Point::new(x, y)));
+    let axis = |values: [f32; 4], len: usize| {
+        let min = f64::from(values.into_iter().fold(f32::INFINITY, f32::min));
+        let max = f64::from(values.into_iter().fold(f32::NEG_INFINITY, f32::max));
+        // `as` saturates at 0.
+        let from = (((min / MARGIN).floor() - 1.0) * MARGIN) as usize;
+        let to = (max + MARGIN).ceil().min(len as f64) as usize;
+        (to > from).then(|| (from, to - from))
+    };
+    let (x, width) = axis(corners.map(|corner| corner.x), frame.width())?;
+    let (y, height) = axis(corners.map(|corner| corner.y), frame.height())?;
+    Some(Region { x, y, width, height })
+}
+
+/// As [`warp`], for a frame in a direct format.
+fn warp_direct(
+    frame: &ImageView<'_>,
+    crop_from_frame: &Affine,
+    crop: &mut ImageViewMut<'_>,
+    scratch: &mut DirectBuffers,
 ) -> Result<(), ImageError> {
     let format = frame.info().format;
     let target =
@@ -265,7 +256,7 @@ pub fn warp(
     }
     let coding = frame.info().coding;
     let [luma_buffer, first_buffer, second_buffer] = &mut scratch.planes;
-    let black = if format.is_yuv420() { coding.yuv_from_rgb([0, 0, 0])[0] } else { 0 };
+    let black = if format.is_yuv() { coding.yuv_from_rgb([0, 0, 0])[0] } else { 0 };
     let luma = warped(&luma, crop_from_frame, (width, height), black, luma_buffer)?;
     if let Some(source) = format.rgb_offsets() {
         for_each_row(crop, |index, row| {
@@ -275,34 +266,41 @@ pub fn warp(
         });
         return Ok(());
     }
-    if !format.is_yuv420() {
+    if !format.is_yuv() {
         for_each_row(crop, |index, row| {
             row.as_chunks_mut::<3>().0.iter_mut().zip(luma.row(index)).for_each(|(to, y)| to.fill(*y));
         });
         return Ok(());
     }
-    // Chroma is warped to half the size of the crop and then enlarged. Chroma sample c covers
-    // pixels 2c and 2c + 1 of the frame and of the crop, so that its centre lies at 2c + 0.5.
-    let chroma_transform = crop_from_frame.after_scaling(2.0, 0.5).before_halving();
-    let chroma_size = (width.div_ceil(2), height.div_ceil(2));
     let [first_large, second_large] = &mut scratch.chroma;
-    let first = enlarged(&warped(&frame.plane(1), &chroma_transform, chroma_size, 128, first_buffer)?, first_large)?;
-    let second = match format {
-        PixelFormat::I420 => {
-            let warped = warped(&frame.plane(2), &chroma_transform, chroma_size, 128, second_buffer)?;
-            Some(enlarged(&warped, second_large)?)
-        }
-        _ => None,
+    let has_two_planes = format.planes() == 3;
+    let (shift_x, shift_y) = format.chroma_shift();
+    let crop_from_chroma = crop_from_frame.after_stretch((f64::from(1u32 << shift_x), f64::from(1u32 << shift_y)));
+    let (first, second) = if (shift_x, shift_y) == (1, 1) {
+        // Chroma is warped to half the size of the crop and then enlarged. Chroma sample c covers
+        // pixels 2c and 2c + 1 of the frame and of the crop, so that its centre lies at 2c + 0.5.
+        let transform = crop_from_chroma.before_halving();
+        let size = (width.div_ceil(2), height.div_ceil(2));
+        let chroma =
+            |plane, buffer, large| enlarged(&warped(&frame.plane(plane), &transform, size, 128, buffer)?, large);
+        let first = chroma(1, first_buffer, first_large)?;
+        (first, if has_two_planes { Some(chroma(2, second_buffer, second_large)?) } else { None })
+    } else {
+        let chroma = |plane, buffer| warped(&frame.plane(plane), &crop_from_chroma, (width, height), 128, buffer);
+        let first = chroma(1, first_buffer)?;
+        (first, if has_two_planes { Some(chroma(2, second_buffer)?) } else { None })
     };
+    let swapped = format.is_cr_first();
     let rgb_from_yuv = coding.rgb_from_yuv();
     let rows = &mut scratch.rows;
     rows.iter_mut().for_each(|row| row.resize(width, 0));
     for_each_row(crop, |index, row| {
         let pixels = row.as_chunks_mut::<3>().0;
-        let (luma, first, second) = (luma.row(index), first.row(index), second.map(|plane| plane.row(index)));
+        let luma = luma.row(index);
+        let chroma = ChromaRow { first: first.row(index), second: second.map(|plane| plane.row(index)), swapped };
         simd::widest(
             #[inline(always)]
-            || convert(luma, first, second, rgb_from_yuv, target[0] == 2, rows, pixels),
+            || convert(luma, chroma, rgb_from_yuv, target[0] == 2, rows, pixels),
         );
     });
     Ok(())
@@ -329,15 +327,23 @@ fn enlarged<'b>(plane: &Plane<'_>, buffer: &'b mut Vec<u8>) -> Result<Plane<'b>,
     Ok(Plane { layout: target.layout, data: target.data })
 }
 
-/// Converts a row of YUV samples to RGB or BGR pixels.
-///
-/// `first` contains interleaved Cb and Cr, or Cb only if `second` contains Cr. `rows` are buffers
-/// with the length of the row.
+/// The chroma of a row, one sample for each pixel.
+#[derive(Clone, Copy)]
+struct ChromaRow<'a> {
+    /// Interleaved Cb and Cr, or Cb only.
+    first: &'a [u8],
+    /// Cr, if it is separate.
+    second: Option<&'a [u8]>,
+    /// Cr is before Cb.
+    swapped: bool,
+}
+
+/// Converts a row of YUV samples to RGB or BGR pixels. `rows` are buffers with the length of the
+/// row.
 #[inline(always)]
 fn convert(
     luma: &[u8],
-    first: &[u8],
-    second: Option<&[u8]>,
+    chroma: ChromaRow<'_>,
     rgb_from_yuv: RgbFromYuv,
     blue_first: bool,
     rows: &mut [Vec<u8>; 5],
@@ -345,6 +351,7 @@ fn convert(
 ) {
     let len = luma.len();
     // Slices of one known length let the compiler remove the bounds checks and vectorise the loops.
+    let ChromaRow { first, second, swapped } = chroma;
     let [cb, cr, red, green, blue] = rows;
     let (cb, cr) = (&mut cb[..len], &mut cr[..len]);
     let (red, green, blue) = (&mut red[..len], &mut green[..len], &mut blue[..len]);
@@ -358,6 +365,7 @@ fn convert(
             cr[i] = pairs[i][1];
         }
     }
+    let (cb, cr) = if swapped { (&*cr, &*cb) } else { (&*cb, &*cr) };
     // Adding 2^23 rounds to an integer in the lowest bits of the float; `as` would compile to
     // branches.
     let byte = |value: f32| (value + 8_388_608.0).to_bits() as u8;
@@ -386,6 +394,7 @@ fn for_each_row(image: &mut ImageViewMut<'_>, mut work: impl FnMut(usize, &mut [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::testing::{TestImage, tolerance};
     use crate::image::{ImageInfo, OwnedImage};
     use proptest::prelude::*;
     use std::f64::consts::PI;
@@ -520,64 +529,41 @@ mod tests {
         let scene = scene(width, height);
         let landmarks = ARCFACE_TEMPLATE.map(|p| Point::new(p.x * 0.9 - 20.0, p.y * 0.9 + 20.0));
         let transform = crop_from_frame(&landmarks, PixelAspect::SQUARE, 112).unwrap();
-        let crop = |format: PixelFormat, order: PixelFormat| {
-            let info = ImageInfo::new(format, width, height);
-            let (planes, strides) = convert(&scene, info);
-            let slices = planes.iter().map(Vec::as_slice).collect::<Vec<_>>();
-            let frame = ImageView::new(info, &slices, &strides).unwrap();
+        let crop = |format: PixelFormat, interlaced: bool, order: PixelFormat| {
+            let info = ImageInfo { interlaced, ..ImageInfo::new(format, width, height) };
+            let image = TestImage::new(info, &scene, 3);
+            let frame = image.view();
             let mut crop = OwnedImage::new(ImageInfo::new(order, 112, 112), vec![7; 3 * 112 * 112]).unwrap();
             warp(&frame, &transform, &mut crop.view_mut(), &mut WarpBuffers::default()).unwrap();
             crop.data().to_vec()
         };
-        let reference = crop(PixelFormat::Rgb, PixelFormat::Rgb);
+        let reference = crop(PixelFormat::Rgb, false, PixelFormat::Rgb);
         // The left part of this crop lies outside the frame and is black in every format.
         assert_eq!(reference[112 * 56 * 3..][..3 * 20], [0; 3 * 20]);
-        for format in PixelFormat::ALL.into_iter().filter(|format| *format != PixelFormat::Gray8) {
-            let tolerance = if format.is_yuv420() { 12 } else { 0 };
-            let rgb = crop(format, PixelFormat::Rgb);
-            let bgr = crop(format, PixelFormat::Bgr);
+        let colored = |format: &PixelFormat| !format.name().starts_with("GRAY") && *format != PixelFormat::Rgb8p;
+        let formats = PixelFormat::ALL.into_iter().filter(colored);
+        for (format, interlaced) in formats.flat_map(|format| [(format, false), (format, true)]) {
+            let tolerance = match format.chroma_shift() {
+                // Samples are rounded when they are stored and when they are warped.
+                (0, 0) if format.is_yuv() => 2 + tolerance(format),
+                (0, 0) => tolerance(format),
+                (2, _) => 20,
+                _ => 12,
+            };
+            let rgb = crop(format, interlaced, PixelFormat::Rgb);
+            let bgr = crop(format, interlaced, PixelFormat::Bgr);
             for (i, (actual, expected)) in rgb.iter().zip(&reference).enumerate() {
                 let difference = actual.abs_diff(*expected);
                 // At the left edge of the frame, column 22, interpolation with black is not linear
                 // in clipped YUV.
                 assert!(
-                    difference <= tolerance || (format.is_yuv420() && i % 336 < 3 * 25),
-                    "{format}: {actual} is not {expected} at byte {i}"
+                    difference <= tolerance || (format.is_yuv() && i % 336 < 3 * 25),
+                    "{format} {interlaced}: {actual} is not {expected} at byte {i}"
                 );
             }
             for (rgb, bgr) in rgb.chunks(3).zip(bgr.chunks(3)) {
                 assert_eq!([rgb[0], rgb[1], rgb[2]], [bgr[2], bgr[1], bgr[0]], "{format}");
             }
-        }
-    }
-
-    fn convert(scene: &[[u8; 3]], info: ImageInfo) -> (Vec<Vec<u8>>, Vec<usize>) {
-        let (width, height, format) = (info.width, info.height, info.format);
-        if let Some(offsets) = format.rgb_offsets() {
-            let channels = format.channels(0);
-            let mut data = vec![0x55; scene.len() * channels];
-            for (pixel, rgb) in data.chunks_mut(channels).zip(scene) {
-                offsets.iter().zip(rgb).for_each(|(offset, value)| pixel[*offset] = *value);
-            }
-            return (vec![data], vec![width * channels]);
-        }
-        let yuv = scene.iter().map(|rgb| info.coding.yuv_from_rgb(*rgb)).collect::<Vec<_>>();
-        let (cols, rows) = (width.div_ceil(2), height.div_ceil(2));
-        let yuv = &yuv;
-        let chroma = |component: usize| {
-            (0..rows * cols).map(move |i| (2 * (i / cols), 2 * (i % cols))).map(move |(row, col)| {
-                let (right, below) = ((col + 1).min(width - 1), (row + 1).min(height - 1));
-                let sum = [(row, col), (row, right), (below, col), (below, right)]
-                    .map(|(r, c)| u32::from(yuv[r * width + c][component]));
-                ((sum.iter().sum::<u32>() + 2) / 4) as u8
-            })
-        };
-        let luma = yuv.iter().map(|yuv| yuv[0]).collect();
-        if format == PixelFormat::Nv12 {
-            let pairs = chroma(1).zip(chroma(2)).flat_map(|(cb, cr)| [cb, cr]).collect();
-            (vec![luma, pairs], vec![width, 2 * cols])
-        } else {
-            (vec![luma, chroma(1).collect(), chroma(2).collect()], vec![width, cols, cols])
         }
     }
 }

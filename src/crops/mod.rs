@@ -1,5 +1,6 @@
 //! Aligned crops of faces, and the models that run on them.
 
+mod affine;
 pub mod align;
 mod landmarks;
 mod runner;

@@ -5,18 +5,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::decode;
+use super::error::DetectError;
 use super::merge::{self, Candidate, Merge};
+use super::pool::{Pool, ViewBuffers};
 use super::preprocess::{self, PreprocessBuffers};
 use super::view_settings::Views;
 use super::views::{self, View};
 use crate::geometry::{Face, FrameSize, InputSize, MAX_CANDIDATES, Point};
-use crate::image::{ImageError, ImageInfo, ImageView};
+use crate::image::{ImageInfo, ImageView, UnpackPool};
 use crate::inference::{
     AUTO_BATCH, Client, FrameSpec, InputSpec, ModelError, PendingReply, Request, RunOutput, SharedModel, Tensors,
 };
 use crate::model::{Layout, ModelSpec};
-#[cfg(feature = "cuda-memory")]
-use crate::runtime::{Provider, RuntimeError};
 use crate::sync::lock;
 
 /// Maximum number of views of one frame that are pending at once; they fill a GPU's batch.
@@ -94,73 +94,6 @@ pub struct Detection {
     pub batch: usize,
 }
 
-/// Why a detection fails.
-#[derive(Debug, thiserror::Error)]
-pub enum DetectError {
-    /// The frame cannot be preprocessed.
-    #[error("the frame cannot be preprocessed: {0}")]
-    Image(#[from] ImageError),
-    /// The model does not run.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The frame is in CUDA memory, but the model does not run on a GPU.
-    #[cfg(feature = "cuda-memory")]
-    #[error(
-        "frames in CUDA memory need execution-provider=cuda or tensorrt, but the model runs on {provider}; put \
-         `cudadownload` before the element"
-    )]
-    DeviceFrame {
-        /// The model's provider.
-        provider: Provider,
-    },
-    /// The frame is in CUDA memory, but the settings need parts or mirror images of it.
-    #[cfg(feature = "cuda-memory")]
-    #[error("roi, tiles and flip need frames in system memory; put `cudadownload` before the element")]
-    DeviceViews,
-    /// The frame cannot be copied within the GPU's memory.
-    #[cfg(feature = "cuda-memory")]
-    #[error("the frame cannot be copied on the GPU: {0}")]
-    DeviceCopy(RuntimeError),
-}
-
-/// Memory of one view, reused by later frames.
-#[derive(Debug)]
-struct ViewBuffers {
-    tensors: Tensors,
-    scratch: PreprocessBuffers,
-}
-
-/// Memory that no view uses.
-#[derive(Debug, Default)]
-struct Pool {
-    /// The input specs of the current frames.
-    input_specs: Vec<InputSpec>,
-    free: Vec<ViewBuffers>,
-}
-
-impl Pool {
-    /// Keeps only memory for these input specs.
-    fn keep(&mut self, input_specs: impl Iterator<Item = InputSpec> + Clone) {
-        if self.input_specs.iter().copied().ne(input_specs.clone()) {
-            self.input_specs.clear();
-            self.input_specs.extend(input_specs);
-            let Self { input_specs, free } = self;
-            free.retain(|buffers| input_specs.contains(&buffers.tensors.input_spec()));
-        }
-    }
-
-    fn take(&mut self, input_spec: InputSpec) -> Option<ViewBuffers> {
-        let position = self.free.iter().rposition(|buffers| buffers.tensors.input_spec() == input_spec)?;
-        Some(self.free.swap_remove(position))
-    }
-
-    fn put_back(&mut self, buffers: ViewBuffers) {
-        if self.input_specs.contains(&buffers.tensors.input_spec()) {
-            self.free.push(buffers);
-        }
-    }
-}
-
 /// The views of frames of one size, and the settings that they follow from.
 #[derive(Debug)]
 struct Plan {
@@ -197,6 +130,8 @@ pub struct Detector {
 struct Shared {
     model: Arc<SharedModel>,
     buffers: Mutex<Pool>,
+    /// Memory for frames that are converted to a direct format.
+    unpacked: UnpackPool,
     plan: Mutex<Option<Plan>>,
 }
 
@@ -204,7 +139,12 @@ impl Detector {
     /// A detector that shares `model` with other callers.
     pub fn new(model: &Arc<SharedModel>) -> Self {
         let number = model.take_number();
-        let shared = Shared { model: Arc::clone(model), buffers: Mutex::default(), plan: Mutex::default() };
+        let shared = Shared {
+            model: Arc::clone(model),
+            buffers: Mutex::default(),
+            unpacked: UnpackPool::default(),
+            plan: Mutex::default(),
+        };
         Self { client: model.client(), shared: Arc::new(shared), number }
     }
 
@@ -233,8 +173,19 @@ impl Detector {
     /// # Errors
     /// If the frame cannot be preprocessed or the engine has stopped.
     pub fn submit(&self, frame: &ImageView<'_>, settings: &DetectionSettings) -> Result<PendingDetection, DetectError> {
-        let model = &self.shared.model;
         let start = Instant::now();
+        // All views are taken from one converted frame.
+        self.shared.unpacked.direct(frame, |frame| self.submit_direct(frame, settings, start))
+    }
+
+    /// As [`Self::submit`], for a frame in a direct format that arrived at `start`.
+    fn submit_direct(
+        &self,
+        frame: &ImageView<'_>,
+        settings: &DetectionSettings,
+        start: Instant,
+    ) -> Result<PendingDetection, DetectError> {
+        let model = &self.shared.model;
         self.shared.layout()?;
         let mut pending = PendingDetection::new(&self.shared, frame.info().size(), settings, start);
         let input_spec = |view: &View| {
@@ -295,6 +246,9 @@ impl Detector {
             return Err(DetectError::DeviceFrame { provider: backend.provider });
         }
         let info = frame.info();
+        if !info.is_direct() {
+            return Err(DetectError::DeviceFormat(info.format));
+        }
         let mut pending = PendingDetection::new(&self.shared, info.size(), settings, start);
         let is_whole =
             |view: &View| (view.region.width, view.region.height) == (info.width, info.height) && !view.flipped;

@@ -2,14 +2,17 @@
 
 mod decode;
 mod detector;
+mod error;
 mod merge;
+mod pool;
 mod preprocess;
 mod problem;
 mod view_settings;
 mod views;
 
 pub use decode::{Decoded, decode};
-pub use detector::{DetectError, Detection, DetectionSettings, Detector, PendingDetection, Timing};
+pub use detector::{Detection, DetectionSettings, Detector, PendingDetection, Timing};
+pub use error::DetectError;
 pub use merge::Merge;
 pub use preprocess::{PreprocessBuffers, fill_input};
 pub use problem::SettingsProblem;

@@ -1,16 +1,24 @@
 //! Images in memory: pixel formats, stride-aware views, YUV coding, drawing.
 
+mod canvas;
 mod draw;
 mod error;
 mod format;
+mod layout;
 pub(crate) mod mat;
+mod samples;
 pub(crate) mod simd;
+#[cfg(test)]
+pub(crate) mod testing;
+mod unpack;
 mod view;
 mod yuv;
 
-pub use draw::{OverlayStyle, Rgb, draw_faces};
+pub use draw::{OverlayBuffers, OverlayStyle, Rgb, draw_faces};
 pub use error::{ImageError, OpenCvErrorKind};
 pub use format::{ImageInfo, PixelFormat, Region};
+pub use unpack::UnpackBuffers;
+pub(crate) use unpack::UnpackPool;
 pub(crate) use view::Plane;
 pub use view::{ImageView, ImageViewMut, OwnedImage};
 pub(crate) use yuv::RgbFromYuv;

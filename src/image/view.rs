@@ -6,6 +6,9 @@
 use super::error::ImageError;
 use super::format::{ImageInfo, Region};
 
+/// Maximum number of planes of a format.
+pub(crate) const MAX_PLANES: usize = 4;
+
 /// The layout of a plane in its slice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PlaneLayout {
@@ -30,12 +33,15 @@ impl PlaneLayout {
 impl ImageInfo {
     /// Checks that planes of `lengths` bytes with `strides` contain this image. Returns for each
     /// plane the layout of `region` and the byte offset of its first pixel.
+    ///
+    /// In formats that are not direct, pixels of `region` can start within a column. The layouts
+    /// are then those of the whole image.
     fn layout(
         self,
         lengths: impl ExactSizeIterator<Item = usize>,
         strides: &[usize],
         region: Region,
-    ) -> Result<[(PlaneLayout, usize); 3], ImageError> {
+    ) -> Result<[(PlaneLayout, usize); MAX_PLANES], ImageError> {
         let Self { format, width, height, .. } = self;
         if width == 0 || height == 0 || region.width == 0 || region.height == 0 {
             return Err(ImageError::Empty { width: region.width, height: region.height });
@@ -48,7 +54,8 @@ impl ImageInfo {
         if !inside(region.x, region.width, width) || !inside(region.y, region.height, height) {
             return Err(ImageError::Region { region, width, height });
         }
-        let mut planes = [(PlaneLayout::default(), 0); 3];
+        let is_direct = self.is_direct();
+        let mut planes = [(PlaneLayout::default(), 0); MAX_PLANES];
         for ((plane, slot), length) in planes.iter_mut().enumerate().zip(lengths) {
             let channels = format.channels(plane);
             let (cols, rows) = format.plane_size(plane, width, height);
@@ -59,14 +66,25 @@ impl ImageInfo {
             if full.bytes() > length {
                 return Err(ImageError::TooShort { format, plane, needed: full.bytes(), found: length });
             }
+            if !is_direct {
+                *slot = (full, 0);
+                continue;
+            }
             // A region at an odd offset shares its first chroma sample with the pixel before it.
-            let shift = usize::from(plane > 0);
-            let (x, y) = (region.x >> shift, region.y >> shift);
+            let (shift_x, shift_y) = if plane > 0 { format.chroma_shift() } else { (0, 0) };
+            let (x, y) = (region.x >> shift_x, region.y >> shift_y);
             let (cols, rows) = format.plane_size(plane, region.width, region.height);
             let part = PlaneLayout { cols: cols.min(full.cols - x), rows: rows.min(full.rows - y), ..full };
             *slot = (part, y * full.stride + x * channels);
         }
         Ok(planes)
+    }
+
+    /// The image of `region`, and the position of its first pixel in the planes of
+    /// [`Self::layout`].
+    fn part(self, region: Region) -> (Self, (usize, usize)) {
+        let origin = if self.is_direct() { (0, 0) } else { (region.x, region.y) };
+        (Self { width: region.width, height: region.height, ..self }, origin)
     }
 }
 
@@ -109,6 +127,12 @@ pub(crate) struct PlaneMut<'a> {
     pub(crate) layout: PlaneLayout,
 }
 
+impl PlaneMut<'_> {
+    fn as_plane(&self) -> Plane<'_> {
+        Plane { data: self.data, layout: self.layout }
+    }
+}
+
 /// A read-only view of an image in borrowed memory.
 ///
 /// ```
@@ -122,7 +146,9 @@ pub(crate) struct PlaneMut<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct ImageView<'a> {
     info: ImageInfo,
-    planes: [Option<Plane<'a>>; 3],
+    /// Position of the first pixel in the planes; (0, 0) in direct formats.
+    origin: (usize, usize),
+    planes: [Option<Plane<'a>>; MAX_PLANES],
 }
 
 impl<'a> ImageView<'a> {
@@ -136,8 +162,8 @@ impl<'a> ImageView<'a> {
 
     /// A view of `region` of the image that `info` describes.
     ///
-    /// In 4:2:0 formats a region at an odd offset shares its first chroma sample with the pixel
-    /// before it, which shifts the chroma by half a sample.
+    /// In formats with chroma subsampling a region at an odd offset shares its first chroma sample
+    /// with the pixel before it, which shifts the chroma by half a sample.
     ///
     /// # Errors
     /// As [`ImageView::new`], and if the region is empty or not inside the image.
@@ -148,11 +174,12 @@ impl<'a> ImageView<'a> {
         region: Region,
     ) -> Result<Self, ImageError> {
         let layouts = info.layout(planes.iter().map(|plane| plane.len()), strides, region)?;
-        let mut views = [None; 3];
+        let mut views = [None; MAX_PLANES];
         for ((view, data), (layout, offset)) in views.iter_mut().zip(planes).zip(layouts) {
             *view = Some(Plane { data: &data[offset..], layout });
         }
-        Ok(Self { info: ImageInfo { width: region.width, height: region.height, ..info }, planes: views })
+        let (info, origin) = info.part(region);
+        Ok(Self { info, origin, planes: views })
     }
 
     /// A view of a region of this view.
@@ -160,8 +187,17 @@ impl<'a> ImageView<'a> {
     /// # Errors
     /// If the region is empty or not inside the view.
     pub fn crop(&self, region: Region) -> Result<Self, ImageError> {
+        if !self.info.is_direct() {
+            let ImageInfo { width, height, .. } = self.info;
+            let inside = |start: usize, len: usize, limit: usize| len > 0 && start <= limit && len <= limit - start;
+            if !inside(region.x, region.width, width) || !inside(region.y, region.height, height) {
+                return Err(ImageError::Region { region, width, height });
+            }
+            let (info, (x, y)) = self.info.part(region);
+            return Ok(Self { info, origin: (self.origin.0 + x, self.origin.1 + y), ..*self });
+        }
         let planes = self.planes.iter().flatten();
-        let (mut data, mut strides) = ([&[][..]; 3], [0; 3]);
+        let (mut data, mut strides) = ([&[][..]; MAX_PLANES], [0; MAX_PLANES]);
         for ((data, stride), plane) in data.iter_mut().zip(&mut strides).zip(planes.clone()) {
             (*data, *stride) = (plane.data, plane.layout.stride);
         }
@@ -184,7 +220,21 @@ impl<'a> ImageView<'a> {
         self.info.height
     }
 
-    /// The plane with that index; every format has plane 0.
+    /// Whether the planes are processed as they are; see [`PixelFormat::is_direct`]. Images with
+    /// subsampled chroma rows in fields are not direct.
+    ///
+    /// [`PixelFormat::is_direct`]: super::PixelFormat::is_direct
+    pub fn is_direct(&self) -> bool {
+        self.info.is_direct()
+    }
+
+    /// Position of the first pixel in the planes.
+    pub(super) fn origin(&self) -> (usize, usize) {
+        self.origin
+    }
+
+    /// The plane with that index; every format has plane 0. In formats that are not direct it is
+    /// the plane of the whole image.
     pub(crate) fn plane(&self, index: usize) -> Plane<'a> {
         self.planes[index].expect("the layout check filled every plane of the format")
     }
@@ -194,7 +244,9 @@ impl<'a> ImageView<'a> {
 #[derive(Debug)]
 pub struct ImageViewMut<'a> {
     info: ImageInfo,
-    planes: [Option<PlaneMut<'a>>; 3],
+    /// As in [`ImageView`].
+    origin: (usize, usize),
+    planes: [Option<PlaneMut<'a>>; MAX_PLANES],
 }
 
 impl<'a> ImageViewMut<'a> {
@@ -217,11 +269,18 @@ impl<'a> ImageViewMut<'a> {
         region: Region,
     ) -> Result<Self, ImageError> {
         let layouts = info.layout(planes.iter().map(|plane| plane.len()), strides, region)?;
-        let mut views = [None, None, None];
+        let mut views = [const { None }; MAX_PLANES];
         for ((view, data), (layout, offset)) in views.iter_mut().zip(planes).zip(layouts) {
             *view = Some(PlaneMut { data: &mut data[offset..], layout });
         }
-        Ok(Self { info: ImageInfo { width: region.width, height: region.height, ..info }, planes: views })
+        let (info, origin) = info.part(region);
+        Ok(Self { info, origin, planes: views })
+    }
+
+    /// A read-only view of the same pixels.
+    pub(crate) fn as_view(&self) -> ImageView<'_> {
+        let planes = self.planes.each_ref().map(|plane| plane.as_ref().map(PlaneMut::as_plane));
+        ImageView { info: self.info, origin: self.origin, planes }
     }
 
     /// The description of the image in the view.
@@ -239,7 +298,8 @@ impl<'a> ImageViewMut<'a> {
         self.info.height
     }
 
-    /// The plane with that index; every format has plane 0.
+    /// The plane with that index; every format has plane 0. In formats that are not direct it is
+    /// the plane of the whole image.
     pub(crate) fn plane_mut(&mut self, index: usize) -> &mut PlaneMut<'a> {
         self.planes[index].as_mut().expect("the layout check filled every plane of the format")
     }
@@ -264,7 +324,7 @@ impl OwnedImage {
     }
 
     fn stride(&self) -> usize {
-        self.info.width * self.info.format.channels(0)
+        self.info.format.plane_bytes(0, self.info.width, 1).0
     }
 
     fn try_view(&self) -> Result<ImageView<'_>, ImageError> {
@@ -344,10 +404,14 @@ mod tests {
         ((plane * 71 + row * 31 + col * 7) % 0xEE) as u8
     }
 
+    fn direct_formats() -> Vec<PixelFormat> {
+        PixelFormat::ALL.into_iter().filter(|format| format.is_direct()).collect()
+    }
+
     proptest! {
         #[test]
         fn rows_do_not_contain_padding_at_any_stride(
-            format in proptest::sample::select(&PixelFormat::ALL[..]),
+            format in proptest::sample::select(direct_formats()),
             width in 1usize..70, height in 1usize..70, padding in 0usize..40,
             crop in (0.0f64..1.0, 0.0f64..1.0, 0.0f64..1.0, 0.0f64..1.0),
         ) {
@@ -365,11 +429,11 @@ mod tests {
             prop_assert_eq!((view.width(), view.height()), (w, h));
             for index in 0..format.planes() {
                 let plane = view.plane(index);
-                let shift = usize::from(index > 0);
-                let first = (x >> shift) * format.channels(index);
+                let (shift_x, shift_y) = if index > 0 { format.chroma_shift() } else { (0, 0) };
+                let first = (x >> shift_x) * format.channels(index);
                 for row in 0..plane.layout.rows {
                     for (col, byte) in plane.row(row).iter().enumerate() {
-                        prop_assert_eq!(*byte, pattern(index, (y >> shift) + row, first + col));
+                        prop_assert_eq!(*byte, pattern(index, (y >> shift_y) + row, first + col));
                     }
                 }
             }

@@ -5,8 +5,8 @@
 //! less data is transferred between CPU and GPU. The graph is built for one frame size and format.
 //!
 //! The arithmetic equals that of the CPU (`detect::preprocess` and `detect::decode`), with two
-//! differences: intermediate values are not rounded to 8 bits, and the chroma planes of 4:2:0
-//! formats are resized to the size of the luma plane instead of half of it.
+//! differences: intermediate values are not rounded to 8 bits, and subsampled chroma planes are
+//! resized to the size of the luma plane instead of a fraction of it.
 
 use prost::Message as _;
 
@@ -40,11 +40,12 @@ impl FrameSpec {
     /// Frames with the description `info` and this letterbox.
     ///
     /// # Panics
-    /// If the letterbox is for another frame size.
+    /// If the letterbox is for another frame size, or the format is not direct.
     pub fn new(info: &ImageInfo, letterbox: Letterbox) -> Self {
         assert_eq!((info.width, info.height), letterbox.frame(), "the letterbox has the size of the frame");
-        // Only 4:2:0 formats use the coding. Otherwise it must not cause a separate graph.
-        let coding = if info.format.is_yuv420() { info.coding } else { YuvCoding::default() };
+        assert!(info.format.is_direct(), "{} was converted to a direct format", info.format);
+        // Only YUV formats use the coding. Otherwise it must not cause a separate graph.
+        let coding = if info.format.is_yuv() { info.coding } else { YuvCoding::default() };
         Self { format: info.format, coding, letterbox }
     }
 
@@ -134,14 +135,17 @@ fn build_input_nodes(spec: &ModelSpec, frame_spec: &FrameSpec) -> GraphBuilder {
             let indices = builder.ints(&order.map(|channel| offsets[channel] as i64));
             builder.node("Gather", &[names[0], &indices], &channel_axis)
         }
-        None if frame_spec.format.is_yuv420() => {
+        None if frame_spec.format.is_yuv() => {
             let yuv = builder.node("Concat", &names, &channel_axis);
             let coding = frame_spec.coding.rgb_from_yuv();
             let luma = coding.luma_scale;
             let matrix =
                 [[luma, 0.0, coding.red_cr], [luma, coding.green_cb, coding.green_cr], [luma, coding.blue_cb, 0.0]];
-            let rows = order.map(|channel| matrix[channel]);
+            let mut rows = order.map(|channel| matrix[channel]);
             let bias = rows.map(|[luma, cb, cr]| -(luma * coding.luma_offset + (cb + cr) * 128.0));
+            if frame_spec.format.is_cr_first() {
+                rows.iter_mut().for_each(|row| row.swap(1, 2));
+            }
             let weights = builder.floats(&[3, 3, 1, 1], rows.as_flattened());
             let bias = builder.floats(&[3], &bias);
             let rgb = builder.node("Conv", &[&yuv, &weights, &bias], &[]);

@@ -28,14 +28,51 @@ fn photo(format: PixelFormat, width: usize, height: usize) -> (Vec<Vec<u8>>, Vec
         PixelFormat::Bgrx | PixelFormat::Bgra => vec![converted(imgproc::COLOR_BGR2BGRA)],
         PixelFormat::Rgbx | PixelFormat::Rgba => vec![converted(imgproc::COLOR_BGR2RGBA)],
         PixelFormat::Gray8 => vec![converted(imgproc::COLOR_BGR2GRAY)],
-        PixelFormat::I420 | PixelFormat::Nv12 => {
+        PixelFormat::Argb | PixelFormat::Xrgb => {
+            let bgra = converted(imgproc::COLOR_BGR2BGRA);
+            vec![bgra.as_chunks::<4>().0.iter().flat_map(|[b, g, r, a]| [*a, *r, *g, *b]).collect()]
+        }
+        _ => {
             let yuv = converted(imgproc::COLOR_BGR2YUV_I420);
             let (luma, chroma) = yuv.split_at(width * height);
             let (cb, cr) = chroma.split_at(width * height / 4);
-            if format == PixelFormat::I420 {
-                vec![luma.to_vec(), cb.to_vec(), cr.to_vec()]
-            } else {
-                vec![luma.to_vec(), cb.iter().zip(cr).flat_map(|(cb, cr)| [*cb, *cr]).collect()]
+            let at = |row: usize, col: usize| row / 2 * (width / 2) + col / 2;
+            // Cb and Cr of each pixel.
+            let pixels = (0..width * height).map(|i| at(i / width, i % width)).map(|at| (cb[at], cr[at]));
+            let pairs = |step: (usize, usize)| {
+                let wanted = move |i: &usize| (i / width).is_multiple_of(step.1) && (i % width).is_multiple_of(step.0);
+                pixels.clone().enumerate().filter(move |(i, _)| wanted(i)).map(|(_, pair)| pair).collect::<Vec<_>>()
+            };
+            let planar = |pairs: Vec<(u8, u8)>| {
+                let (cb, cr) = pairs.into_iter().unzip();
+                [luma.to_vec(), cb, cr]
+            };
+            let semi_planar = |pairs: Vec<(u8, u8)>, swap: bool| {
+                let chroma = pairs.into_iter().flat_map(|(cb, cr)| if swap { [cr, cb] } else { [cb, cr] });
+                vec![luma.to_vec(), chroma.collect()]
+            };
+            match format {
+                PixelFormat::I420 => planar(pairs((2, 2))).to_vec(),
+                PixelFormat::Yv12 => {
+                    let [luma, cb, cr] = planar(pairs((2, 2)));
+                    vec![luma, cr, cb]
+                }
+                PixelFormat::Nv12 | PixelFormat::Nv21 => semi_planar(pairs((2, 2)), format == PixelFormat::Nv21),
+                PixelFormat::Nv16 | PixelFormat::Nv61 => semi_planar(pairs((2, 1)), format == PixelFormat::Nv61),
+                PixelFormat::Nv24 => semi_planar(pairs((1, 1)), false),
+                PixelFormat::Y42b => planar(pairs((2, 1))).to_vec(),
+                PixelFormat::Y444 => planar(pairs((1, 1))).to_vec(),
+                PixelFormat::Yuy2 => {
+                    let pixels = luma.as_chunks::<2>().0.iter().zip(pairs((2, 1)));
+                    vec![pixels.flat_map(|([first, second], (cb, cr))| [*first, cb, *second, cr]).collect()]
+                }
+                // The lowest bits are set, which rounding to 8 bits must not carry.
+                PixelFormat::P010 => {
+                    let word = |value: u8| (u16::from(value) << 8 | 0x40).to_le_bytes();
+                    let chroma = pairs((2, 2)).into_iter().flat_map(|(cb, cr)| [word(cb), word(cr)]).flatten();
+                    vec![luma.iter().flat_map(|value| word(*value)).collect(), chroma.collect()]
+                }
+                other => unreachable!("{other} is not tested here"),
             }
         }
     };
@@ -69,10 +106,35 @@ fn models() -> [std::sync::Arc<SharedModel>; 2] {
     })
 }
 
+/// Formats of each kind: planes that are processed as they are, in each order and with each common
+/// subsampling, and formats that are converted to such planes.
+const FORMATS: [PixelFormat; 20] = [
+    PixelFormat::Nv12,
+    PixelFormat::I420,
+    PixelFormat::Rgb,
+    PixelFormat::Bgr,
+    PixelFormat::Rgbx,
+    PixelFormat::Bgrx,
+    PixelFormat::Rgba,
+    PixelFormat::Bgra,
+    PixelFormat::Gray8,
+    PixelFormat::Nv21,
+    PixelFormat::Yv12,
+    PixelFormat::Nv16,
+    PixelFormat::Nv61,
+    PixelFormat::Nv24,
+    PixelFormat::Y42b,
+    PixelFormat::Y444,
+    PixelFormat::Argb,
+    PixelFormat::Xrgb,
+    PixelFormat::Yuy2,
+    PixelFormat::P010,
+];
+
 #[test]
 fn device_graph_finds_same_faces_in_every_format() {
     let [cpu, device] = models();
-    for format in PixelFormat::ALL {
+    for format in FORMATS {
         for (size, input) in [((1280, 720), InputSize::Longest(640)), ((640, 360), InputSize::Native)] {
             let [expected, found] = [&cpu, &device].map(|model| detect(model, format, size, input));
             assert_eq!(expected.faces.len(), 5, "{format} {size:?}");

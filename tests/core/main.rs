@@ -9,6 +9,7 @@ mod architecture;
 mod aspect;
 mod device;
 mod families;
+mod formats;
 mod hostile;
 mod kernels;
 mod landmarks;

@@ -13,7 +13,7 @@ use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{DetectionSettings, Detector, SettingsProblem};
 use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize, PixelAspect};
-use retinaface::image::{ImageInfo, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
+use retinaface::image::{ImageInfo, OverlayBuffers, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
 use retinaface::record::{FrameRecord, Origin};
 
 use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_threshold};
@@ -188,7 +188,7 @@ impl ImageProcessor<'_> {
             }
         }
         if let Some(directory) = &self.command.annotate {
-            draw_faces(&mut image.view_mut(), faces, &OverlayStyle::default())?;
+            draw_faces(&mut image.view_mut(), faces, &OverlayStyle::default(), &mut OverlayBuffers::default())?;
             self.write(&directory.join(format!("{name}.jpg")), image)?;
         }
         Ok(())
