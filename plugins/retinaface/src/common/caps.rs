@@ -3,30 +3,28 @@
 use std::sync::LazyLock;
 
 use gst::prelude::*;
-use gst_video::VideoFormat;
 use retinaface::image::PixelFormat;
-
-/// The accepted formats in the order of preference, with their names in the library.
-pub(crate) const FORMATS: [(VideoFormat, PixelFormat); 9] = [
-    (VideoFormat::Nv12, PixelFormat::Nv12),
-    (VideoFormat::I420, PixelFormat::I420),
-    (VideoFormat::Rgb, PixelFormat::Rgb),
-    (VideoFormat::Bgr, PixelFormat::Bgr),
-    (VideoFormat::Rgbx, PixelFormat::Rgbx),
-    (VideoFormat::Bgrx, PixelFormat::Bgrx),
-    (VideoFormat::Rgba, PixelFormat::Rgba),
-    (VideoFormat::Bgra, PixelFormat::Bgra),
-    (VideoFormat::Gray8, PixelFormat::Gray8),
-];
 
 /// Range of a frame's width and height, in pixels.
 const SIDE: std::ops::RangeInclusive<i32> = 16..=16384;
 
-static CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
+/// Names of the caps features of memory.
+const SYSTEM_MEMORY: &str = "memory:SystemMemory";
+#[cfg(feature = "cuda-memory")]
+const CUDA_MEMORY: &str = "memory:CUDAMemory";
+
+static CAPS: LazyLock<gst::Caps> = LazyLock::new(|| caps_of(PixelFormat::ALL));
+
+/// Raw video in system memory in these formats. Formats that the running GStreamer does not know
+/// are harmless.
+fn caps_of(formats: impl IntoIterator<Item = PixelFormat>) -> gst::Caps {
     let (from, to) = (*SIDE.start(), *SIDE.end());
-    let formats = FORMATS.map(|(format, _)| format);
-    gst_video::VideoCapsBuilder::new().format_list(formats).width_range(from..=to).height_range(from..=to).build()
-});
+    gst_video::VideoCapsBuilder::new()
+        .width_range(from..=to)
+        .height_range(from..=to)
+        .field("format", gst::List::new(formats.into_iter().map(PixelFormat::name)))
+        .build()
+}
 
 /// Raw video in system memory in the accepted formats.
 pub(crate) fn frame_caps() -> &'static gst::Caps {
@@ -39,11 +37,12 @@ pub(crate) fn frame_pad(name: &str, direction: gst::PadDirection) -> gst::PadTem
         .expect("the caps and the name are constants")
 }
 
-/// A pad that also accepts frames in CUDA memory.
+/// A pad that also accepts frames in CUDA memory. They stay there, so that only formats that need
+/// no conversion are accepted.
 #[cfg(feature = "cuda-memory")]
 pub(crate) fn detector_pad(name: &str, direction: gst::PadDirection) -> gst::PadTemplate {
     let mut caps = frame_caps().copy();
-    let mut on_gpu = frame_caps().copy();
+    let mut on_gpu = caps_of(PixelFormat::ALL.into_iter().filter(|format| format.is_direct()));
     let features = gst::CapsFeatures::new([CUDA_MEMORY]);
     on_gpu.make_mut().set_features_simple(Some(features));
     caps.make_mut().append(on_gpu);
@@ -54,13 +53,9 @@ pub(crate) fn detector_pad(name: &str, direction: gst::PadDirection) -> gst::Pad
 #[cfg(not(feature = "cuda-memory"))]
 pub(crate) use frame_pad as detector_pad;
 
-/// The caps feature of frames in CUDA memory.
-#[cfg(feature = "cuda-memory")]
-const CUDA_MEMORY: &str = "memory:CUDAMemory";
-
 /// Whether the frames are in system memory.
 pub(crate) fn is_in_system_memory(caps: &gst::CapsRef) -> bool {
-    caps.features(0).is_none_or(|features| features.contains("memory:SystemMemory"))
+    caps.features(0).is_none_or(|features| features.contains(SYSTEM_MEMORY))
 }
 
 /// Makes `element` post an error if its sink pad receives caps that it does not support. GStreamer
@@ -79,7 +74,7 @@ pub(crate) fn report_unsupported_caps(element: &impl IsA<gst::Element>, sink: &g
 }
 
 fn post_error(element: &gst::Element, caps: &gst::CapsRef) {
-    let formats = FORMATS.map(|(format, _)| format.to_str().to_string()).join(", ");
+    let formats = PixelFormat::ALL.map(PixelFormat::name).join(", ");
     let name = element.name();
     gst::element_error!(
         element,

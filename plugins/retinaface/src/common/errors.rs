@@ -116,6 +116,8 @@ impl Coded for DetectError {
             #[cfg(feature = "cuda-memory")]
             Self::DeviceFrame { .. } | Self::DeviceViews => ErrorCode::Settings,
             #[cfg(feature = "cuda-memory")]
+            Self::DeviceFormat(_) => ErrorCode::Format,
+            #[cfg(feature = "cuda-memory")]
             Self::DeviceCopy(_) => ErrorCode::LibraryFailed,
         }
     }

@@ -2,13 +2,15 @@
 //! crop metas.
 
 use face_meta::to_pixel_aspect;
-use gst_video::{VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo, VideoMeta};
+use gst_video::prelude::VideoBufferExt;
+use gst_video::{
+    VideoBufferFlags, VideoColorMatrix, VideoColorRange, VideoCropMeta, VideoFrameExt, VideoFrameRef, VideoInfo,
+    VideoInterlaceMode, VideoMeta,
+};
 use retinaface::geometry::FrameSize;
 use retinaface::image::{ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Region, YuvCoding, YuvMatrix};
 #[cfg(feature = "cuda-memory")]
 use retinaface::runtime::{DeviceFrame, DevicePlane};
-
-use super::caps;
 
 /// Why a buffer cannot be mapped as a frame.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub(crate) fn read<T>(
     check_video_meta(buffer, info)?;
     let region = region(buffer, info);
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| FrameError::Map)?;
-    let image = image_info(frame.info())?;
+    let image = ImageInfo { interlaced: is_interlaced(buffer, info), ..image_info(frame.info())? };
     let planes = frame.planes_data();
     let view = ImageView::cropped(image, &planes[..image.format.planes()], &strides(&frame), region)?;
     Ok(work(&view))
@@ -116,8 +118,9 @@ pub(crate) fn write<T>(
 ) -> Result<T, FrameError> {
     check_video_meta(buffer, info)?;
     let region = region(buffer, info);
+    let interlaced = is_interlaced(buffer, info);
     let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, info).map_err(|_| FrameError::Map)?;
-    let image = image_info(frame.info())?;
+    let image = ImageInfo { interlaced, ..image_info(frame.info())? };
     let strides = strides(&frame);
     let planes = frame.planes_data_mut().into_iter().take(image.format.planes()).collect();
     let mut view = ImageViewMut::cropped(image, planes, &strides, region)?;
@@ -176,9 +179,19 @@ pub(crate) fn frame_size(buffer: &gst::BufferRef, info: &VideoInfo) -> FrameSize
     FrameSize { width, height, pixel_aspect: to_pixel_aspect(info.par()) }
 }
 
+/// Whether the chroma rows of 4:2:0 formats belong to fields.
+fn is_interlaced(buffer: &gst::BufferRef, info: &VideoInfo) -> bool {
+    match info.interlace_mode() {
+        VideoInterlaceMode::Interleaved => true,
+        // Each frame tells whether it is interlaced.
+        VideoInterlaceMode::Mixed => VideoBufferExt::video_flags(buffer).contains(VideoBufferFlags::INTERLACED),
+        _ => false,
+    }
+}
+
+/// The description of a progressive frame with these caps.
 fn image_info(info: &VideoInfo) -> Result<ImageInfo, FrameError> {
-    let known = caps::FORMATS.iter().find(|(format, _)| *format == info.format());
-    let format: PixelFormat = known.ok_or(FrameError::Map)?.1;
+    let format = PixelFormat::from_name(info.name()).ok_or(FrameError::Map)?;
     let colorimetry = info.colorimetry();
     let matrix = match colorimetry.matrix() {
         VideoColorMatrix::Bt709 => YuvMatrix::Bt709,
@@ -187,5 +200,6 @@ fn image_info(info: &VideoInfo) -> Result<ImageInfo, FrameError> {
     };
     let coding = YuvCoding { matrix, full_range: colorimetry.range() == VideoColorRange::Range0_255 };
     let (width, height) = (info.width() as usize, info.height() as usize);
-    Ok(ImageInfo { format, width, height, coding, pixel_aspect: to_pixel_aspect(info.par()) })
+    let pixel_aspect = to_pixel_aspect(info.par());
+    Ok(ImageInfo { coding, pixel_aspect, ..ImageInfo::new(format, width, height) })
 }

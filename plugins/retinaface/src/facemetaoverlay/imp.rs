@@ -6,7 +6,7 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use retinaface::image::{OverlayStyle, Rgb, draw_faces};
+use retinaface::image::{OverlayBuffers, OverlayStyle, Rgb, draw_faces};
 
 use crate::common::errors::Coded;
 use crate::common::face_reader::FaceReader;
@@ -30,9 +30,14 @@ fn color_from_number(number: u32) -> Rgb {
 #[derive(Default)]
 pub(crate) struct FaceMetaOverlay {
     settings: Mutex<OverlayStyle>,
-    /// Known from the first caps until stop.
-    state: Mutex<Option<VideoInfo>>,
+    state: Mutex<Option<State>>,
     faces: FaceReader,
+}
+
+/// What exists from the first caps until `stop`.
+struct State {
+    info: VideoInfo,
+    buffers: OverlayBuffers,
 }
 
 #[glib::object_subclass]
@@ -160,7 +165,7 @@ impl BaseTransformImpl for FaceMetaOverlay {
 
     fn set_caps(&self, incaps: &gst::Caps, _outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
         let info = VideoInfo::from_caps(incaps).map_err(|_| gst::loggable_error!(CAT, "{incaps} is not raw video"))?;
-        *lock(&self.state) = Some(info);
+        *lock(&self.state) = Some(State { info, buffers: OverlayBuffers::default() });
         Ok(())
     }
 
@@ -175,12 +180,16 @@ impl BaseTransformImpl for FaceMetaOverlay {
 
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
         let style = *lock(&self.settings);
-        let info = lock(&self.state).clone().ok_or(gst::FlowError::NotNegotiated)?;
+        let info = lock(&self.state).as_ref().map(|state| state.info.clone()).ok_or(gst::FlowError::NotNegotiated)?;
         let faces = self.faces.read(&*self.obj(), buffer, &info, "drawn").into_faces();
         if faces.is_empty() {
             return Ok(gst::FlowSuccess::Ok);
         }
-        let drawn = frame::write(buffer, &info, |view| draw_faces(view, &faces, &style));
+        let drawn = {
+            let mut state = lock(&self.state);
+            let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
+            frame::write(buffer, &info, |view| draw_faces(view, &faces, &style, &mut state.buffers))
+        };
         match drawn {
             Ok(Ok(())) => Ok(gst::FlowSuccess::Ok),
             Ok(Err(error)) => Err(self.fail(&error)),

@@ -1,10 +1,24 @@
 //! All elements accept any frame format, size and stride, and crop metas.
 
 use crate::common::{self, clip, face, frame_with_faces, info, run, with_watchdog};
-use gst_video::{VideoCropMeta, VideoFormat, VideoFrameFlags, VideoMeta};
+use gst_video::prelude::VideoBufferExt;
+use gst_video::{VideoBufferFlags, VideoCropMeta, VideoFormat, VideoFrameFlags, VideoMeta};
 use retinaface::geometry::{Face, Point};
+use retinaface::image::PixelFormat;
 
-const FORMATS: [&str; 9] = ["NV12", "I420", "RGB", "BGR", "RGBx", "BGRx", "RGBA", "BGRA", "GRAY8"];
+/// All formats that the running GStreamer knows.
+pub(crate) fn formats() -> Vec<VideoFormat> {
+    common::init();
+    let formats = PixelFormat::ALL.map(|format| VideoFormat::from_string(format.name()));
+    let known = formats.into_iter().filter(|format| *format != VideoFormat::Unknown).collect::<Vec<_>>();
+    assert!(known.len() > 70, "{} formats", known.len());
+    known
+}
+
+fn pixel_format(format: VideoFormat) -> PixelFormat {
+    PixelFormat::from_name(format.to_str()).unwrap()
+}
+
 const POST_DETECTION_ELEMENTS: [&str; 3] = ["facealign", "facemetaoverlay", "facemetapublish location=/dev/null"];
 
 fn harness(description: &str, info: &gst_video::VideoInfo) -> gst_check::Harness {
@@ -17,7 +31,7 @@ fn harness(description: &str, info: &gst_video::VideoInfo) -> gst_check::Harness
 #[test]
 fn elements_accept_all_formats_from_16x16_to_8k() {
     with_watchdog(|| {
-        for format in FORMATS.map(VideoFormat::from_string) {
+        for format in formats() {
             for (width, height) in [(16, 16), (17, 31), (321, 181)] {
                 let info = info(format, width, height);
                 let side = width.min(height) as f32;
@@ -29,6 +43,15 @@ fn elements_accept_all_formats_from_16x16_to_8k() {
                     assert!(harness.try_pull().is_some(), "{element} {info:?}");
                 }
             }
+        }
+        let model = common::quoted(&common::project::root().join("tests/fixtures/models/landmarks68.onnx"));
+        let mut landmarks = gst_check::Harness::new_parse(&format!("facelandmarks model-file={model}"));
+        for format in formats() {
+            let info = info(format, 65, 49);
+            landmarks.set_src_caps(info.to_caps().unwrap());
+            let out = landmarks.push_and_pull(frame_with_faces(&info, 0, &[face(0.9, 10.5, 5.0, 30.0, 40.0)])).unwrap();
+            let sample = gst::Sample::builder().buffer(&out).caps(&info.to_caps().unwrap()).build();
+            assert_eq!(common::read_faces(&sample)[0].points.len(), 68, "{format:?}");
         }
         for (format, width, height) in [(VideoFormat::Nv12, 7680, 4320), (VideoFormat::Bgra, 4320, 7680)] {
             let info = info(format, width, height);
@@ -42,34 +65,151 @@ fn elements_accept_all_formats_from_16x16_to_8k() {
     });
 }
 
+/// A photo in BGR with its faces.
+fn photo_with_faces() -> gst::Sample {
+    let photo = clip("multi_face.jpg");
+    let mut samples = run(&format!(
+        "filesrc location={photo} ! jpegdec ! videoconvert ! video/x-raw,format=BGR ! retinaface ! appsink name=out"
+    ));
+    samples.remove(0)
+}
+
+/// The bytes of what leaves `elements` for a sample with the caps fields `extra`.
+fn outputs(elements: &str, sample: &gst::Sample, extra: &[(&str, &str)]) -> Vec<Vec<u8>> {
+    let mut harness = gst_check::Harness::new_parse(elements);
+    let mut caps = sample.caps_owned().unwrap();
+    for (name, value) in extra {
+        caps.make_mut().structure_mut(0).unwrap().set(*name, *value);
+    }
+    harness.set_src_caps(caps);
+    harness.push(sample.buffer_owned().unwrap()).unwrap_or_else(|error| panic!("{elements}: {error}"));
+    std::iter::from_fn(move || harness.try_pull()).map(|buffer| buffer.map_readable().unwrap().to_vec()).collect()
+}
+
+/// The mean difference of the bytes of two lists of crops.
+fn mean_difference(found: &[Vec<u8>], expected: &[Vec<u8>]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().flatten().zip(expected.iter().flatten());
+    let (sum, count) = pairs.fold((0.0, 0.0), |(sum, count), (a, b)| (sum + f64::from(a.abs_diff(*b)), count + 1.0));
+    sum / count
+}
+
+/// The largest mean difference, in levels, between a crop in this format and one after
+/// `videoconvert`. It converts 8-bit YUV in steps that lose up to 3 levels, interpolates chroma
+/// differently, and repeats the bits of RGB15.
+fn tolerance(format: VideoFormat) -> f64 {
+    let name = format.to_str();
+    let is_deep = name.contains('_') || name == "Y210" || name == "Y410";
+    match (pixel_format(format).is_yuv(), is_deep) {
+        (true, false) => 3.0,
+        (true, true) => 1.5,
+        (false, _) => 0.6,
+    }
+}
+
 #[test]
-fn crops_are_equal_for_all_formats() {
+fn crops_of_all_formats_equal_those_after_videoconvert() {
     with_watchdog(|| {
-        let crops = |format: &str| {
-            let photo = clip("multi_face.jpg");
-            // Detection runs in BGR, so that all formats get the same landmarks.
-            let samples = run(&format!(
-                "filesrc location={photo} ! jpegdec ! videoconvert ! video/x-raw,format=BGR ! retinaface \
-                 ! videoconvert ! video/x-raw,format={format} ! facealign ! video/x-raw,format=RGB ! appsink name=out"
-            ));
-            let pixels = |sample: &gst::Sample| sample.buffer().unwrap().map_readable().unwrap().to_vec();
-            samples.iter().map(pixels).collect::<Vec<_>>()
-        };
-        let expected = crops("BGR");
+        let photo = photo_with_faces();
+        let expected = outputs("facealign", &photo, &[]);
         assert_eq!(expected.len(), 5);
-        for format in FORMATS.into_iter().filter(|format| *format != "GRAY8") {
-            // 4:2:0 formats have a quarter of the chroma samples, and are converted twice.
-            let max_difference = if matches!(format, "NV12" | "I420") { 3.0 } else { 0.01 };
-            for (crop, expected) in crops(format).iter().zip(&expected) {
-                assert_eq!(crop.len(), expected.len());
-                let sum = crop.iter().zip(expected).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>();
-                let difference = sum / crop.len() as f64;
-                assert!(difference <= max_difference, "{format}: the mean difference is {difference} levels");
+        for format in formats() {
+            let name = format.to_str();
+            let convert = format!("videoconvert dither=none ! video/x-raw,format={name}");
+            let crops = outputs(&format!("{convert} ! facealign"), &photo, &[]);
+            let converted = outputs(
+                &format!("{convert} ! videoconvert dither=none ! video/x-raw,format=RGB ! facealign"),
+                &photo,
+                &[],
+            );
+            let difference = mean_difference(&crops, &converted);
+            let tolerance = tolerance(format);
+            assert!(difference <= tolerance, "{name}: {difference} levels from the crops after videoconvert");
+            // Colours are lost by luma alone, and by the palette that videoconvert makes.
+            if !name.starts_with("GRAY") && name != "RGB8P" {
+                let difference = mean_difference(&crops, &expected);
+                assert!(difference <= 2.5, "{name}: {difference} levels from the crops of BGR");
             }
         }
-        let grey = crops("GRAY8");
-        assert!(grey.iter().flat_map(|crop| crop.chunks(3)).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]));
+        let gray = outputs("videoconvert ! video/x-raw,format=GRAY8 ! facealign", &photo, &[]);
+        assert!(gray.iter().flat_map(|crop| crop.chunks(3)).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]));
     });
+}
+
+#[test]
+fn ranges_matrices_and_interlaced_chroma_follow_the_caps() {
+    with_watchdog(|| {
+        let photo = photo_with_faces();
+        for name in
+            ["NV12", "I420", "YV12", "YUY2", "Y42B", "Y444", "AYUV", "P010_10LE", "I420_10LE", "I422_12LE", "Y410"]
+        {
+            // BT.601, BT.709 and BT.2020 in limited range, BT.601 and BT.709 in full range.
+            for colorimetry in ["2:4:5:4", "2:3:5:1", "2:6:13:7", "1:4:0:1", "1:3:5:1"] {
+                for interlace_mode in ["progressive", "interleaved", "mixed"] {
+                    let format = format!("video/x-raw,format={name},colorimetry={colorimetry}");
+                    let convert = format!("videoconvert dither=none ! {format}");
+                    let extra = [("interlace-mode", interlace_mode)];
+                    let crops = outputs(&format!("{convert} ! facealign"), &photo, &extra);
+                    let back = "videoconvert dither=none ! video/x-raw,format=RGB,colorimetry=sRGB";
+                    let expected = outputs(&format!("{convert} ! {back} ! facealign"), &photo, &extra);
+                    let difference = mean_difference(&crops, &expected);
+                    let tolerance = tolerance(VideoFormat::from_string(name));
+                    assert!(difference <= tolerance, "{format} {interlace_mode}: {difference} levels");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn chroma_of_interlaced_frames_is_that_of_the_line() {
+    with_watchdog(|| {
+        common::init();
+        // The lines of one field are red, those of the other one blue.
+        let (width, height) = (128, 128);
+        let pixels = (0..width * height).flat_map(|at| if at / width % 2 == 0 { [255, 0, 0] } else { [0, 0, 255] });
+        let pixels = pixels.collect::<Vec<u8>>();
+        let info = info(VideoFormat::Rgb, width as u32, height as u32);
+        // The mean difference of red in adjacent lines of a crop at the scale of the frame.
+        let lines_differ = |format: &str, interlace_mode: &str, flags: VideoBufferFlags| {
+            let mut buffer = gst::Buffer::from_slice(pixels.clone());
+            let out = buffer.get_mut().unwrap();
+            out.set_video_flags(flags);
+            let faces = [face(0.9, 8.0, 8.0, 112.0, 112.0)];
+            face_meta::attach(out, &faces, (width, height)).unwrap();
+            let sample = gst::Sample::builder().buffer(&buffer).caps(&info.to_caps().unwrap()).build();
+            let elements = format!("videoconvert ! video/x-raw,format={format} ! facealign");
+            let crop = outputs(&elements, &sample, &[("interlace-mode", interlace_mode)]).remove(0);
+            let red = |line: usize| f64::from(crop[(line * 112 + 56) * 3]);
+            (40..60).map(|line| (red(line) - red(line + 1)).abs()).sum::<f64>() / 20.0
+        };
+        let (marked, unmarked) = (VideoBufferFlags::INTERLACED, VideoBufferFlags::empty());
+        for format in ["NV12", "I420", "P010_10LE", "I420_12LE", "YUV9"] {
+            for (interlace_mode, flags) in [("interleaved", marked), ("interleaved", unmarked), ("mixed", marked)] {
+                let difference = lines_differ(format, interlace_mode, flags);
+                assert!(difference > 200.0, "{format} {interlace_mode} {flags:?}: {difference}");
+            }
+            for interlace_mode in ["progressive", "mixed"] {
+                let difference = lines_differ(format, interlace_mode, unmarked);
+                assert!(difference < 120.0, "{format} {interlace_mode}: {difference}");
+            }
+        }
+    });
+}
+
+#[test]
+fn every_format_of_the_documented_elements_is_taken() {
+    let text = std::fs::read_to_string(common::project::root().join("docs/formats.md")).unwrap();
+    let table = text.split_once("| element |").unwrap().1.split_once("\n\n").unwrap().0;
+    let rows = table.lines().skip(2).filter_map(|row| row.split('|').nth(3));
+    let mut count = 0;
+    for name in rows.flat_map(|formats| formats.split([',', ' '])).map(|name| name.trim_matches('`')) {
+        if !name.is_empty() {
+            count += 1;
+            assert!(PixelFormat::from_name(name).is_some(), "{name} is in the table of docs/formats.md");
+        }
+    }
+    assert!(count > 100, "{count} formats in the table");
 }
 
 #[test]
@@ -106,10 +246,11 @@ fn a_crop_shows_the_displayed_face_whatever_the_pixel_aspect_ratio() {
 #[test]
 fn row_padding_does_not_change_the_result() {
     with_watchdog(|| {
-        for (format, channels) in [(VideoFormat::Rgb, 3), (VideoFormat::Bgra, 4), (VideoFormat::Gray8, 1)] {
+        let single_plane = formats().into_iter().filter(|format| pixel_format(*format).planes() == 1);
+        for format in single_plane {
             let (width, height) = (101, 83);
             let info = info(format, width, height);
-            let row = width as usize * channels;
+            let (row, _) = pixel_format(format).plane_bytes(0, width as usize, 1);
             let padded_frame = |padding: usize| {
                 let pixels = (0..height as usize)
                     .flat_map(|y| (0..row + padding).map(move |x| if x < row { (x * 7 + y * 13) as u8 } else { 0xEE }));
@@ -146,7 +287,16 @@ fn row_padding_does_not_change_the_result() {
 #[test]
 fn crop_meta_with_odd_offset_moves_faces_and_crops() {
     with_watchdog(|| {
-        for (format, max_difference) in [(VideoFormat::Rgb, 0.01), (VideoFormat::Nv12, 3.0)] {
+        for (format, max_difference) in [
+            (VideoFormat::Rgb, 0.01),
+            (VideoFormat::Nv12, 3.0),
+            (VideoFormat::Nv16, 3.0),
+            (VideoFormat::Yuy2, 3.0),
+            (VideoFormat::P01010le, 3.0),
+            (VideoFormat::I42210le, 3.0),
+            (VideoFormat::Gbr, 0.01),
+            (VideoFormat::Y410, 0.01),
+        ] {
             let photo = clip("multi_face.jpg");
             let name = format.to_str();
             let sample = &run(&format!(

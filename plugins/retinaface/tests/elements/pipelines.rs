@@ -158,6 +158,21 @@ fn camera_pipelines_display_and_record() {
 }
 
 #[test]
+fn the_webcam_pipeline_takes_what_cameras_give() {
+    with_watchdog(|| {
+        for caps in
+            ["format=YUY2", "format=UYVY", "format=NV21", "format=YV12,interlace-mode=interleaved", "format=GRAY16_LE"]
+        {
+            let source = format!("videotestsrc num-buffers=5 ! video/x-raw,width=640,height=480,{caps} ! decodebin");
+            launch_without_warnings("webcam", &[("SOURCE", &source), ("SINK", "fakesink")]);
+        }
+        // JPEG with the 4:2:2 subsampling of cameras.
+        let jpeg = "videotestsrc num-buffers=5 ! video/x-raw,format=Y42B,width=640,height=480 ! jpegenc ! decodebin";
+        launch_without_warnings("webcam", &[("SOURCE", jpeg), ("SINK", "fakesink")]);
+    });
+}
+
+#[test]
 fn streams_that_share_a_model_do_not_mix_results() {
     with_watchdog(|| {
         let directory = tempfile::tempdir().unwrap();
