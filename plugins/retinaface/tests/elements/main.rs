@@ -21,3 +21,4 @@ mod retinaface;
 mod settings;
 mod streams;
 mod surface;
+mod unsupported_caps;
