@@ -152,18 +152,18 @@ fn recognise(gallery: &Path, video: &str) -> Vec<(f64, String, f64)> {
 fn python_example_names_the_person_of_the_gallery_and_no_other() {
     with_watchdog(|| {
         let directory = tempfile::tempdir().unwrap();
-        // A photo of the person of single_face.mp4, and an aligned crop of another one.
+        // A photo of the person of single_face.mp4, and an aligned crop from the first frame of another clip.
         std::os::unix::fs::symlink(project::media("single_face.jpg"), directory.path().join("Ann__1.jpg")).unwrap();
         std::fs::create_dir(directory.path().join("Bob")).unwrap();
         let clip = clip("WolfgangLanger_Pexels.mp4");
         let video = directory.path().join("bob.mkv");
         run(&format!(
-            "filesrc location={clip} ! decodebin ! identity eos-after=30 ! jpegenc ! matroskamux ! filesink location={}",
+            "filesrc location={clip} ! decodebin ! videorate ! video/x-raw,framerate=2/1 ! jpegenc ! matroskamux \
+             ! filesink location={}",
             quoted(&video)
         ));
         run(&format!(
-            "filesrc location={clip} ! decodebin ! retinaface ! facealign ! identity eos-after=2 ! pngenc \
-             ! filesink location={}",
+            "filesrc location={clip} ! decodebin ! retinaface ! facealign ! pngenc snapshot=true ! filesink location={}",
             quoted(&directory.path().join("Bob/crop.png"))
         ));
 
@@ -176,7 +176,7 @@ fn python_example_names_the_person_of_the_gallery_and_no_other() {
         }
         let bob = recognise(directory.path(), video.to_str().unwrap());
         assert!(
-            bob.len() >= 25 && bob.iter().all(|(_, name, similarity)| name == "Bob" && *similarity > 0.6),
+            bob.len() >= 38 && bob.iter().all(|(_, name, similarity)| name == "Bob" && *similarity > 0.45),
             "{bob:?}"
         );
         let others = recognise(directory.path(), &media("multi_face.jpg"));
