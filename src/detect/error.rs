@@ -29,7 +29,8 @@ pub enum DetectError {
     /// The frame is in CUDA memory in a format that would have to be converted.
     #[cfg(feature = "cuda-memory")]
     #[error(
-        "frames of format {0} in CUDA memory are not supported, or are interlaced; put `cudadownload` before the element"
+        "frames of format {0} in CUDA memory are not supported if the format needs a conversion or the frames are \
+         interlaced; put `cudadownload` before the element"
     )]
     DeviceFormat(PixelFormat),
     /// The frame is in CUDA memory, but the settings need parts or mirror images of it.

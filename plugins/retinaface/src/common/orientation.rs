@@ -75,8 +75,8 @@ impl Orientation {
         gst::element_warning!(
             element,
             gst::StreamError::Format,
-            ("The video is stored rotated (image-orientation: {orientation}), and {name} misses rotated faces"),
-            ["put `videoflip video-direction=auto` before {name}"]
+            ("The video is stored rotated (image-orientation: {orientation}), and {name} misses rotated faces; put \
+                 `videoflip video-direction=auto` before {name}")
         );
     }
 }
