@@ -505,9 +505,8 @@ impl Shared {
 }
 
 /// Merges the candidates of all views, maps them to frame pixels and applies the limits of the
-/// settings.
-/// Returns the number of candidates without a finite position, too. A face wholly outside the frame
-/// lies in the padding and is dropped.
+/// settings. Also returns the number of candidates without a finite position. A face wholly outside
+/// the frame lies in the padding and is dropped.
 fn select(found: Vec<Candidate>, frame: FrameSize, settings: &DetectionSettings) -> (Vec<Face>, usize) {
     let FrameSize { width, height, pixel_aspect } = frame;
     let (stretch_x, stretch_y) = pixel_aspect.stretch();

@@ -1,9 +1,9 @@
 //! Drawing of boxes, landmarks and labels into images of all pixel formats.
 //!
 //! The size of lines, dots and text is proportional to the image: with 360 rows a line is 2 pixels
-//! wide. Packed RGB, luma, and planes of 4:2:0 and 4:4:4, of 8 bits, are drawn into directly. In 4:2:0
-//! formats boxes, dots and label backgrounds are drawn into the chroma planes, too. All other
-//! formats are drawn into on a [`canvas`](super::canvas).
+//! wide. Packed RGB of 8 bits, 8-bit luma, `Y444` and the direct 4:2:0 formats are drawn into
+//! directly. In 4:2:0 formats boxes, dots and label backgrounds are drawn into the chroma planes,
+//! too. All other formats are drawn into on a [`canvas`](super::canvas).
 
 use opencv::boxed_ref::BoxedRefMut;
 use opencv::core::{Mat, Point as CvPoint, Scalar};

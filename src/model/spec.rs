@@ -65,9 +65,8 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// The letterbox of a frame for this model, with the requested input size
-    /// and a scale relative to it. A fixed input size of the model takes precedence over
-    /// `requested`.
+    /// The letterbox of a frame for this model, with the requested input size and a scale relative
+    /// to it. A fixed input size of the model takes precedence over `requested`.
     pub fn letterbox(&self, frame: FrameSize, requested: InputSize, scale: f32) -> Letterbox {
         let size = self.fixed_size.map_or(requested, |(width, height)| InputSize::Fixed(width, height));
         Letterbox::scaled(frame, size, scale, self.size_multiple)

@@ -114,8 +114,8 @@ impl<'a> FrameRecord<'a> {
     }
 
     /// Sets the age of the faces: the time from the analysed frame to this frame. It is zero if the
-    /// faces were detected in this frame, and `None` if no detection result applies to it
-    /// or all of its faces are lost.
+    /// faces were detected in this frame, and `None` if no detection result applies to it or all of
+    /// its faces are lost.
     #[must_use]
     pub fn with_age(self, age: Option<Duration>) -> Self {
         Self { age_ns: age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)), ..self }
@@ -175,6 +175,7 @@ mod tests {
         let expected = r#"{"schema":"retinaface.frame/1","source":"a.jpg","frame":0,"pts_ns":null,"utc":null,"width":10,"height":20,"pixel_aspect_ratio":[1,1],"age_ns":null,"lost":0,"faces":[]}"#;
         assert_eq!(line.trim_end(), expected);
     }
+
     #[test]
     fn every_beginning_of_a_line_is_unfinished_and_the_line_is_not() {
         let line = FrameRecord::new(Origin::Source("a.jpg"), 0, (10, 20), &[Face::default()]).to_line();

@@ -46,8 +46,8 @@ impl Runtime {
 
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// Loads ONNX Runtime, preferably the build for `provider` with this precision. A process loads it once; later calls
-/// return the same library.
+/// Loads ONNX Runtime, preferably the build for `provider` with this precision. A process loads it
+/// once; later calls return the same library.
 ///
 /// `base_dir` is the directory of the calling plugin or program; see [`locate`].
 ///

@@ -10,9 +10,9 @@
 //! A face has no position any more if its ROI is gone (after `videocrop`) or was cut, or if the
 //! frame's display aspect ratio changed: `videoscale` then adds borders or not, and does not say
 //! which. Such a face is lost: it is left out and counted in [`FrameFaces::lost`], so that a reader
-//! can tell "no faces" from "lost faces". If the ROI moved only as the frame's scaling and its rounding
-//! explain, the coordinates are the stored floats times the scale, exact through any number of
-//! rescalings. If another element moved the ROI, the coordinates move with it.
+//! can tell "no faces" from "lost faces". If the ROI moved only as the frame's scaling and its
+//! rounding explain, the coordinates are the stored floats times the scale, exact through any number
+//! of rescalings. If another element moved the ROI, the coordinates move with it.
 //!
 //! # Faces of an earlier frame
 //! A detector that does not make frames wait attaches the faces of an earlier frame, with their age.

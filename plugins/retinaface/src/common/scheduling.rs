@@ -44,8 +44,8 @@ pub(crate) struct EarlierFrame<'a> {
     pub(crate) age: Duration,
 }
 
-/// Number of frames that [`SchedulingMode::Latest`] holds: one that is analysed, and that of the newest
-/// result. The frames that carry an older result hold its frame, too.
+/// Number of frames that [`SchedulingMode::Latest`] holds: one that is analysed, that of the newest
+/// result, and that of an older result, which frames downstream can still refer to.
 const HELD_FRAMES: u32 = 3;
 
 /// An element that runs a model on each frame.
