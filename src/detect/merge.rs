@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(merge(vec![tile(130.0), whole(0.2, 120.0)]), [tile(130.0).face]);
         assert_eq!(merge(vec![tile(130.0), whole(0.2, 240.0)]), [], "a part of something larger");
         let truncated = Candidate { truncated: true, ..tile(130.0) };
-        assert_eq!(merge(vec![truncated.clone(), whole(0.2, 240.0)]), [truncated.face.clone()]);
+        assert_eq!(merge(vec![truncated.clone(), whole(0.2, 240.0)]), std::slice::from_ref(&truncated.face));
         assert_eq!(merge(vec![truncated, whole(0.95, 240.0)]), [whole(0.95, 240.0).face]);
     }
 
