@@ -6,7 +6,7 @@
 use nalgebra::{Matrix2, Vector2};
 
 pub use super::affine::Affine;
-use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Landmarks, PixelAspect, Point, Rect, in_square_pixels};
+use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Face, Landmarks, PixelAspect, Point, Rect, in_square_pixels};
 use crate::image::{
     ImageError, ImageView, ImageViewMut, PixelFormat, Plane, Region, RgbFromYuv, UnpackBuffers, mat, simd,
 };
@@ -127,6 +127,18 @@ pub(super) fn crop_to(
 /// If the box has no area or is not finite.
 pub fn crop_of_box(rect: Rect, pixel_aspect: PixelAspect, size: usize) -> Result<Affine, AlignError> {
     crop_around(rect, pixel_aspect, 1.0, 0.0, (size, size))
+}
+
+/// The transform from frame pixels to the crop of a face: aligned by its landmarks, or of its box if
+/// it has none.
+///
+/// # Errors
+/// As [`crop_from_frame`] and [`crop_of_box`].
+pub fn crop_of_face(face: &Face, pixel_aspect: PixelAspect, size: usize) -> Result<Affine, AlignError> {
+    match &face.landmarks {
+        Some(landmarks) => crop_from_frame(landmarks, pixel_aspect, size),
+        None => crop_of_box(face.rect, pixel_aspect, size),
+    }
 }
 
 /// The transform from frame pixels to a crop of the given width and height around the centre of a

@@ -12,7 +12,7 @@ use clap::Args;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{DetectionSettings, Detector, SettingsProblem};
-use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize, PixelAspect};
+use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize};
 use retinaface::image::{ImageInfo, OverlayBuffers, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
 use retinaface::record::{FrameRecord, Origin};
 
@@ -206,18 +206,12 @@ impl ImageProcessor<'_> {
 
     /// The aligned crop of a face. The inner error is the reason why the face has no crop.
     fn crop(&mut self, image: &OwnedImage, face: &Face) -> anyhow::Result<Result<OwnedImage, String>> {
-        let transform = match &face.landmarks {
-            Some(landmarks) => align::crop_from_frame(landmarks, PixelAspect::SQUARE, ARCFACE_SIZE),
-            None if self.command.align_without_landmarks => {
-                align::crop_of_box(face.rect, PixelAspect::SQUARE, ARCFACE_SIZE)
-            }
-            None => {
-                return Ok(Err(
-                    "the face has no landmarks; --align-without-landmarks writes the square around its box".to_owned(),
-                ));
-            }
-        };
-        let transform = match transform {
+        if face.landmarks.is_none() && !self.command.align_without_landmarks {
+            return Ok(Err(
+                "the face has no landmarks; --align-without-landmarks writes the square around its box".to_owned()
+            ));
+        }
+        let transform = match align::crop_of_face(face, image.view().info().pixel_aspect, ARCFACE_SIZE) {
             Ok(transform) => transform,
             Err(error) => return Ok(Err(error.to_string())),
         };

@@ -121,11 +121,14 @@ fn refusal(caps: &gst::CapsRef, template: &gst::CapsRef) -> Option<Refusal> {
     let structure = caps.structure(0)?;
     let interlace_mode = structure.get::<&str>("interlace-mode").unwrap_or("progressive");
     // Caps without a field for it accept all interlace modes.
-    if interlace_mode == "fields" || interlace_mode == "alternate" {
-        return refusal(
-            "the fields of a frame are separate",
-            "put `interlace ! video/x-raw,interlace-mode=interleaved` before it",
-        );
+    let separate_fields = "the fields of a frame are separate";
+    match interlace_mode {
+        "alternate" => {
+            return refusal(separate_fields, "put `interlace ! video/x-raw,interlace-mode=interleaved` before it");
+        }
+        // No element of GStreamer weaves them.
+        "fields" => return refusal(separate_fields, "set its source or decoder to interleaved frames"),
+        _ => {}
     }
     if caps.can_intersect(template) {
         return None;

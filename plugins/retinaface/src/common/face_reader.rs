@@ -83,7 +83,7 @@ impl FaceReader {
                 element,
                 gst::StreamError::Failed,
                 ("{lost} of {all} faces of a frame have lost their position and are not {use_of_faces}: an element \
-                     between the detector and {name} has changed the geometry of the frame, as videoflip, videocrop, \
+                     between the detector and {name} has probably changed the geometry of the frame, as videoflip, videocrop, \
                      videobox and a videoscale to another display aspect ratio do; put {name} before that element, or \
                      put that element before `retinaface`"),
                 ["further lost faces of this element are counted in the metadata and not reported"]

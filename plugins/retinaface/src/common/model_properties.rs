@@ -22,7 +22,7 @@ const DEFAULT_THREADS: u32 = 0;
 #[repr(i32)]
 pub(crate) enum ExecutionProvider {
     #[default]
-    #[enum_value(name = "Auto: the best available of CUDA, OpenVINO and the CPU", nick = "auto")]
+    #[enum_value(name = "Auto: CUDA if available, else the faster one of OpenVINO and the CPU", nick = "auto")]
     Auto,
     #[enum_value(name = "CPU", nick = "cpu")]
     Cpu,

@@ -517,10 +517,7 @@ struct Source<'a> {
 
 /// The transform to a crop and its inverse.
 fn transform(face: &Face, pixel_aspect: PixelAspect, size: usize) -> Result<(Affine, Affine), AlignError> {
-    let crop_from_frame = match &face.landmarks {
-        Some(landmarks) => align::crop_from_frame(landmarks, pixel_aspect, size)?,
-        None => align::crop_of_box(face.rect, pixel_aspect, size)?,
-    };
+    let crop_from_frame = align::crop_of_face(face, pixel_aspect, size)?;
     let frame_from_crop = crop_from_frame.inverse().ok_or(AlignError::OutOfRange)?;
     Ok((crop_from_frame, frame_from_crop))
 }

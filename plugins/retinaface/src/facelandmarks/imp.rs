@@ -152,6 +152,10 @@ impl BaseTransformImpl for FaceLandmarks {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
+        if event.type_() == gst::EventType::FlushStop {
+            // The frame that submitted the faces can have been flushed, and their points with it.
+            *lock(&self.analysis) = None;
+        }
         self.scheduler.sink_event(self, event)
     }
 

@@ -64,7 +64,7 @@ fn each_refusal_has_its_own_reason_and_remedy() {
             ("video/x-raw,format=v210,width=64,height=64", ["format v210", "put `videoconvert`"]),
             ("video/x-raw,format=NV12,width=8,height=64", ["8x64 is outside of 16x16", "put `videoscale`"]),
             ("video/x-raw,format=NV12,width=64,height=20000", ["64x20000 is outside of", "put `videoscale`"]),
-            ("video/x-raw,format=NV12,width=64,height=64,interlace-mode=fields", ["fields", "put `interlace"]),
+            ("video/x-raw,format=NV12,width=64,height=64,interlace-mode=fields", ["fields", "source or decoder"]),
             (
                 "video/x-raw(format:Interlaced),format=NV12,width=64,height=64,interlace-mode=alternate",
                 ["fields", "put `interlace"],
