@@ -128,7 +128,8 @@ pub(crate) fn plan(frame: FrameSize, spec: &ModelSpec, size: InputSize, views: &
             });
         }
         let whole_width = region.width as f32 * stretch.0;
-        let whole_scale = largest_scale(&views.scales) * letterbox(1.0).content().0 as f32 / whole_width;
+        let whole = plan.iter().filter(|view| view.region == region && view.is_whole());
+        let whole_scale = whole.map(|view| view.letterbox.content().0).max().unwrap_or(0) as f32 / whole_width;
         for (tile, tile_edges) in tiles(region, spec, size, views.tiles, (stretch_x, stretch_y)) {
             let size = if views.tiles == Tiles::Auto { InputSize::Native } else { size };
             let letterbox = spec.letterbox(part(tile), size, 1.0);
@@ -204,12 +205,6 @@ fn scales(scales: &Scales, letterbox: Letterbox) -> Vec<Scale> {
             ]
         }
     }
-}
-
-/// The factor of the most detailed view of a whole region.
-fn largest_scale(scales: &Scales) -> f32 {
-    let Scales::Each(factors) = scales else { return 1.0 };
-    factors.iter().copied().fold(0.0, f32::max)
 }
 
 /// The pixels of a frame that a region of interest covers. The region starts at even pixels, where
