@@ -99,6 +99,11 @@ impl<'a> Jpeg<'a> {
         }
     }
 
+    /// Whether the image data has begun.
+    pub(super) fn has_scan(&self) -> bool {
+        !self.missing_bits.is_empty()
+    }
+
     /// Whether the file ends in its last scan, so that only the end-of-image marker may be missing.
     /// If data of this scan is missing, too, a decoder warns.
     pub(super) fn ends_in_last_scan(&self) -> bool {

@@ -68,7 +68,9 @@ fn decode(bytes: &[u8]) -> anyhow::Result<(Mat, Vec<String>)> {
         }
         Format::Jpeg => {
             let jpeg = Jpeg::parse(bytes).context("not a JPEG file")?;
-            if jpeg.end != End::Marker && jpeg.unsupported().is_none() {
+            // Damaged data can look like a segment that reaches beyond the end of the file.
+            let is_damaged = jpeg.has_scan() && bytes.ends_with(&[0xFF, 0xD9]);
+            if jpeg.end != End::Marker && !is_damaged && jpeg.unsupported().is_none() {
                 return decode_jpeg_without_end(bytes, &jpeg);
             }
         }

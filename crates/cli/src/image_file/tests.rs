@@ -238,6 +238,17 @@ fn the_first_frame_of_an_animation_is_read() {
 }
 
 #[test]
+fn a_jpeg_file_with_a_damaged_byte_is_not_taken_for_a_truncated_one() {
+    let mut bytes = encode(".jpg", &upright());
+    // In the entropy-coded data, this looks like a segment that ends beyond the file.
+    let at = bytes.len() - 20;
+    bytes[at..at + 4].copy_from_slice(&[0xFF, 0x05, 0xFF, 0xFF]);
+    let (image, warnings) = decode(&bytes).unwrap();
+    assert_eq!((image.cols(), image.rows()), SIZE);
+    assert!(!warnings.is_empty());
+}
+
+#[test]
 fn a_jpeg_file_that_lacks_only_the_end_marker_is_whole() {
     let progressive = {
         let mut bytes = Vector::new();
