@@ -194,7 +194,7 @@ impl BaseTransformImpl for FaceMetaPublish {
             ),
         })?;
         if let Some(note) = note {
-            gst::warning!(CAT, imp = self, "{note}");
+            gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{}: {note}", self.obj().name()));
         }
         *lock(&self.state) = Some(State { sink, name, info: None, frames: 0 });
         Ok(())

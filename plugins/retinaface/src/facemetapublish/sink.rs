@@ -94,23 +94,24 @@ impl LineSink {
         if !sink.file.metadata()?.is_file() {
             return Ok((sink, None));
         }
-        let mut note = match sink.file.try_lock() {
-            Ok(()) => {
-                sink.is_locked = true;
-                None
-            }
+        let mut note = None;
+        match sink.file.try_lock() {
+            Ok(()) => sink.is_locked = true,
             Err(FileLockError::WouldBlock) => return Err(OpenError::Busy),
-            Err(FileLockError::Error(error)) => Some(format!(
-                "the file system cannot lock {}: {error}; make sure that nothing else writes this file",
-                path.display()
-            )),
-        };
+            Err(FileLockError::Error(error)) => {
+                let path = path.display();
+                note = Some(format!(
+                    "the file system cannot lock {path}: {error}; make sure that nothing else writes this file"
+                ));
+            }
+        }
         // Only now: without the lock, these are another writer's lines.
         if !append {
             sink.file.set_len(0)?;
         } else if let Some(removed) = end_last_line(&sink.file)? {
-            note =
-                Some(format!("an unfinished line of {removed} bytes was removed from the end of {}", path.display()));
+            let removed =
+                format!("an unfinished line of {removed} bytes was removed from the end of {}", path.display());
+            note = Some(note.map_or(removed.clone(), |note| format!("{note}; {removed}")));
         }
         Ok((sink, note))
     }
