@@ -69,7 +69,7 @@ pub(crate) fn read_on_gpu<T>(
     /// `GST_MAP_CUDA` of `gst/cuda/gstcudamemory.h`: the address is the device's.
     const GST_MAP_CUDA: gst::ffi::GstMapFlags = gst::ffi::GST_MAP_FLAG_LAST << 1;
 
-    let image = image_info(info)?;
+    let image = ImageInfo { interlaced: is_interlaced(buffer, info), ..image_info(info)? };
     let [memory] = buffer.iter_memories().collect::<Vec<_>>()[..] else { return Err(FrameError::Map) };
     // nvcodec describes the layout in a video meta and crops nothing.
     check_video_meta(buffer, info)?;
