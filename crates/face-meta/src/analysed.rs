@@ -12,11 +12,11 @@ use gst::meta::CustomMeta;
 
 use crate::fields::face_from;
 use crate::frame::{FrameFace, age_from, entries, entry, roi_from, size_from};
-use crate::{FRAME_META, register};
+use crate::{ANALYSED_META, FRAME_META, register};
 use retinaface::geometry::{Face, FrameSize};
 
 /// Field of the analysed frame.
-const FRAME: &str = "analysed-frame";
+const FRAME: &str = "frame";
 /// Field of the number of the analysis.
 const NUMBER: &str = "analysis";
 
@@ -51,14 +51,34 @@ impl AnalysedFrame {
         self.number
     }
 
-    pub(crate) fn write(&self, structure: &mut gst::StructureRef) {
-        structure.set(FRAME, &self.sample);
-        structure.set(NUMBER, self.number);
+    /// Attaches the frame in place of one that is there.
+    pub(crate) fn attach(&self, buffer: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+        remove(buffer);
+        let mut meta = CustomMeta::add(buffer, ANALYSED_META)?;
+        meta.mut_structure().set(FRAME, &self.sample);
+        meta.mut_structure().set(NUMBER, self.number);
+        Ok(())
     }
 
-    fn from(structure: &gst::StructureRef) -> Option<Self> {
-        Some(Self { sample: structure.get(FRAME).ok()?, number: structure.get(NUMBER).ok()? })
+    fn from(buffer: &gst::BufferRef) -> Option<Self> {
+        let meta = CustomMeta::from_buffer(buffer, ANALYSED_META).ok()?;
+        Some(Self { sample: meta.structure().get(FRAME).ok()?, number: meta.structure().get(NUMBER).ok()? })
     }
+}
+
+/// Removes the frame that was attached before.
+pub(crate) fn remove(buffer: &mut gst::BufferRef) {
+    while let Ok(meta) = CustomMeta::from_mut_buffer(buffer, ANALYSED_META) {
+        if meta.remove().is_err() {
+            break;
+        }
+    }
+}
+
+/// Number of the analysis whose faces the buffer carries, if its frame is known and is not this one.
+pub fn analysis_number(buffer: &gst::BufferRef) -> Option<u64> {
+    register();
+    CustomMeta::from_buffer(buffer, ANALYSED_META).ok()?.structure().get(NUMBER).ok()
 }
 
 /// The faces of an earlier frame that a buffer carries, with that frame.
@@ -77,9 +97,9 @@ pub struct AnalysedFaces {
 /// the earlier frame is not known.
 pub fn read_analysed(buffer: &gst::BufferRef) -> Option<AnalysedFaces> {
     register();
+    let frame = AnalysedFrame::from(buffer)?;
     let meta = CustomMeta::from_buffer(buffer, FRAME_META).ok()?;
     let structure = meta.structure();
-    let frame = AnalysedFrame::from(structure)?;
     let face =
         |entry: &gst::Structure| Some(FrameFace { roi_id: entry.get::<i32>("roi-id").ok()?, face: face_from(entry)? });
     let age = age_from(structure);

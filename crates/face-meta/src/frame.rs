@@ -11,7 +11,7 @@ use gst::meta::CustomMeta;
 use gst_video::VideoRegionOfInterestMeta;
 use retinaface::geometry::{Face, FrameSize, PixelAspect, Rect};
 
-use crate::analysed::AnalysedFrame;
+use crate::analysed::{self, AnalysedFrame};
 use crate::fields::{face_from, pixel_aspect, pixel_aspect_from, with_face};
 use crate::position::{follow, may_have_borders, roi_rect};
 use crate::{FRAME_META, ROI_TYPE, register};
@@ -126,10 +126,7 @@ fn attach_found(
     }
     let mut meta = CustomMeta::add(buffer, FRAME_META)?;
     write(meta.mut_structure(), entries, size, age, 0);
-    if let Some(analysed) = analysed {
-        analysed.write(meta.mut_structure());
-    }
-    Ok(())
+    analysed.map_or(Ok(()), |analysed| analysed.attach(buffer))
 }
 
 fn write(structure: &mut gst::StructureRef, entries: Vec<gst::Structure>, size: FrameSize, age: Duration, lost: usize) {
@@ -158,6 +155,8 @@ pub fn update(
     size: impl Into<FrameSize>,
 ) -> Result<(), glib::BoolError> {
     let size = size.into();
+    // Now the coordinates count the pixels of this frame.
+    analysed::remove(buffer);
     let rois = Rois::of(buffer);
     let known = |found: &FrameFace| Some(entry(found.roi_id, rois.get(found.roi_id)?, &found.face, size.pixel_aspect));
     let entries = faces.faces.iter().filter_map(known).collect::<Vec<_>>();
@@ -192,6 +191,7 @@ impl Rois {
 
 /// Removes the faces that were attached before: the results of two detectors must not be mixed.
 fn remove(buffer: &mut gst::BufferRef) {
+    analysed::remove(buffer);
     let mut ids = Vec::new();
     while let Ok(meta) = CustomMeta::from_mut_buffer(buffer, FRAME_META) {
         ids.extend(entries(meta.structure()).iter().filter_map(|entry| entry.get::<i32>("roi-id").ok()));

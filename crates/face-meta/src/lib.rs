@@ -16,7 +16,8 @@
 //!
 //! # Faces of an earlier frame
 //! A detector that does not make frames wait attaches the faces of an earlier frame, with their age.
-//! [`read_analysed`] returns that frame, for readers of pixels.
+//! [`read_analysed`] returns that frame, for readers of pixels. It is a meta of its own, which does
+//! not pass through encoders and converters.
 //!
 //! # Foreign regions of interest
 //! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at
@@ -47,7 +48,7 @@ mod fields;
 mod frame;
 mod position;
 
-pub use analysed::{AnalysedFaces, AnalysedFrame, read_analysed, update_analysed};
+pub use analysed::{AnalysedFaces, AnalysedFrame, analysis_number, read_analysed, update_analysed};
 pub use crop::{CropOrigin, attach_crop, read_crop};
 pub use fields::to_pixel_aspect;
 pub use frame::{FrameFace, FrameFaces, attach, attach_aged, read, update};
@@ -56,6 +57,10 @@ pub use frame::{FrameFace, FrameFaces, attach, attach_aged, read, update};
 pub const ROI_TYPE: &str = "face";
 /// Name of the custom meta on a frame.
 pub const FRAME_META: &str = "RetinaFaceFrameMeta";
+/// Name of the custom meta with the frame in which the faces were found, if that is another one. It
+/// has the tag `memory`: it stays on a buffer and on its copies, but encoders and converters do not
+/// copy it. An encoded stream would otherwise hold a raw frame per buffer.
+pub const ANALYSED_META: &str = "RetinaFaceAnalysedMeta";
 /// Name of the custom meta on an aligned crop.
 pub const CROP_META: &str = "RetinaFaceCropMeta";
 
@@ -64,9 +69,9 @@ pub const CROP_META: &str = "RetinaFaceCropMeta";
 pub fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for name in [FRAME_META, CROP_META] {
+        for (name, tags) in [(FRAME_META, &[][..]), (CROP_META, &[]), (ANALYSED_META, &["memory"])] {
             if !CustomMeta::is_registered(name) {
-                CustomMeta::register_simple(name);
+                CustomMeta::register(name, tags);
             }
         }
     });

@@ -29,19 +29,29 @@ pub(crate) enum FacesToCrop {
     Here(FrameFaces),
     /// They were found in an earlier frame, which has this format.
     Earlier(AnalysedFaces, VideoInfo),
+    /// They are those of the analysis with the number `known`.
+    Known,
     /// They were found in an earlier frame, which is not known.
     Unknown,
 }
 
 impl FaceReader {
-    /// As [`Self::read`], for an element that reads the pixels below the faces.
+    /// As [`Self::read`], for an element that reads the pixels below the faces. `known` is the number
+    /// of the latest analysis of an earlier frame that it has processed.
     pub(crate) fn read_to_crop(
         &self,
         element: &impl IsA<gst::Element>,
         buffer: &gst::BufferRef,
         info: &VideoInfo,
         use_of_faces: &str,
+        known: Option<u64>,
     ) -> FacesToCrop {
+        if let Some(number) = face_meta::analysis_number(buffer) {
+            self.without_detection.store(u32::MAX, Ordering::Relaxed);
+            if known == Some(number) {
+                return FacesToCrop::Known;
+            }
+        }
         if let Some(analysed) = face_meta::read_analysed(buffer)
             && let Some(info) = analysed.frame.caps().and_then(|caps| VideoInfo::from_caps(caps).ok())
         {
@@ -55,8 +65,11 @@ impl FaceReader {
             gst::element_warning!(
                 element.as_ref(),
                 gst::StreamError::Failed,
-                ("the faces of an earlier frame are not {use_of_faces}, because that frame is not attached; set \
-                     mode=sync on retinaface")
+                (
+                    "the faces of an earlier frame are not {use_of_faces}, because that frame is not attached; remove \
+                     videoconvert and other converters between retinaface and {}, or set mode=sync on retinaface",
+                    element.as_ref().name()
+                )
             );
         }
         FacesToCrop::Unknown

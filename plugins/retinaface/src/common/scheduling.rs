@@ -99,8 +99,9 @@ pub(crate) trait FrameModel:
         earlier: Option<EarlierFrame<'_>>,
     ) -> Result<(), FrameModelError<Self::Error>>;
 
-    /// Processing time of a result, without the time that its frame waited for a batch to fill.
-    fn processing_time(&self, output: &Self::Output) -> Duration;
+    /// Processing time of a result, without the time that its frame waited for a batch to fill;
+    /// `None` for a result that another frame has paid for.
+    fn processing_time(&self, output: &Self::Output) -> Option<Duration>;
 
     /// Runs the model on black frames of this format. Returns the processing time.
     fn warm_up(&self, info: &VideoInfo) -> Result<Duration, FrameModelError<Self::Error>>;
@@ -333,11 +334,12 @@ impl<M: FrameModel> Scheduler<M> {
             // The element never touches the pixels, so downstream decides which memory upstream may
             // use.
             (gst::PadDirection::Sink, gst::QueryViewMut::Allocation(_)) => {
+                let is_latest = model.mode() == SchedulingMode::Latest;
                 let answered = element.src_pad().peer_query(query);
-                if answered && model.mode() == SchedulingMode::Latest {
+                if is_latest {
                     reserve_held_frames(query);
                 }
-                answered
+                answered || is_latest
             }
             (gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) => {
                 latency::answer(query, element.sink_pad(), self.latency(model))
@@ -411,7 +413,9 @@ impl<M: FrameModel> Scheduler<M> {
             let output = outcome.map_err(|error| model.fail(&error))?;
             model.attach(buffer.make_mut(), size, &output, None).map_err(|error| model.fail(&error))?;
             model.analysed(&output);
-            self.observe(model, model.processing_time(&output));
+            if let Some(time) = model.processing_time(&output) {
+                self.observe(model, time);
+            }
         }
         if model.obj().current_state() != gst::State::Playing {
             // A preroll frame: no other follows until the pipeline plays.

@@ -366,7 +366,8 @@ impl FaceAlign {
             return Err(error);
         }
         let settings = *lock(&self.settings);
-        let found = self.faces.read_to_crop(&*self.obj(), &buffer, &frame, "aligned");
+        let known = *lock(&self.analysis);
+        let found = self.faces.read_to_crop(&*self.obj(), &buffer, &frame, "aligned", known);
         let size = frame::frame_size(&buffer, &frame);
         let too_large = SettingsProblem::of_min_face_size(settings.min_face_size as f32, (size.width, size.height));
         self.report.post(&*self.obj(), too_large);
@@ -374,8 +375,13 @@ impl FaceAlign {
         let crops = {
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
-            self.crops(&buffer, &frame, found, state, &settings)?
+            self.crops(&buffer, &frame, found, state, &settings)
         };
+        // Posted without a lock: a handler of the bus may call the element.
+        let crops = crops.map_err(|failure| match failure {
+            CropFailure::Flow(error) => error,
+            CropFailure::Error(error) => self.fail(&*error),
+        })?;
         if crops.is_empty() {
             if let Some(pts) = buffer.pts() {
                 let interval = gst::ClockTime::from_mseconds(settings.gap_interval.into());
@@ -407,17 +413,15 @@ impl FaceAlign {
         found: FacesToCrop,
         state: &mut State,
         settings: &Settings,
-    ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
+    ) -> Result<Vec<gst::Buffer>, CropFailure> {
         let (analysed, info);
         let (source, faces) = match found {
-            FacesToCrop::Unknown => return Ok(Vec::new()),
+            // Several frames carry the faces of one analysis.
+            FacesToCrop::Unknown | FacesToCrop::Known => return Ok(Vec::new()),
             FacesToCrop::Here(found) => (Source { buffer, info: frame, age: Duration::ZERO }, found.faces),
             FacesToCrop::Earlier(found, format) => {
                 (analysed, info) = (found.frame, format);
-                // Several frames carry the faces of one analysis.
-                if lock(&self.analysis).replace(analysed.number()) == Some(analysed.number()) {
-                    return Ok(Vec::new());
-                }
+                *lock(&self.analysis) = Some(analysed.number());
                 let Some(buffer) = analysed.buffer() else { return Ok(Vec::new()) };
                 (Source { buffer, info: &info, age: found.age }, found.faces)
             }
@@ -433,14 +437,14 @@ impl FaceAlign {
         faces: Vec<FrameFace>,
         state: &mut State,
         settings: &Settings,
-    ) -> Result<Vec<gst::Buffer>, gst::FlowError> {
+    ) -> Result<Vec<gst::Buffer>, CropFailure> {
         let wanted = faces
             .into_iter()
             .filter(|found| settings.wants(&found.face))
             .take(settings.max_faces())
             .collect::<Vec<_>>();
         if !settings.align_without_landmarks && wanted.iter().any(|found| found.face.landmarks.is_none()) {
-            return Err(self.fail(&ElementError {
+            return Err(CropFailure::from(ElementError {
                 code: ErrorCode::WrongType,
                 text: "a face has no landmarks, because the detector finds boxes only; set align-without-landmarks=true to \
                        crop the square around each box instead",
@@ -454,7 +458,7 @@ impl FaceAlign {
             let crop = |found| self.crop(buffer, source, view, found, &stream, state).transpose();
             wanted.iter().filter_map(crop).collect()
         });
-        cut.map_err(|error| self.fail(&error))?
+        cut?
     }
 
     /// The crop of a face; `None` if its landmarks do not determine one.
@@ -466,7 +470,7 @@ impl FaceAlign {
         found: &FrameFace,
         stream: &str,
         state: &mut State,
-    ) -> Result<Option<gst::Buffer>, gst::FlowError> {
+    ) -> Result<Option<gst::Buffer>, CropFailure> {
         let frame_size = view.info().size();
         let transform = match transform(&found.face, frame_size.pixel_aspect, state.crop.width() as usize) {
             Ok(transform) => transform,
@@ -476,15 +480,10 @@ impl FaceAlign {
             }
         };
         let (crop_from_frame, frame_from_crop) = transform;
-        let mut crop = state.pool.acquire_buffer(None)?;
+        let mut crop = state.pool.acquire_buffer(None).map_err(CropFailure::Flow)?;
         let out = crop.make_mut();
         let scratch = &mut state.scratch;
-        let warped = frame::write(out, &state.crop, |crop| align::warp(view, &crop_from_frame, crop, scratch));
-        match warped {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.fail(&error)),
-            Err(error) => return Err(self.fail(&error)),
-        }
+        frame::write(out, &state.crop, |crop| align::warp(view, &crop_from_frame, crop, scratch))??;
         out.set_pts(buffer.pts());
         out.set_duration(buffer.duration());
         let origin = CropOrigin {
@@ -497,13 +496,27 @@ impl FaceAlign {
             crop_from_frame,
             frame_from_crop,
         };
-        face_meta::attach_crop(out, &origin).map_err(|error| self.fail(&error))?;
+        face_meta::attach_crop(out, &origin)?;
         Ok(Some(crop))
     }
 
     fn fail(&self, error: &dyn Coded) -> gst::FlowError {
         self.post_error_message(error.code().message(&format!("Faces cannot be aligned: {error}")));
         gst::FlowError::Error
+    }
+}
+
+/// Why a frame has no crops.
+enum CropFailure {
+    /// The flow return of the pool of crops.
+    Flow(gst::FlowError),
+    /// An error to post.
+    Error(Box<dyn Coded>),
+}
+
+impl<E: Coded + 'static> From<E> for CropFailure {
+    fn from(error: E) -> Self {
+        Self::Error(Box::new(error))
     }
 }
 

@@ -190,6 +190,7 @@ pub(crate) enum Faces {
 type SharedFaces = Arc<OnceLock<Vec<Face>>>;
 
 /// An analysis of an earlier frame.
+#[derive(Clone)]
 struct Analysis {
     number: u64,
     faces: SharedFaces,
@@ -213,7 +214,8 @@ pub(crate) struct FacesWithPoints {
     faces: Faces,
     /// The rectangles of submitted faces for which the model found no points.
     without_points: Vec<Rect>,
-    duration: Duration,
+    /// Of the model; `None` if a frame before this one has the same faces.
+    duration: Option<Duration>,
 }
 
 impl Faces {
@@ -267,19 +269,17 @@ impl FrameModel for FaceLandmarks {
         let FrameSize { width, height, .. } = frame::frame_size(buffer, info);
         let min_face_size = lock(&self.settings).min_face_size as f32;
         self.report.post(&*self.obj(), SettingsProblem::of_min_face_size(min_face_size, (width, height)));
-        let (AnalysedFaces { frame: analysed, faces, .. }, info) =
-            match self.faces.read_to_crop(&*self.obj(), buffer, info, "given points") {
-                FacesToCrop::Unknown => return Ok(None),
-                FacesToCrop::Here(faces) => return self.submit_faces(&landmarker, buffer, info, Faces::Own(faces)),
-                FacesToCrop::Earlier(analysed, info) => (analysed, info),
-            };
-        let shared = {
-            let mut analysis = lock(&self.analysis);
-            if let Some(Analysis { faces, .. }) = analysis.as_ref().filter(|known| known.number == analysed.number()) {
-                return Ok(Some(PendingFaces::Shared(Arc::clone(faces))));
-            }
-            Arc::clone(&analysis.insert(Analysis { number: analysed.number(), faces: Arc::default() }).faces)
+        let known = lock(&self.analysis).clone();
+        let number = known.as_ref().map(|known| known.number);
+        let found = self.faces.read_to_crop(&*self.obj(), buffer, info, "given points", number);
+        let (AnalysedFaces { frame: analysed, faces, .. }, info) = match found {
+            FacesToCrop::Unknown => return Ok(None),
+            FacesToCrop::Known => return Ok(known.map(|known| PendingFaces::Shared(known.faces))),
+            FacesToCrop::Here(faces) => return self.submit_faces(&landmarker, buffer, info, Faces::Own(faces)),
+            FacesToCrop::Earlier(analysed, info) => (analysed, info),
         };
+        let shared = SharedFaces::default();
+        *lock(&self.analysis) = Some(Analysis { number: analysed.number(), faces: Arc::clone(&shared) });
         let Some(pixels) = analysed.buffer() else { return Ok(None) };
         let faces = faces.into_iter().map(|found| found.face).collect();
         self.submit_faces(&landmarker, pixels, &info, Faces::Earlier(faces, shared))
@@ -293,7 +293,7 @@ impl FrameModel for FaceLandmarks {
                 // points.
                 let faces = shared.get().cloned().unwrap_or_default();
                 let faces = Faces::Earlier(faces, shared);
-                return Ok(FacesWithPoints { faces, without_points: Vec::new(), duration: Duration::ZERO });
+                return Ok(FacesWithPoints { faces, without_points: Vec::new(), duration: None });
             }
         };
         let FoundLandmarks { points, duration, .. } = landmarks.wait().map_err(Error::Model)?;
@@ -312,7 +312,7 @@ impl FrameModel for FaceLandmarks {
         if let Faces::Earlier(faces, shared) = &faces {
             shared.get_or_init(|| faces.clone());
         }
-        Ok(FacesWithPoints { faces, without_points, duration })
+        Ok(FacesWithPoints { faces, without_points, duration: Some(duration) })
     }
 
     fn attach(
@@ -331,9 +331,9 @@ impl FrameModel for FaceLandmarks {
         }
     }
 
-    fn processing_time(&self, output: &FacesWithPoints) -> Duration {
+    fn processing_time(&self, output: &FacesWithPoints) -> Option<Duration> {
         // The time to fill a batch is reported by its limit.
-        output.duration.saturating_sub(self.batch_timeout())
+        Some(output.duration?.saturating_sub(self.batch_timeout()))
     }
 
     /// Runs the model on one face in the middle of a black frame.

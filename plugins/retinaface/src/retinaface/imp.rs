@@ -283,11 +283,11 @@ impl FrameModel for RetinaFace {
         attached.map_err(Error::Meta)
     }
 
-    fn processing_time(&self, detection: &Detection) -> Duration {
+    fn processing_time(&self, detection: &Detection) -> Option<Duration> {
         // The time to fill a batch is reported by its limit. Waiting for other runs is part of the
         // work.
         let filling = lock(&self.settings).batch_timeout();
-        detection.timing.total().saturating_sub(detection.timing.wait.min(filling))
+        Some(detection.timing.total().saturating_sub(detection.timing.wait.min(filling)))
     }
 
     fn warm_up(&self, info: &VideoInfo) -> Result<Duration, Error> {

@@ -93,7 +93,7 @@ fn crops_in_latest_mode_show_the_face_where_it_was_found() {
     with_watchdog(|| {
         let film = Film::new();
         // Drawing into the frames must not change the pixels of the crops.
-        let mut harness = Film::harness("retinaface mode=latest ! facemetaoverlay ! facealign");
+        let mut harness = Film::harness("retinaface mode=latest max-age=0 ! facemetaoverlay ! facealign");
         let crops = film.play(&mut harness, |crops| crops.len() >= 8);
         let mut found_in = HashSet::new();
         let mut last = None;
@@ -124,8 +124,9 @@ fn landmark_models_in_latest_mode_see_the_face_where_it_was_found() {
         let options = ModelOptions { task: ModelTask::Landmarks, ..ModelOptions::default() };
         let landmarker = Landmarker::new(&SharedModel::open(&file, &options).unwrap()).unwrap();
         let model = quoted(&file);
-        let mut harness =
-            Film::harness(&format!("retinaface mode=latest ! facelandmarks model-file={model} name=landmarks"));
+        let mut harness = Film::harness(&format!(
+            "retinaface mode=latest max-age=0 ! facelandmarks model-file={model} name=landmarks"
+        ));
         let points = |buffer: &gst::Buffer| {
             let faces = face_meta::read(buffer, (WIDTH, HEIGHT)).into_faces();
             faces.into_iter().next().filter(|face| !face.points.is_empty())
@@ -166,8 +167,7 @@ fn a_face_whose_frame_is_unknown_has_no_crop_and_the_remedy_is_told_once() {
                 let known =
                     face_meta::AnalysedFrame::new(&common::frame(&frame_info, 0), &frame_info.to_caps().unwrap());
                 face_meta::attach_aged(out, &faces, (WIDTH, HEIGHT), Duration::from_millis(80), &known).unwrap();
-                let mut meta = gst::meta::CustomMeta::from_mut_buffer(out, face_meta::FRAME_META).unwrap();
-                meta.mut_structure().remove_field("analysed-frame");
+                gst::meta::CustomMeta::from_mut_buffer(out, face_meta::ANALYSED_META).unwrap().remove().unwrap();
                 harness.push(buffer).unwrap();
             }
             let out = std::iter::from_fn(|| harness.try_pull()).collect::<Vec<_>>();
@@ -180,6 +180,27 @@ fn a_face_whose_frame_is_unknown_has_no_crop_and_the_remedy_is_told_once() {
             });
             let warnings = warnings.collect::<Vec<_>>();
             assert!(matches!(&warnings[..], [text] if text.contains("mode=sync")), "{element}: {warnings:?}");
+        }
+    });
+}
+
+#[test]
+fn an_encoded_or_converted_stream_holds_no_earlier_frame() {
+    with_watchdog(|| {
+        for (element, is_held) in
+            [("identity", true), ("videoconvert ! capsfilter caps=video/x-raw,format=I420", false), ("jpegenc", false)]
+        {
+            let mut harness = Film::harness(element);
+            let frame_info = info(VideoFormat::Rgb, WIDTH as u32, HEIGHT as u32);
+            let caps = frame_info.to_caps().unwrap();
+            let earlier = face_meta::AnalysedFrame::new(&common::frame(&frame_info, 0), &caps);
+            let mut buffer = common::frame(&frame_info, 2);
+            let faces = [face(0.9, 100.0, 40.0, 120.0, 140.0)];
+            let age = Duration::from_millis(80);
+            face_meta::attach_aged(buffer.get_mut().unwrap(), &faces, (WIDTH, HEIGHT), age, &earlier).unwrap();
+            let out = harness.push_and_pull(buffer).unwrap();
+            assert_eq!(face_meta::analysis_number(&out), is_held.then_some(earlier.number()), "{element}");
+            assert_eq!(face_meta::read_analysed(&out).is_some(), is_held, "{element}");
         }
     });
 }
