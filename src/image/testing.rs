@@ -106,25 +106,29 @@ impl TestImage {
         super::ImageViewMut::new(self.info, planes, &self.strides).expect("the planes fit the format")
     }
 
-    /// Red, green and blue of a pixel; chroma is not interpolated.
-    pub(crate) fn pixel(&self, x: usize, y: usize) -> [f32; 3] {
+    /// Red, green and blue of each pixel, row by row; chroma is not interpolated.
+    pub(crate) fn pixels(&self) -> Vec<[f32; 3]> {
         let mut buffers = UnpackBuffers::default();
         let view = buffers.unpack(&self.view());
         let format = view.info().format;
-        let plane = |index: usize, shift: (u32, u32)| view.plane(index).row(y >> shift.1);
         let shift = format.chroma_shift();
-        match format.rgb_offsets() {
-            Some(offsets) => offsets.map(|offset| f32::from(plane(0, (0, 0))[x * format.channels(0) + offset])),
-            None if format == PixelFormat::Gray8 => [f32::from(plane(0, (0, 0))[x]); 3],
-            None => {
-                let layout = format.layout();
-                let [cb, cr] = [1, 2].map(|index| {
-                    let component = layout.components[index];
-                    plane(component.plane, shift)[(x >> shift.0) * component.step + component.offset]
-                });
-                self.info.coding.rgb_from_yuv().rgb(plane(0, (0, 0))[x], cb, cr)
+        let pixel = |x: usize, y: usize| {
+            let plane = |index: usize, shift: (u32, u32)| view.plane(index).row(y >> shift.1);
+            match format.rgb_offsets() {
+                Some(offsets) => offsets.map(|offset| f32::from(plane(0, (0, 0))[x * format.channels(0) + offset])),
+                None if format == PixelFormat::Gray8 => [f32::from(plane(0, (0, 0))[x]); 3],
+                None => {
+                    let layout = format.layout();
+                    let [cb, cr] = [1, 2].map(|index| {
+                        let component = layout.components[index];
+                        plane(component.plane, shift)[(x >> shift.0) * component.step + component.offset]
+                    });
+                    self.info.coding.rgb_from_yuv().rgb(plane(0, (0, 0))[x], cb, cr)
+                }
             }
-        }
+        };
+        let width = self.info.width;
+        (0..width * self.info.height).map(|at| pixel(at % width, at / width)).collect()
     }
 
     /// Asserts that no byte of the padding was written.
