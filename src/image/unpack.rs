@@ -143,7 +143,7 @@ fn unpack_rgb(view: &ImageView<'_>, pixels: &mut [u8], row: &mut [u8]) {
     }
 }
 
-/// Looks up each index in the palette.
+/// Replaces each index by its entry of the palette.
 #[inline(always)]
 fn unpack_palette(view: &ImageView<'_>, pixels: &mut [u8]) {
     let (x, y) = view.origin();

@@ -91,7 +91,7 @@ pub(crate) fn report_unsupported_caps(element: &impl IsA<gst::Element>, sink: &g
 }
 
 /// Whether the stream that leaves `source` has these caps: the source pad where it comes from has
-/// sent them. Looks through ghost pads and elements that do not change caps.
+/// sent them. Follows ghost pads and elements that do not change caps.
 fn has_caps(source: &gst::Pad, caps: &gst::Caps) -> bool {
     if source.current_caps().as_ref() == Some(caps) {
         return true;
