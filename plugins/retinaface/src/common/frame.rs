@@ -139,7 +139,8 @@ pub(crate) fn black<T>(info: &VideoInfo, work: impl FnOnce(&ImageView<'_>) -> T)
     Ok(work(&ImageView::new(image, &planes, &strides)?))
 }
 
-/// GStreamer maps what a video meta says without a check of the memory's size.
+/// Checks the video meta of a buffer, if it has one: GStreamer maps what it says without a check of
+/// the memory's size.
 fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), FrameError> {
     let Some(meta) = buffer.meta::<VideoMeta>() else { return Ok(()) };
     let format = image_info(info)?.format;
@@ -151,9 +152,14 @@ fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), Fra
     for (plane, (offset, stride)) in meta.offset().iter().zip(meta.stride()).enumerate().take(format.planes()) {
         let (row, rows) = format.plane_bytes(plane, width, height);
         let stride = usize::try_from(*stride).map_err(|_| FrameError::Map)?;
+        if stride < row {
+            return Err(FrameError::Map);
+        }
+        // GStreamer maps the memory of the buffer in which the plane starts.
+        let (memories, skip) = buffer.find_memory(*offset..offset.saturating_add(1)).ok_or(FrameError::Map)?;
+        let available = buffer.peek_memory(memories.start).size().saturating_sub(skip);
         // The last row may have no padding.
-        let end = stride.checked_mul(rows).and_then(|bytes| bytes.checked_add(*offset));
-        if stride < row || end.is_none_or(|end| end - (stride - row) > buffer.size()) {
+        if stride.checked_mul(rows).is_none_or(|bytes| bytes - (stride - row) > available) {
             return Err(FrameError::Map);
         }
     }

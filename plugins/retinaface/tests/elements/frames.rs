@@ -285,6 +285,31 @@ fn row_padding_does_not_change_the_result() {
 }
 
 #[test]
+fn a_plane_must_lie_within_the_memory_in_which_it_starts() {
+    with_watchdog(|| {
+        let info = info(VideoFormat::Nv12, 64, 48);
+        let pushed = |parts: &[usize], element: &str| {
+            let mut buffer = frame_with_faces(&info, 0, &[face(0.9, 10.0, 10.0, 30.0, 30.0)]);
+            let out = buffer.get_mut().unwrap();
+            out.remove_all_memory();
+            parts.iter().for_each(|size| out.append_memory(gst::Memory::from_mut_slice(vec![90u8; *size])));
+            let (flags, format) = (VideoFrameFlags::empty(), info.format());
+            VideoMeta::add_full(out, flags, format, 64, 48, info.offset(), info.stride()).unwrap();
+            harness(element, &info).push(buffer)
+        };
+        let (luma, chroma) = (64 * 48, 64 * 24);
+        for element in ["facealign", "facemetaoverlay", "retinaface"] {
+            // One memory per plane, as of a DMABuf, and one for both.
+            assert!(pushed(&[luma, chroma], element).is_ok(), "{element}");
+            assert!(pushed(&[luma + chroma], element).is_ok(), "{element}");
+            // GStreamer maps only the memory in which a plane starts.
+            assert!(pushed(&[luma / 2, luma / 2, chroma], element).is_err(), "{element}");
+            assert!(pushed(&[luma, chroma / 2, chroma / 2], element).is_err(), "{element}");
+        }
+    });
+}
+
+#[test]
 fn crop_meta_with_odd_offset_moves_faces_and_crops() {
     with_watchdog(|| {
         for (format, max_difference) in [
