@@ -8,6 +8,7 @@
 # make docs        regenerate docs/elements.md and tests/fixtures/elements.txt
 # make bench       run the benchmarks
 # make soak        run every mode, shape change and restart for a long time and measure memory (SOAK_ROUNDS=2000)
+# make fuzz        run each fuzz target for FUZZ_SECONDS=600 with cargo-fuzz (FUZZ_TARGETS="frame model")
 # make accuracy    evaluate every detector on the test data and write docs/accuracy.md
 # make models      make fp16 and int8 variants of the default model and compare them with it
 # make install     install plugin, program, ONNX Runtime and model (PREFIX=/usr/local)
@@ -46,7 +47,7 @@ cargo_test := cargo test --release --locked --config .cargo/test.toml --workspac
 # Features of the build: gst-plugin-retinaface/cuda-memory.
 FEATURES ?=
 
-.PHONY: all setup build demo examples test cargo-test test-binaries soak test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
+.PHONY: all setup build demo examples test cargo-test test-binaries soak fuzz test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
 
 all: build
 
@@ -97,6 +98,21 @@ test-binaries: setup
 SOAK_ROUNDS ?= 2000
 soak: setup
 	SOAK_ROUNDS=$(SOAK_ROUNDS) $(cargo_test) --test memory -- --nocapture
+
+# Nightly options of the stable compiler, for AddressSanitizer. New inputs stay in $(target)/fuzz.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+seeds_model := tests/fixtures/models
+seeds_model_graph := tests/fixtures/models fuzz/corpus/model
+fuzz: export RUSTC_BOOTSTRAP := 1
+fuzz: export ORT_DYLIB_PATH := $(CURDIR)/$(fetch)/onnxruntime/libonnxruntime.so.1
+fuzz: export ASAN_OPTIONS := detect_leaks=0:allocator_may_return_null=1
+fuzz: export PATH := $(CURDIR)/$(fetch)/tools/bin:$(PATH)
+fuzz: setup
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked --root $(fetch)/tools cargo-fuzz
+	@mkdir -p $(addprefix $(target)/fuzz/,$(FUZZ_TARGETS))
+	$(foreach name,$(FUZZ_TARGETS),cargo fuzz run --features libfuzzer $(name) $(target)/fuzz/$(name) \
+	  $(wildcard fuzz/corpus/$(name)) $(seeds_$(name)) -- -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=4096 &&) true
 
 docs: setup
 	UPDATE_SNAPSHOTS=1 $(cargo_test) --test elements surface

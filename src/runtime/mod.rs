@@ -13,6 +13,7 @@ pub(crate) mod provider;
 #[cfg(feature = "cuda-memory")]
 pub use cuda::{DeviceFrame, DevicePlane};
 pub use error::RuntimeError;
+pub use kernels::with_kernels;
 pub use library::{Runtime, likely_provider, load};
 pub(crate) use library::{check, panic_message, single_line};
 pub use onnx::{ExternalDataError, ExternalDataErrorKind};

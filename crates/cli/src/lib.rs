@@ -17,6 +17,7 @@ mod detect;
 mod eval;
 mod image_file;
 mod model;
+pub mod parsers;
 mod status;
 mod stderr;
 
@@ -41,7 +42,8 @@ enum Command {
     Model(model::InspectModel),
 }
 
-fn main() -> ExitCode {
+/// Runs the command that the arguments of the process name.
+pub fn run() -> ExitCode {
     let command = Cli::parse().command;
     status::receive_library_lines();
     let result = match command {

@@ -42,7 +42,7 @@ impl ConvShape {
             && inputs % winograd::CHANNEL_BLOCK == 0
             && outputs > 0
             && inputs > 0
-            && outputs * inputs <= MAX_CHANNEL_PAIRS
+            && outputs.saturating_mul(inputs) <= MAX_CHANNEL_PAIRS
     }
 
     /// Whether the convolution can be the first one of a [`stem`].

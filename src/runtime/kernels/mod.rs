@@ -51,7 +51,7 @@ mod attributes {
 /// Replaces convolutions in the model `file`. Returns the new file and the number of custom nodes.
 ///
 /// `None` if the CPU does not support the kernels, or if the model has no suitable convolution.
-pub(crate) fn with_kernels(file: &[u8]) -> Option<(Vec<u8>, usize)> {
+pub fn with_kernels(file: &[u8]) -> Option<(Vec<u8>, usize)> {
     let level = SimdLevel::detect()?;
     let mut model = Model::parse(file).ok()?;
     let count = graph::rewrite(&mut model, level)?;

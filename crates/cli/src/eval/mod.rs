@@ -11,7 +11,7 @@ mod plot;
 mod predict;
 mod predictions;
 mod protocol;
-mod truth;
+pub(crate) mod truth;
 mod widerface;
 
 #[derive(Debug, Args)]

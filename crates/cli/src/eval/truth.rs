@@ -8,6 +8,9 @@ use anyhow::{Context as _, ensure};
 use super::matlab::{self, Array};
 use super::protocol::{DIFFICULTIES, GroundTruth};
 
+/// The variables with the names and boxes of all images.
+const VARIABLES: [&str; 3] = ["event_list", "file_list", "face_bbx_list"];
+
 /// An image of the data set.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AnnotatedImage {
@@ -20,7 +23,7 @@ pub(super) struct AnnotatedImage {
 
 /// Reads `wider_face_val.mat`, and per difficulty `wider_easy_val.mat` and so on, from a directory.
 pub(super) fn read(directory: &Path) -> anyhow::Result<Vec<AnnotatedImage>> {
-    let all = variables(directory, "wider_face_val.mat", ["event_list", "file_list", "face_bbx_list"])?;
+    let all = variables(directory, "wider_face_val.mat", VARIABLES)?;
     let mut images = parse_images(&all).context("wider_face_val.mat")?;
     for (difficulty, name) in DIFFICULTIES.iter().enumerate() {
         let file = format!("wider_{name}_val.mat");
@@ -28,6 +31,15 @@ pub(super) fn read(directory: &Path) -> anyhow::Result<Vec<AnnotatedImage>> {
         mark_evaluated(&mut images, difficulty, &list).context(file)?;
     }
     Ok(images)
+}
+
+/// Reads the images and the evaluated boxes that one MAT file contains, for the fuzz target. Returns
+/// the number of images.
+pub(crate) fn read_file(file: &[u8]) -> anyhow::Result<usize> {
+    let mut images = parse_images(&matlab::read(file, VARIABLES)?)?;
+    let [list] = matlab::read(file, ["gt_list"])?;
+    mark_evaluated(&mut images, 0, &list)?;
+    Ok(images.len())
 }
 
 fn variables<const N: usize>(directory: &Path, name: &str, wanted: [&str; N]) -> anyhow::Result<[Array; N]> {

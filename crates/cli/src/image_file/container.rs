@@ -44,9 +44,9 @@ fn riff_chunks(mut rest: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
 }
 
 /// The first frame of an animation, and its place in the whole picture.
-pub(super) struct FirstFrame {
+pub(crate) struct FirstFrame {
     /// A WebP file of this frame alone.
-    pub(super) file: Vec<u8>,
+    pub(crate) file: Vec<u8>,
     place: Place,
 }
 
@@ -63,7 +63,7 @@ struct Place {
 ///
 /// The decoder of OpenCV 4.6 to 4.10 refuses animations. The transparency of the frame is left out,
 /// as for still images.
-pub(super) fn webp_first_frame(bytes: &[u8]) -> Option<FirstFrame> {
+pub(crate) fn webp_first_frame(bytes: &[u8]) -> Option<FirstFrame> {
     let mut chunks = webp_chunks(bytes);
     // Flags, 3 reserved bytes, then width and height less one.
     let (_, header) = chunks.find(|(kind, _)| *kind == b"VP8X")?;
@@ -91,7 +91,7 @@ impl FirstFrame {
 }
 
 /// The first frame of a GIF file, as BGR.
-pub(super) fn gif_first_frame(bytes: &[u8]) -> anyhow::Result<Mat> {
+pub(crate) fn gif_first_frame(bytes: &[u8]) -> anyhow::Result<Mat> {
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::RGBA);
     options.set_memory_limit(gif::MemoryLimit::Bytes(

@@ -18,7 +18,7 @@ use self::jpeg::{End, Jpeg};
 use self::kind::{Format, Kind, OTHER_FILE};
 use crate::{atomic_file, stderr};
 
-mod container;
+pub(crate) mod container;
 mod jpeg;
 mod kind;
 mod orientation;
@@ -44,10 +44,15 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<InputImage> {
     })?;
     ensure!(!bytes.is_empty(), "the file is empty: copy or download it again");
     let (mat, warnings) = decode(&bytes)?;
-    let mat = orientation::upright(mat, orientation::of(kind::format(&bytes), &bytes))?;
+    let mat = orientation::upright(mat, orientation(&bytes))?;
     let info = ImageInfo::new(PixelFormat::Bgr, mat.cols() as usize, mat.rows() as usize);
     let warning = (!warnings.is_empty()).then(|| format!("warning of the decoder: {}", warnings.join("; ")));
     Ok(InputImage { image: OwnedImage::new(info, mat.data_bytes()?.to_vec())?, warning })
+}
+
+/// The orientation of an image by its EXIF data, 1..=8 with the meaning of TIFF's tag 274.
+pub(crate) fn orientation(bytes: &[u8]) -> u32 {
+    orientation::of(kind::format(bytes), bytes)
 }
 
 /// Decodes a file. Returns the image as it is stored, and the lines of the decoder.

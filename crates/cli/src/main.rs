@@ -1,0 +1,7 @@
+//! The program `retinaface`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    retinaface_cli::run()
+}
