@@ -60,6 +60,12 @@ impl Affine {
         Self { matrix: self.matrix.map(|[a, b, c]| [a * x, b * y, a * shift_x + b * shift_y + c]) }
     }
 
+    /// This transform, followed by an enlargement: each pixel becomes `factor` x `factor` pixels.
+    pub(super) fn magnified(&self, factor: usize) -> Self {
+        let factor = factor as f64;
+        Self { matrix: self.matrix.map(|[a, b, c]| [a * factor, b * factor, (c + 0.5) * factor - 0.5]) }
+    }
+
     /// This transform, followed by chroma subsampling: pixels 2c and 2c + 1 become sample c.
     pub(super) fn before_halving(&self) -> Self {
         Self { matrix: self.matrix.map(|[a, b, c]| [a / 2.0, b / 2.0, (c - 0.5) / 2.0]) }

@@ -8,7 +8,7 @@ use nalgebra::{Matrix2, Vector2};
 pub use super::affine::Affine;
 use crate::geometry::{ARCFACE_SIZE, ARCFACE_TEMPLATE, Face, Landmarks, PixelAspect, Point, Rect, in_square_pixels};
 use crate::image::{
-    ImageError, ImageView, ImageViewMut, PixelFormat, Plane, Region, RgbFromYuv, UnpackBuffers, mat, simd,
+    ImageError, ImageInfo, ImageView, ImageViewMut, PixelFormat, Plane, Region, RgbFromYuv, UnpackBuffers, mat, simd,
 };
 
 /// Points are collinear if their standard deviation across the principal axis is below this
@@ -181,6 +181,7 @@ pub fn crop_around(
 pub struct WarpBuffers {
     unpacked: UnpackBuffers,
     direct: DirectBuffers,
+    oversampled: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -209,7 +210,7 @@ pub fn warp(
     crop: &mut ImageViewMut<'_>,
     scratch: &mut WarpBuffers,
 ) -> Result<(), ImageError> {
-    let WarpBuffers { unpacked, direct } = scratch;
+    let WarpBuffers { unpacked, direct, .. } = scratch;
     if frame.is_direct() {
         return warp_direct(frame, crop_from_frame, crop, direct);
     }
@@ -220,6 +221,54 @@ pub fn warp(
     let part = unpacked.unpack(&frame.crop(region)?);
     let crop_from_part = crop_from_frame.after_shift((region.x as f64, region.y as f64));
     warp_direct(&part, &crop_from_part, crop, direct)
+}
+
+/// As [`warp`], but each pixel of the crop is the mean of the pixels of the frame that it covers, if
+/// those are more than one. [`warp`] takes the four nearest ones only, so that noise and fine
+/// structures of a face that is much larger than the crop become noise of the crop.
+///
+/// It warps to a crop that is larger by a whole factor, up to 16, and shrinks that. The time grows
+/// with the square of the factor.
+///
+/// # Errors
+/// As [`warp`].
+///
+/// # Panics
+/// As [`warp`].
+pub fn warp_antialiased(
+    frame: &ImageView<'_>,
+    crop_from_frame: &Affine,
+    crop: &mut ImageViewMut<'_>,
+    scratch: &mut WarpBuffers,
+) -> Result<(), ImageError> {
+    let (width, height) = (crop.width(), crop.height());
+    let factor = oversampling(crop_from_frame, width.max(height));
+    if factor == 1 {
+        return warp(frame, crop_from_frame, crop, scratch);
+    }
+    let info = ImageInfo { width: width * factor, height: height * factor, ..crop.info() };
+    let stride = 3 * info.width;
+    let mut pixels = std::mem::take(&mut scratch.oversampled);
+    pixels.resize(stride * info.height, 0);
+    let mut large = ImageViewMut::new(info, vec![&mut pixels], &[stride])?;
+    warp(frame, &crop_from_frame.magnified(factor), &mut large, scratch)?;
+    let large = ImageView::new(info, &[&pixels], &[stride])?;
+    mat::shrink(&large.plane(0), crop.plane_mut(0))?;
+    scratch.oversampled = pixels;
+    Ok(())
+}
+
+/// The number of samples per pixel of the crop and axis: the pixels of the frame that it covers, on
+/// the axis on which they are most.
+fn oversampling(crop_from_frame: &Affine, longer_side: usize) -> usize {
+    const MAX_FACTOR: f64 = 16.0;
+    /// Maximum width and height of the oversampled crop, which bound its memory to 48 MiB.
+    const MAX_SIDE: usize = 4096;
+    let [[a, b, _], [c, d, _]] = crop_from_frame.matrix;
+    let scale = a.hypot(c).min(b.hypot(d));
+    // `as` turns NaN into 0.
+    let factor = (1.0 / scale).round().min(MAX_FACTOR) as usize;
+    factor.min(MAX_SIDE / longer_side.max(1)).max(1)
 }
 
 /// The part of the frame that a crop of this size shows, with a margin for interpolation; `None` if
@@ -473,6 +522,47 @@ mod tests {
         let upright = crop_of_box(Rect::new(10.0, 20.0, 25.0, 100.0), PixelAspect::new(2, 1), 100).unwrap();
         // The box is displayed as 50 x 100, around column 45 of the displayed picture.
         assert_eq!(upright.apply(Point::new(22.0, 69.5)), Point::new(49.5, 49.5));
+    }
+
+    #[test]
+    fn antialiased_crops_of_large_faces_are_means_of_the_pixels_they_cover() {
+        const SIDE: usize = 1120;
+        // A pattern of single pixels: its mean is grey, its samples are black or white.
+        let pixels = (0..SIDE * SIDE).flat_map(|i| [if (i / SIDE + i) % 2 == 0 { 255 } else { 0 }; 3]);
+        let image = OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, SIDE, SIDE), pixels.collect()).unwrap();
+        let mut crop = OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, 112, 112), vec![0; 3 * 112 * 112]).unwrap();
+        let mut scratch = WarpBuffers::default();
+        for (scale, spread) in [(0.1, 3), (0.25, 3), (0.5, 3)] {
+            let transform = similarity(scale, 0.0, 0.05, 0.05);
+            warp_antialiased(&image.view(), &transform, &mut crop.view_mut(), &mut scratch).unwrap();
+            let inner = |pixels: &[u8]| pixels[3 * 112 * 20..3 * 112 * 90].to_vec();
+            assert!(inner(crop.data()).iter().all(|value| value.abs_diff(127) <= spread), "scale {scale}");
+        }
+        // Up to one pixel of the frame per pixel of the crop, nothing changes.
+        let transform = similarity(0.8, 0.3, 2.0, -3.0);
+        warp_antialiased(&image.view(), &transform, &mut crop.view_mut(), &mut scratch).unwrap();
+        let antialiased = crop.data().to_vec();
+        warp(&image.view(), &transform, &mut crop.view_mut(), &mut scratch).unwrap();
+        assert_eq!(antialiased, crop.data());
+    }
+
+    #[test]
+    fn antialiasing_does_not_move_the_crop() {
+        // A gradient has the same values at the same places, whatever the number of samples.
+        let (width, height) = (800, 600);
+        let pixels = (0..width * height).flat_map(|i| [(i % width / 4) as u8, (i / width / 4) as u8, 50]);
+        let image = OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, width, height), pixels.collect()).unwrap();
+        let crops = [warp, warp_antialiased].map(|function| {
+            let mut crop = OwnedImage::new(ImageInfo::new(PixelFormat::Rgb, 64, 64), vec![0; 3 * 64 * 64]).unwrap();
+            let transform = similarity(0.15, 0.2, -5.0, -8.0);
+            function(&image.view(), &transform, &mut crop.view_mut(), &mut WarpBuffers::default()).unwrap();
+            crop.data().to_vec()
+        });
+        let inner = |crop: &[u8]| {
+            crop.chunks(3 * 64).skip(8).take(40).flat_map(|row| row[24..144].to_vec()).collect::<Vec<_>>()
+        };
+        let [plain, antialiased] = crops.map(|crop| inner(&crop));
+        assert!(plain.iter().zip(&antialiased).all(|(a, b)| a.abs_diff(*b) <= 1));
     }
 
     #[test]

@@ -62,6 +62,15 @@ pub(crate) fn resize(source: &Plane<'_>, target: &mut PlaneMut<'_>) -> Result<()
     Ok(imgproc::resize(&mat(source)?, &mut mat_mut(target)?, size, 0.0, 0.0, imgproc::INTER_LINEAR)?)
 }
 
+/// Shrinks `source` to the size of `target`, whose pixels become the means of those they cover.
+///
+/// # Errors
+/// If OpenCV fails.
+pub(crate) fn shrink(source: &Plane<'_>, target: &mut PlaneMut<'_>) -> Result<(), ImageError> {
+    let size = Size::new(dimension(target.layout.cols)?, dimension(target.layout.rows)?);
+    Ok(imgproc::resize(&mat(source)?, &mut mat_mut(target)?, size, 0.0, 0.0, imgproc::INTER_AREA)?)
+}
+
 /// Warps `source` with a 2 x 3 matrix that maps source to target pixels, with bilinear
 /// interpolation. Pixels outside the source have the value `border`.
 ///

@@ -51,6 +51,10 @@ pub(crate) struct Detect {
     /// For a face without landmarks, write the square around its box to --crops
     #[arg(long)]
     align_without_landmarks: bool,
+    /// Make crops of faces that are larger than the crop from the means of the pixels, instead of
+    /// bilinear interpolation
+    #[arg(long)]
+    antialias: bool,
     /// Write a copy of each image with its faces drawn to this directory: NAME.jpg
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
@@ -217,7 +221,8 @@ impl ImageProcessor<'_> {
         };
         let info = ImageInfo::new(PixelFormat::Bgr, ARCFACE_SIZE, ARCFACE_SIZE);
         let mut crop = OwnedImage::new(info, vec![0; 3 * ARCFACE_SIZE * ARCFACE_SIZE])?;
-        align::warp(&image.view(), &transform, &mut crop.view_mut(), &mut self.scratch)?;
+        let warp = if self.command.antialias { align::warp_antialiased } else { align::warp };
+        warp(&image.view(), &transform, &mut crop.view_mut(), &mut self.scratch)?;
         Ok(Ok(crop))
     }
 

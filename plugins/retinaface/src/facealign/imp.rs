@@ -24,6 +24,7 @@ const DEFAULT_MIN_SCORE: f32 = 0.0;
 const DEFAULT_MAX_FACES: u32 = 0;
 const DEFAULT_GAP_INTERVAL: u32 = 0;
 const DEFAULT_ALIGN_WITHOUT_LANDMARKS: bool = false;
+const DEFAULT_ANTIALIAS: bool = false;
 /// Range of the width and height of a crop, in pixels.
 pub(super) const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
 
@@ -38,6 +39,7 @@ struct Settings {
     max_faces: u32,
     gap_interval: u32,
     align_without_landmarks: bool,
+    antialias: bool,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             max_faces: DEFAULT_MAX_FACES,
             gap_interval: DEFAULT_GAP_INTERVAL,
             align_without_landmarks: DEFAULT_ALIGN_WITHOUT_LANDMARKS,
+            antialias: DEFAULT_ANTIALIAS,
         }
     }
 }
@@ -204,6 +207,12 @@ impl ObjectImpl for FaceAlign {
                     .default_value(DEFAULT_ALIGN_WITHOUT_LANDMARKS)
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecBoolean::builder("antialias")
+                    .nick("Antialias")
+                    .blurb("Average all pixels of the frame that a pixel of the crop covers, for faces that are larger than the crop; off: bilinear interpolation, as InsightFace's norm_crop")
+                    .default_value(DEFAULT_ANTIALIAS)
+                    .mutable_playing()
+                    .build(),
             ]
         });
         &PROPERTIES
@@ -219,6 +228,7 @@ impl ObjectImpl for FaceAlign {
             "max-faces" => settings.max_faces = value.get().expect(CHECKED),
             "gap-interval" => settings.gap_interval = value.get().expect(CHECKED),
             "align-without-landmarks" => settings.align_without_landmarks = value.get().expect(CHECKED),
+            "antialias" => settings.antialias = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets writable properties only"),
         }
     }
@@ -232,6 +242,7 @@ impl ObjectImpl for FaceAlign {
             "max-faces" => settings.max_faces.to_value(),
             "gap-interval" => settings.gap_interval.to_value(),
             "align-without-landmarks" => settings.align_without_landmarks.to_value(),
+            "antialias" => settings.antialias.to_value(),
             _ => unreachable!("GObject reads listed properties only"),
         }
     }
@@ -471,6 +482,7 @@ impl FaceAlign {
         stream: &str,
         state: &mut State,
     ) -> Result<Option<gst::Buffer>, CropFailure> {
+        let antialias = lock(&self.settings).antialias;
         let frame_size = view.info().size();
         let transform = match transform(&found.face, frame_size.pixel_aspect, state.crop.width() as usize) {
             Ok(transform) => transform,
@@ -483,7 +495,8 @@ impl FaceAlign {
         let mut crop = state.pool.acquire_buffer(None).map_err(CropFailure::Flow)?;
         let out = crop.make_mut();
         let scratch = &mut state.scratch;
-        frame::write(out, &state.crop, |crop| align::warp(view, &crop_from_frame, crop, scratch))??;
+        let warp = if antialias { align::warp_antialiased } else { align::warp };
+        frame::write(out, &state.crop, |crop| warp(view, &crop_from_frame, crop, scratch))??;
         out.set_pts(buffer.pts());
         out.set_duration(buffer.duration());
         let origin = CropOrigin {

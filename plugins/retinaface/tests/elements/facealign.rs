@@ -296,3 +296,25 @@ fn a_failed_negotiation_names_the_field_that_downstream_does_not_accept() {
         }
     });
 }
+
+#[test]
+fn antialiased_crops_of_a_large_noisy_face_have_less_noise() {
+    with_watchdog(|| {
+        let info = info(VideoFormat::Gray8, 1120, 1120);
+        let pixels = (0..1120 * 1120u32).map(|i| 90 + (i.wrapping_mul(2_654_435_761) >> 26) as u8).collect::<Vec<_>>();
+        let spread = |element: &str| {
+            let mut harness = gst_check::Harness::new_parse(element);
+            harness.set_src_caps(info.to_caps().unwrap());
+            let mut buffer = gst::Buffer::from_mut_slice(pixels.clone());
+            let large = face(0.9, 60.0, 60.0, 1000.0, 1000.0);
+            face_meta::attach(buffer.get_mut().unwrap(), &[large], (1120, 1120)).unwrap();
+            let crop = harness.push_and_pull(buffer).unwrap();
+            let crop = crop.map_readable().unwrap().to_vec();
+            let inner =
+                crop.chunks(3 * 112).skip(20).take(70).flat_map(|row| row[90..240].to_vec()).collect::<Vec<_>>();
+            inner.iter().max().unwrap() - inner.iter().min().unwrap()
+        };
+        let (plain, antialiased) = (spread("facealign"), spread("facealign antialias=true"));
+        assert!(plain > 40 && antialiased < 16, "{plain} levels without, {antialiased} with antialiasing");
+    });
+}
