@@ -401,11 +401,26 @@ def float_nodes(model, keep):
     return sorted({node.name for node in kept + activations})
 
 
+def from_heads(model):
+    """Names of the last convolutions and of all nodes after them."""
+    found = {node.name for node in heads(model)}
+    values = set()
+    for node in model.graph.node:  # the graph is in topological order
+        if node.name in found or values.intersection(node.input):
+            found.add(node.name)
+            values.update(node.output)
+    return sorted(found)
+
+
 def make_fp16(model):
-    """Half-precision weights and arithmetic, float32 inputs and outputs."""
-    # The resolution of half precision near 1 is 0.0005, too coarse for scores.
-    blocked = [*DEFAULT_OP_BLOCK_LIST, "Softmax", "Sigmoid"]
-    model = convert_float_to_float16(upgrade(model), keep_io_types=True, op_block_list=blocked)
+    """Half-precision weights and arithmetic, float32 inputs and outputs.
+
+    The last convolutions and what follows stay in float32: half precision rounds the scores of all
+    good candidates of a face to 1, and their order is lost.
+    """
+    model = upgrade(model)
+    blocked = {"op_block_list": [*DEFAULT_OP_BLOCK_LIST, "Softmax", "Sigmoid"], "node_block_list": from_heads(model)}
+    model = convert_float_to_float16(model, keep_io_types=True, **blocked)
     # The converter appends casts at the end, but ONNX requires topological order.
     sorter = ONNXModel(model)
     sorter.topological_sort()
