@@ -55,7 +55,7 @@ setup:
 	@scripts/setup.sh
 
 build: setup
-	cargo build --release --locked --workspace $(if $(FEATURES),--features $(FEATURES))
+	cargo build --release --locked --workspace --exclude retinaface-fuzz $(if $(FEATURES),--features $(FEATURES))
 	@# Copies, because `make test` writes builds with debug assertions to $(target)/release.
 	@install -D $(target)/release/libgstretinaface.so $(target)/plugins/libgstretinaface.so
 	@install -D $(target)/release/retinaface $(target)/bin/retinaface
@@ -159,6 +159,7 @@ models: build $(venv)/.complete
 
 accuracy: build $(venv)/.complete
 	$(python) tools/accuracy/accuracy.py
+	$(python) tools/accuracy/alignment.py
 
 test-roots:
 	scripts/test-roots

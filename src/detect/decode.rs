@@ -4,14 +4,36 @@
 //! deepinsight/insightface, `detection/retinaface/rcnn/processing/bbox_transform.py` and
 //! `model_zoo/scrfd.py`; OpenCV, `modules/objdetect/src/face_detect.cpp`.
 
-use crate::geometry::{Face, Point, Rect};
+use crate::geometry::{Face, Point, Ranked, Rect};
 use crate::model::{Arrangement, Boxes, CANDIDATE_LEN, CANDIDATE_LEN_WITH_LANDMARKS, Layout, Prior, Scores};
+
+/// A candidate for a face, and the value by which candidates are ranked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RankedFace {
+    /// The face.
+    pub face: Face,
+    /// The logarithm of the odds of the score. 16-bit arithmetic rounds the scores of all good
+    /// candidates of a face to 1; the probability of the background beside them, and logits, keep
+    /// their order.
+    pub log_odds: f32,
+}
+
+impl Ranked for RankedFace {
+    fn rank(&self) -> f32 {
+        self.log_odds
+    }
+
+    fn rect(&self) -> Rect {
+        self.face.rect
+    }
+}
 
 /// The result of [`decode`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
-    /// Candidates above the threshold, before non-maximum suppression, in input pixels.
-    pub candidates: Vec<Face>,
+    /// Candidates above the threshold, before non-maximum suppression, in input pixels. They are in
+    /// the order of the priors, so that of equal ones the first is the same on every provider.
+    pub candidates: Vec<RankedFace>,
     /// Number of anchors that were dropped because a value is not finite.
     pub non_finite: usize,
 }
@@ -84,22 +106,22 @@ pub fn decode(layout: &Layout, (width, height): (usize, usize), outputs: &[&[f32
             boxes: part(after_scores),
             landmarks: part(after_scores + 1),
         };
-        for_each_above(layout, &values, score_threshold, |anchor, score| {
+        for_each_above(layout, &values, score_threshold, |anchor, score, log_odds| {
             let (cell, anchor_in_cell) = (anchor / level.anchors.len(), anchor % level.anchors.len());
             let prior = level.prior(cell % cols, cell / cols, anchor_in_cell);
             let box_values = std::array::from_fn(|channel| values.at(values.boxes, anchor, 4, channel));
             let landmark_values = || std::array::from_fn(|channel| values.at(values.landmarks, anchor, 10, channel));
             let landmark_values = layout.landmarks.then(landmark_values);
-            decoded.add(candidate(layout, prior, score, box_values, landmark_values));
+            decoded.add(candidate(layout, prior, score, box_values, landmark_values), log_odds);
         });
         preceding += count;
     }
     decoded
 }
 
-/// Calls `found` with the index and the score of each anchor of a level whose score is above the
-/// threshold or NaN.
-fn for_each_above(layout: &Layout, values: &LevelHeads<'_>, threshold: f32, found: impl FnMut(usize, f32)) {
+/// Calls `found` with the index, the score and the log-odds of each anchor of a level whose score is
+/// above the threshold or NaN.
+fn for_each_above(layout: &Layout, values: &LevelHeads<'_>, threshold: f32, mut found: impl FnMut(usize, f32, f32)) {
     let LevelHeads { anchors, cells, scores, second_scores, .. } = *values;
     let count = anchors * cells;
     let logit = (threshold / (1.0 - threshold)).ln();
@@ -113,49 +135,76 @@ fn for_each_above(layout: &Layout, values: &LevelHeads<'_>, threshold: f32, foun
                     let (anchor, cell) = at(index);
                     plane(anchors + anchor)[cell] - plane(anchor)[cell]
                 };
-                scan(count, logit, margin, sigmoid, found);
+                scan(count, logit, margin, |index, margin| found(index, sigmoid(margin), margin));
             } else {
                 let face = |index| {
                     let (anchor, cell) = at(index);
                     plane(anchors + anchor)[cell]
                 };
-                scan(count, threshold, face, |score| score, found);
+                scan(count, threshold, face, |index, face| {
+                    let (anchor, cell) = at(index);
+                    found(index, face, log_odds(face, plane(anchor)[cell]));
+                });
             }
         }
         (_, Scores::Pairs, logits) => {
             let pairs = scores.as_chunks::<2>().0;
             if logits {
-                scan(count, logit, |index| pairs[index][1] - pairs[index][0], sigmoid, found);
+                let margin = |index: usize| pairs[index][1] - pairs[index][0];
+                scan(count, logit, margin, |index, margin| found(index, sigmoid(margin), margin));
             } else {
-                scan(count, threshold, |index| pairs[index][1], |score| score, found);
+                scan(
+                    count,
+                    threshold,
+                    |index| pairs[index][1],
+                    |index, face| {
+                        found(index, face, log_odds(face, pairs[index][0]));
+                    },
+                );
             }
         }
-        (_, Scores::Single, true) => scan(count, logit, |index| scores[index], sigmoid, found),
-        (_, Scores::Single, false) => scan(count, threshold, |index| scores[index], |score| score, found),
+        (_, Scores::Single, true) => {
+            scan(count, logit, |index| scores[index], |index, logit| found(index, sigmoid(logit), logit));
+        }
+        (_, Scores::Single, false) => {
+            scan(
+                count,
+                threshold,
+                |index| scores[index],
+                |index, score| {
+                    found(index, score, log_odds(score, 1.0 - score));
+                },
+            );
+        }
         (_, Scores::Product, logits) => {
             let probability = |value: f32| if logits { sigmoid(value) } else { value.clamp(0.0, 1.0) };
+            let complement = |value: f32| if logits { sigmoid(-value) } else { 1.0 - value.clamp(0.0, 1.0) };
             let product = |index: usize| probability(scores[index]) * probability(second_scores[index]);
-            scan(count, threshold * threshold, product, f32::sqrt, found);
+            scan(count, threshold * threshold, product, |index, product| {
+                let (first, second) = (complement(scores[index]), complement(second_scores[index]));
+                found(index, product.sqrt(), log_odds(product, first + second - first * second));
+            });
         }
     }
 }
 
-/// Calls `found` with the index and `score(value)` of each value that is above the threshold or
-/// NaN.
-fn scan(
-    count: usize,
-    threshold: f32,
-    value: impl Fn(usize) -> f32,
-    score: impl Fn(f32) -> f32,
-    mut found: impl FnMut(usize, f32),
-) {
+/// The logarithm of the ratio of two probabilities that sum to 1. A probability that underflowed
+/// counts as the smallest one.
+fn log_odds(face: f32, background: f32) -> f32 {
+    // `max` would replace NaN, too, and hide it.
+    let positive = |value: f32| if value < f32::MIN_POSITIVE { f32::MIN_POSITIVE } else { value };
+    positive(face).ln() - positive(background).ln()
+}
+
+/// Calls `found` with the index and the value of each value that is above the threshold or NaN.
+fn scan(count: usize, threshold: f32, value: impl Fn(usize) -> f32, mut found: impl FnMut(usize, f32)) {
     for index in 0..count {
         let value = value(index);
         // This form of the comparison is false for NaN.
         if value <= threshold {
             continue;
         }
-        found(index, score(value));
+        found(index, value);
     }
 }
 
@@ -172,21 +221,22 @@ pub(super) fn from_candidates(values: &[f32], with_landmarks: bool, score_thresh
     let len = if with_landmarks { CANDIDATE_LEN_WITH_LANDMARKS } else { CANDIDATE_LEN };
     for candidate in values.chunks_exact(len) {
         let split = candidate.split_first_chunk::<CANDIDATE_LEN>();
-        let (&[score, x, y, w, h], points) = split.expect("a candidate has at least this length");
+        let (&[score, log_odds, x, y, w, h], points) = split.expect("a candidate has at least this length");
         if score <= score_threshold {
             continue;
         }
         let landmarks = points.first_chunk::<10>().map(landmarks);
-        decoded.add(Face { score, rect: Rect { x, y, w, h }, landmarks, ..Face::default() });
+        decoded.add(Face { score, rect: Rect { x, y, w, h }, landmarks, ..Face::default() }, log_odds);
     }
     decoded
 }
 
 impl Decoded {
     /// Adds a candidate, or counts it if a value is not finite.
-    fn add(&mut self, face: Face) {
-        if face.is_finite() {
-            self.candidates.push(Face { score: face.score.clamp(0.0, 1.0), ..face });
+    fn add(&mut self, face: Face, log_odds: f32) {
+        if face.is_finite() && !log_odds.is_nan() {
+            let face = Face { score: face.score.clamp(0.0, 1.0), ..face };
+            self.candidates.push(RankedFace { face, log_odds });
         } else {
             self.non_finite += 1;
         }
@@ -266,8 +316,8 @@ mod tests {
         /// The single candidate above 0.5.
         fn single(&self) -> Face {
             let decoded = self.decode(0.5);
-            let [face] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
-            face.clone()
+            let [candidate] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
+            candidate.face.clone()
         }
     }
 
@@ -360,7 +410,8 @@ mod tests {
             scores[face] = 1.0;
             let decoded = outputs.decode(0.6);
             let [found] = decoded.candidates.as_slice() else { panic!("{}: {decoded:?}", family.name) };
-            assert!((found.score - 0.731_058_6).abs() < 1e-6, "{}: {}", family.name, found.score);
+            assert!((found.face.score - 0.731_058_6).abs() < 1e-6, "{}: {found:?}", family.name);
+            assert!((found.log_odds - 1.0).abs() < 1e-6, "{}: {found:?}", family.name);
         }
     }
 
@@ -380,8 +431,43 @@ mod tests {
         outputs.head(Role::Landmarks, 0)[2 * 10 + 9] = f32::NAN;
         let decoded = outputs.decode(0.5);
         assert_eq!(decoded.non_finite, 3);
-        let [face] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
-        assert_eq!(face.score, 1.0);
+        let [candidate] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
+        assert_eq!(candidate.face.score, 1.0);
+    }
+
+    #[test]
+    fn candidates_whose_scores_are_rounded_to_one_keep_their_order() {
+        for family in [&families::RETINAFACE, &families::INSIGHTFACE] {
+            let mut outputs = Outputs::new(family);
+            let (background, face): (fn(usize) -> usize, fn(usize) -> usize) = match family.arrangement {
+                // Each cell has two anchors, whose planes of 16 cells follow each other.
+                Arrangement::Nchw => {
+                    (|anchor| 16 * (anchor % 2) + anchor / 2, |anchor| 16 * (2 + anchor % 2) + anchor / 2)
+                }
+                _ => (|anchor| 2 * anchor, |anchor| 2 * anchor + 1),
+            };
+            let scores = outputs.head(Role::Score, 0);
+            for (anchor, probability) in [3e-6, 2e-7, 0.0, 9e-7].into_iter().enumerate() {
+                scores[background(anchor)] = probability;
+                scores[face(anchor)] = 1.0;
+            }
+            let log_odds = outputs.decode(0.5).candidates.iter().map(|face| face.log_odds).collect::<Vec<_>>();
+            assert!(
+                log_odds[2] > log_odds[1] && log_odds[1] > log_odds[3] && log_odds[3] > log_odds[0],
+                "{log_odds:?}"
+            );
+            assert!(log_odds[2].is_finite());
+        }
+        // The complement of a product of sigmoids is computed without rounding it to 0.
+        let mut outputs = Outputs::new(&families::YUNET);
+        outputs.layout.logits = true;
+        outputs.values.iter_mut().for_each(|values| values.fill(-9.0));
+        for head in [0, 3] {
+            outputs.head(Role::Score, head)[..2].copy_from_slice(&[25.0, 30.0]);
+        }
+        let [first, second] = &outputs.decode(0.5).candidates[..] else { panic!("two anchors are above 0.5") };
+        assert_eq!((first.face.score, second.face.score), (1.0, 1.0));
+        assert!((first.log_odds - 24.3).abs() < 0.1 && (second.log_odds - 29.3).abs() < 0.1, "{first:?} {second:?}");
     }
 
     #[test]
@@ -406,21 +492,19 @@ mod tests {
     fn candidates_of_the_device_graph_are_filtered_in_the_same_way() {
         let candidate = |score: f32, last: f32| {
             let mut values = [0.0; CANDIDATE_LEN_WITH_LANDMARKS];
-            (values[0], values[3], values[4], values[14]) = (score, 20.0, 30.0, last);
+            (values[0], values[1], values[4], values[5], values[15]) = (score, 2.5, 20.0, 30.0, last);
             values
         };
         let values =
             [candidate(1.5, 7.0), candidate(f32::NAN, 7.0), candidate(0.9, f32::INFINITY), candidate(0.5, 7.0)];
         let decoded = from_candidates(values.as_flattened(), true, 0.5);
         assert_eq!(decoded.non_finite, 2);
-        let [face] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
+        let [RankedFace { face, log_odds: 2.5 }] = decoded.candidates.as_slice() else { panic!("{decoded:?}") };
         assert_eq!((face.score, face.rect), (1.0, Rect::new(0.0, 0.0, 20.0, 30.0)));
         assert_eq!(face.landmarks.unwrap()[4], Point::new(0.0, 7.0));
-        let decoded = from_candidates(&[0.9, 1.0, 2.0, 3.0, 4.0], false, 0.5);
-        assert_eq!(
-            (decoded.candidates[0].rect, decoded.candidates[0].landmarks),
-            (Rect::new(1.0, 2.0, 3.0, 4.0), None)
-        );
+        let decoded = from_candidates(&[0.9, 2.5, 1.0, 2.0, 3.0, 4.0], false, 0.5);
+        let face = &decoded.candidates[0].face;
+        assert_eq!((face.rect, face.landmarks), (Rect::new(1.0, 2.0, 3.0, 4.0), None));
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::decode;
 use super::error::DetectError;
-use super::merge::{self, Candidate, Merge};
+use super::merge::{self, Candidate, LandmarkFusion, Merge, MergeSettings};
 use super::pool::{Pool, ViewBuffers};
 use super::preprocess::{self, PreprocessBuffers};
+use super::refine::second_views;
 use super::view_settings::Views;
 use super::views::{self, View};
-use crate::geometry::{Face, FrameSize, InputSize, MAX_CANDIDATES, Point};
+use crate::geometry::{Face, FrameSize, InputSize, MAX_CANDIDATES, Point, Ranked as _};
 use crate::image::{ImageInfo, ImageView, UnpackPool};
 use crate::inference::{
     AUTO_BATCH, Client, FrameSpec, InputSpec, ModelError, PendingReply, Request, RunOutput, SharedModel, Tensors,
@@ -35,6 +36,12 @@ pub struct DetectionSettings {
     pub views: Views,
     /// How overlapping faces of several views are merged.
     pub merge: Merge,
+    /// How the landmarks of the candidates of one face are fused; [`Merge::Vote`] always takes their
+    /// mean.
+    pub landmark_fusion: LandmarkFusion,
+    /// Whether [`Detector::detect`] takes the landmarks of large faces from a second view, see
+    /// [`Detector::refine_large_faces`].
+    pub refine_large_faces: bool,
     /// Maximum number of faces, best scores first; 0 for no limit.
     pub max_faces: usize,
     /// Minimum length of a face's shorter side, in frame pixels.
@@ -53,6 +60,8 @@ impl Default for DetectionSettings {
             input_size: InputSize::Longest(640),
             views: Views::default(),
             merge: Merge::default(),
+            landmark_fusion: LandmarkFusion::default(),
+            refine_large_faces: false,
             max_faces: 0,
             min_face_size: 0.0,
             max_batch: 1,
@@ -164,7 +173,54 @@ impl Detector {
     /// # Errors
     /// If the frame cannot be preprocessed or the model does not run.
     pub fn detect(&self, frame: &ImageView<'_>, settings: &DetectionSettings) -> Result<Detection, DetectError> {
-        self.submit(frame, settings)?.wait()
+        let mut detection = self.submit(frame, settings)?.wait()?;
+        if settings.refine_large_faces {
+            self.refine_large_faces(frame, settings, &mut detection)?;
+        }
+        Ok(detection)
+    }
+
+    /// Takes the landmarks of the faces that are large in the model's input, above 320 pixels, from
+    /// a second view that shows them with 160 pixels: the landmarks of smaller faces are more
+    /// precise. `frame` is the frame of the detection. Boxes and scores stay. The time is added to
+    /// that of the inference.
+    ///
+    /// # Errors
+    /// If the frame cannot be preprocessed or the model does not run.
+    pub fn refine_large_faces(
+        &self,
+        frame: &ImageView<'_>,
+        settings: &DetectionSettings,
+        detection: &mut Detection,
+    ) -> Result<(), DetectError> {
+        let start = Instant::now();
+        let size = frame.info().size();
+        if !self.shared.layout()?.landmarks {
+            return Ok(());
+        }
+        let views = self.shared.views(size, settings);
+        let seconds = second_views(&detection.faces, &views, size, self.shared.model.spec());
+        if seconds.is_empty() {
+            return Ok(());
+        }
+        // Of a face in its second view all candidates count, as for [`LandmarkFusion::Mean`].
+        let settings = DetectionSettings { score_threshold: merge::FUSION_SCORE, ..settings.clone() };
+        let views = seconds.iter().map(|second| second.view).collect();
+        let pending = PendingDetection::with_views(&self.shared, views, size, &settings, start);
+        let pending = self.shared.unpacked.direct(frame, |frame| {
+            let input_spec = |_: &View| self.shared.refined_spec();
+            self.submit_views(frame, pending, input_spec)
+        })?;
+        let (found, non_finite) = pending.wait_for_views()?;
+        for (second, candidates) in seconds.iter().zip(found) {
+            let DetectionSettings { landmark_fusion, iou_threshold, .. } = settings;
+            if let Some(landmarks) = second.landmarks(candidates, landmark_fusion, iou_threshold, size) {
+                detection.faces[second.face].landmarks = Some(landmarks);
+            }
+        }
+        detection.non_finite += non_finite;
+        detection.timing.inference += start.elapsed();
+        Ok(())
     }
 
     /// Preprocesses a frame and submits it to the model without waiting for the result; blocks only
@@ -187,7 +243,7 @@ impl Detector {
     ) -> Result<PendingDetection, DetectError> {
         let model = &self.shared.model;
         self.shared.layout()?;
-        let mut pending = PendingDetection::new(&self.shared, frame.info().size(), settings, start);
+        let pending = PendingDetection::new(&self.shared, frame.info().size(), settings, start);
         let input_spec = |view: &View| {
             let View { region, letterbox, .. } = view;
             let (width, height) = letterbox.input();
@@ -198,7 +254,19 @@ impl Detector {
                 InputSpec::Floats { width, height }
             }
         };
-        lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec));
+        let refined = settings.refine_large_faces.then(|| self.shared.refined_spec());
+        lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec).chain(refined));
+        self.submit_views(frame, pending, input_spec)
+    }
+
+    /// Preprocesses and submits all views of a frame.
+    fn submit_views(
+        &self,
+        frame: &ImageView<'_>,
+        mut pending: PendingDetection,
+        input_spec: impl Fn(&View) -> InputSpec,
+    ) -> Result<PendingDetection, DetectError> {
+        let model = &self.shared.model;
         // Views of one shape are submitted as whole batches, so that no run starts with a part of
         // one. The first batch runs while the second one is preprocessed.
         let mut batch = Vec::new();
@@ -210,11 +278,11 @@ impl Detector {
             let mut buffers = self.shared.buffers(view_spec)?;
             fill(&mut buffers, view_spec, &image, &view, model.spec())?;
             let (width, height) = view.letterbox.input();
-            let max_batch = model.batch(match settings.max_batch {
+            let max_batch = model.batch(match pending.settings.max_batch {
                 0 => model.auto_batch(width, height),
                 requested => requested,
             });
-            pending.preprocess = start.elapsed().saturating_sub(pending.submitting);
+            pending.preprocess = pending.start.elapsed().saturating_sub(pending.submitting);
             let is_complete = batch.len() + 1 >= max_batch.min(MAX_PENDING_VIEWS)
                 || pending.views.get(index + 1).is_none_or(|next| input_spec(next) != view_spec);
             match (is_complete, batch.is_empty()) {
@@ -374,6 +442,8 @@ pub struct PendingDetection {
     submitting: Duration,
     /// Candidates of the views that were read.
     found: Vec<Candidate>,
+    /// Number of candidates after each view that was read.
+    found_after: Vec<usize>,
     non_finite: usize,
     batch: usize,
     decode: Duration,
@@ -386,6 +456,16 @@ pub struct PendingDetection {
 impl PendingDetection {
     fn new(shared: &Arc<Shared>, frame: FrameSize, settings: &DetectionSettings, start: Instant) -> Self {
         let views = shared.views(frame, settings);
+        Self::with_views(shared, views, frame, settings, start)
+    }
+
+    fn with_views(
+        shared: &Arc<Shared>,
+        views: Arc<[View]>,
+        frame: FrameSize,
+        settings: &DetectionSettings,
+        start: Instant,
+    ) -> Self {
         Self {
             replies: VecDeque::with_capacity(views.len().min(MAX_PENDING_VIEWS)),
             shared: Arc::clone(shared),
@@ -396,6 +476,7 @@ impl PendingDetection {
             preprocess: Duration::ZERO,
             submitting: Duration::ZERO,
             found: Vec::new(),
+            found_after: Vec::new(),
             non_finite: 0,
             batch: 0,
             decode: Duration::ZERO,
@@ -427,10 +508,17 @@ impl PendingDetection {
         let layout = self.shared.layout()?;
         let reply = reply.wait().map_err(ModelError::from)?;
         let before = Instant::now();
-        // Below the threshold, candidates of the whole frame only confirm those of tiles.
+        // Below the threshold, candidates of the whole frame confirm those of tiles, and candidates
+        // of any view contribute their landmarks.
         let confirms = view.is_whole() && self.views.iter().any(|view| !view.is_whole());
-        let threshold = self.settings.score_threshold;
-        let threshold = if confirms { threshold.min(merge::CONFIRMING_SCORE) } else { threshold };
+        let is_fused = layout.landmarks && self.settings.landmark_fusion == LandmarkFusion::Mean;
+        let mut threshold = self.settings.score_threshold;
+        if confirms {
+            threshold = threshold.min(merge::CONFIRMING_SCORE);
+        }
+        if is_fused {
+            threshold = threshold.min(merge::FUSION_SCORE);
+        }
         let decoded = match reply.item.output()? {
             RunOutput::Heads(heads) => decode::decode(layout, view.letterbox.input(), heads.values(), threshold),
             RunOutput::Candidates(candidates) => decode::from_candidates(candidates, layout.landmarks, threshold),
@@ -440,15 +528,28 @@ impl PendingDetection {
         // Non-maximum suppression has this limit. At a threshold of 0 every anchor is a candidate.
         let mut candidates = decoded.candidates;
         if candidates.len() > MAX_CANDIDATES {
-            candidates.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
+            candidates.sort_by(|a, b| b.rank().total_cmp(&a.rank()));
             candidates.truncate(MAX_CANDIDATES);
         }
         self.found.extend(candidates.iter().filter_map(|face| view.map_to_square_frame(face)));
+        self.found_after.push(self.found.len());
         self.batch = self.batch.max(reply.batch);
         self.wait.get_or_insert(reply.wait);
         self.end = self.end.max(since + reply.wait + reply.run);
         self.decode += before.elapsed();
         Ok(())
+    }
+
+    /// Waits for the model. Returns the candidates of each view, and the number of those that were
+    /// dropped because a value is not finite.
+    fn wait_for_views(mut self) -> Result<(Vec<Vec<Candidate>>, usize), DetectError> {
+        while let Some(oldest) = self.replies.pop_front() {
+            self.read(oldest)?;
+        }
+        let mut found = self.found.into_iter();
+        let starts = std::iter::once(0).chain(self.found_after.iter().copied());
+        let counts = starts.zip(&self.found_after).map(|(start, end)| end - start);
+        Ok((counts.map(|count| found.by_ref().take(count).collect()).collect(), self.non_finite))
     }
 
     /// Waits for the model and decodes its outputs.
@@ -494,6 +595,13 @@ impl Shared {
         }
     }
 
+    /// The input of second views. It does not depend on the face, so that no provider makes a
+    /// session for each.
+    fn refined_spec(&self) -> InputSpec {
+        let (width, height) = View::refined_input(self.model.spec());
+        InputSpec::Floats { width, height }
+    }
+
     /// Memory for a view: that of an earlier frame, or new memory.
     fn buffers(&self, input_spec: InputSpec) -> Result<ViewBuffers, DetectError> {
         if let Some(free) = lock(&self.buffers).take(input_spec) {
@@ -514,7 +622,8 @@ fn select(found: Vec<Candidate>, frame: FrameSize, settings: &DetectionSettings)
     let count = found.len();
     let finite = found.into_iter().filter(|candidate| candidate.face.is_finite()).collect::<Vec<_>>();
     let overflowed = count - finite.len();
-    let mut faces = merge::merge(finite, settings.merge, settings.iou_threshold, settings.score_threshold);
+    let DetectionSettings { merge, landmark_fusion, iou_threshold, score_threshold, .. } = *settings;
+    let mut faces = merge::merge(finite, MergeSettings { merge, landmark_fusion, iou_threshold, score_threshold });
     if (stretch_x, stretch_y) != (1.0, 1.0) {
         faces
             .iter_mut()

@@ -4,7 +4,7 @@
 //! semantic segmentation-aware CNN model", ICCV 2015; `bbox_vote` in deepinsight/insightface,
 //! `detection/retinaface/retinaface.py`.
 
-use crate::geometry::{Face, MAX_CANDIDATES, Point, Rect, iou, nms};
+use crate::geometry::{Face, Landmarks, MAX_CANDIDATES, Point, Ranked, Rect, iou, nms, suppress};
 
 /// A truncated face is a duplicate of another face if the two cover each other by more than this
 /// fraction of the smaller box.
@@ -42,11 +42,31 @@ pub enum Merge {
     Vote,
 }
 
+/// How the landmarks of the candidates of one face are fused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LandmarkFusion {
+    /// The landmarks of the best candidate.
+    None,
+    /// The mean of the landmarks of all candidates that non-maximum suppression would drop in favour
+    /// of the best one, weighted by score. Their errors differ, so that the mean is steadier.
+    #[default]
+    Mean,
+}
+
+/// Candidates with a higher score take part in [`LandmarkFusion::Mean`], even if it is below the
+/// threshold.
+pub(super) const FUSION_SCORE: f32 = 0.1;
+/// Minimum intersection over union of the best candidate and one whose landmarks are fused with its
+/// own. It keeps apart faces that overlap.
+const FUSION_IOU: f32 = 0.6;
+
 /// A candidate from one view.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Candidate {
     /// The face, in the square pixels of the frame.
     pub(crate) face: Face,
+    /// See [`super::decode::RankedFace::log_odds`].
+    pub(crate) log_odds: f32,
     /// Whether an inner edge of the view truncates the face.
     pub(crate) truncated: bool,
     /// Maximum size (longer side) of the faces that the view can contain completely, in the same
@@ -66,38 +86,77 @@ impl Candidate {
     /// A candidate from a view of the whole frame.
     #[cfg(test)]
     pub(crate) fn of_whole_frame(face: Face) -> Self {
-        Self { face, truncated: false, max_whole_face: f32::INFINITY, whole_size: 0.0 }
+        let log_odds = (face.score / (1.0 - face.score)).ln();
+        Self { face, log_odds, truncated: false, max_whole_face: f32::INFINITY, whole_size: 0.0 }
     }
 }
 
-/// Merges the candidates from all views of a frame. Those with a score of at most `score_threshold`
-/// only confirm others. The result is sorted by score, best first.
-pub(crate) fn merge(
-    mut candidates: Vec<Candidate>,
-    merge: Merge,
-    iou_threshold: f32,
-    score_threshold: f32,
-) -> Vec<Face> {
+impl Ranked for Candidate {
+    fn rank(&self) -> f32 {
+        self.log_odds
+    }
+
+    fn rect(&self) -> Rect {
+        self.face.rect
+    }
+}
+
+/// The settings of [`merge`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MergeSettings {
+    pub(crate) merge: Merge,
+    pub(crate) landmark_fusion: LandmarkFusion,
+    pub(crate) iou_threshold: f32,
+    pub(crate) score_threshold: f32,
+}
+
+/// Merges the candidates from all views of a frame. Those with a score of at most the threshold only
+/// confirm others, or contribute their landmarks. The result is sorted by rank, best first.
+pub(crate) fn merge(mut candidates: Vec<Candidate>, settings: MergeSettings) -> Vec<Face> {
+    let MergeSettings { merge, landmark_fusion, iou_threshold, score_threshold } = settings;
     drop_unconfirmed(&mut candidates);
-    candidates.retain(|candidate| candidate.face.score > score_threshold);
+    let (mut candidates, poor): (Vec<_>, Vec<_>) =
+        candidates.into_iter().partition(|candidate| candidate.face.score > score_threshold);
     drop_parts(&mut candidates, iou_threshold);
     let (truncated, complete): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| candidate.truncated);
-    let faces = |candidates: Vec<Candidate>| candidates.into_iter().map(|candidate| candidate.face).collect::<Vec<_>>();
-    let mut kept = match merge {
-        Merge::Nms => nms(faces(complete), iou_threshold),
-        Merge::Vote => vote(faces(complete), iou_threshold),
+    let mut kept = match (merge, landmark_fusion) {
+        (Merge::Nms, LandmarkFusion::None) => nms(complete, iou_threshold),
+        (Merge::Nms, LandmarkFusion::Mean) => nms_with_fusion(complete, poor, iou_threshold),
+        (Merge::Vote, _) => vote(complete, iou_threshold),
     };
-    if truncated.is_empty() {
-        return kept;
-    }
     // Other views contain most truncated faces completely. The remaining ones exceed the overlap of
     // tiles.
-    for face in nms(faces(truncated), iou_threshold) {
-        if kept.iter().all(|other| coverage(face.rect, other.rect) <= TRUNCATED_COVERAGE) {
-            kept.push(face);
+    for candidate in nms(truncated, iou_threshold) {
+        if kept.iter().all(|other| coverage(candidate.face.rect, other.face.rect) <= TRUNCATED_COVERAGE) {
+            kept.push(candidate);
         }
     }
-    kept.sort_by(|a, b| b.score.total_cmp(&a.score));
+    kept.sort_by(|a, b| b.rank().total_cmp(&a.rank()));
+    kept.into_iter().map(|candidate| candidate.face).collect()
+}
+
+/// Non-maximum suppression with [`LandmarkFusion::Mean`]. `poor` candidates are not kept.
+pub(super) fn nms_with_fusion(candidates: Vec<Candidate>, poor: Vec<Candidate>, iou_threshold: f32) -> Vec<Candidate> {
+    let mut others: Vec<Vec<Candidate>> = Vec::new();
+    let mut kept = suppress(candidates, iou_threshold, |candidate, best, index| {
+        others.resize_with(others.len().max(index + 1), Vec::new);
+        if iou(best.face.rect, candidate.face.rect) >= FUSION_IOU {
+            others[index].push(candidate);
+        }
+    });
+    others.resize_with(kept.len(), Vec::new);
+    for candidate in poor.into_iter().filter(|candidate| candidate.face.score > FUSION_SCORE && !candidate.truncated) {
+        let is_same_face = |best: &Candidate| iou(best.face.rect, candidate.face.rect) >= FUSION_IOU;
+        if let Some(index) = kept.iter().position(is_same_face) {
+            others[index].push(candidate);
+        }
+    }
+    for (best, others) in kept.iter_mut().zip(others) {
+        let group = || std::iter::once(&best.face).chain(others.iter().map(|candidate| &candidate.face));
+        if let Some(landmarks) = mean_landmarks(group) {
+            best.face.landmarks = Some(landmarks);
+        }
+    }
     kept
 }
 
@@ -158,49 +217,60 @@ fn coverage(a: Rect, b: Rect) -> f32 {
     if smaller > 0.0 { w * h / smaller } else { 0.0 }
 }
 
-/// Box voting: merges each face that has the best score at its position with the faces that overlap
-/// it.
+/// Box voting: merges each candidate that has the best rank at its position with the candidates that
+/// overlap it.
 ///
 /// Boxes and landmarks are means, weighted by score; the score is the best one. The reference drops
-/// faces without overlapping faces; here they are kept.
-fn vote(mut faces: Vec<Face>, iou_threshold: f32) -> Vec<Face> {
-    faces.sort_by(|a, b| b.score.total_cmp(&a.score));
-    faces.truncate(MAX_CANDIDATES);
+/// candidates without overlapping ones; here they are kept.
+fn vote(mut candidates: Vec<Candidate>, iou_threshold: f32) -> Vec<Candidate> {
+    candidates.sort_by(|a, b| b.rank().total_cmp(&a.rank()));
+    candidates.truncate(MAX_CANDIDATES);
     let mut kept = Vec::new();
-    while let Some(best) = faces.first() {
-        let rect = best.rect;
-        let (group, rest): (Vec<_>, Vec<_>) = faces
+    while let Some(best) = candidates.first() {
+        let rect = best.face.rect;
+        let (group, rest): (Vec<_>, Vec<_>) = candidates
             .into_iter()
             .enumerate()
-            .partition(|(index, face)| *index == 0 || iou(rect, face.rect) >= iou_threshold);
-        kept.push(mean(group.into_iter().map(|(_, face)| face).collect()));
-        faces = rest.into_iter().map(|(_, face)| face).collect();
+            .partition(|(index, candidate)| *index == 0 || iou(rect, candidate.face.rect) >= iou_threshold);
+        kept.push(mean(group.into_iter().map(|(_, candidate)| candidate).collect()));
+        candidates = rest.into_iter().map(|(_, candidate)| candidate).collect();
     }
     kept
 }
 
-/// The mean of at least one face, weighted by score. Other fields are those of the first face.
-fn mean(group: Vec<Face>) -> Face {
-    let weights = group.iter().map(|face| f64::from(face.score.max(f32::MIN_POSITIVE)));
-    let total = weights.clone().sum::<f64>();
-    let of = |value: &dyn Fn(&Face) -> f32| {
-        let sum = group.iter().zip(weights.clone()).map(|(face, weight)| f64::from(value(face)) * weight);
-        (sum.sum::<f64>() / total) as f32
+/// The mean of at least one candidate, weighted by score. Other fields are those of the first one.
+fn mean(group: Vec<Candidate>) -> Candidate {
+    let faces = || group.iter().map(|candidate| &candidate.face);
+    let side = |value: fn(Rect) -> f32| weighted_mean(faces().map(|face| (weight(face), value(face.rect))));
+    let rect = Rect { x: side(|rect| rect.x), y: side(|rect| rect.y), w: side(|rect| rect.w), h: side(|rect| rect.h) };
+    let landmarks = mean_landmarks(faces);
+    let mut best = group.into_iter().next().expect("a group has at least one candidate");
+    best.face = Face { rect, landmarks, ..best.face };
+    best
+}
+
+/// The means of the landmarks of faces, weighted by score; `None` if one has no landmarks.
+fn mean_landmarks<'a, I: Iterator<Item = &'a Face>>(faces: impl Fn() -> I) -> Option<Landmarks> {
+    if !faces().all(|face| face.landmarks.is_some()) {
+        return None;
+    }
+    let axis = |index: usize, value: fn(Point) -> f32| {
+        let weighted = |face: &'a Face| Some((weight(face), value(face.landmarks?[index])));
+        weighted_mean(faces().filter_map(weighted))
     };
-    let rect = Rect {
-        x: of(&|face| face.rect.x),
-        y: of(&|face| face.rect.y),
-        w: of(&|face| face.rect.w),
-        h: of(&|face| face.rect.h),
-    };
-    let landmarks = group.iter().all(|face| face.landmarks.is_some()).then(|| {
-        std::array::from_fn(|index| {
-            let point = |face: &Face| face.landmarks.map_or(Point::default(), |points| points[index]);
-            Point::new(of(&|face| point(face).x), of(&|face| point(face).y))
-        })
-    });
-    let best = group.into_iter().next().unwrap_or_default();
-    Face { rect, landmarks, ..best }
+    Some(std::array::from_fn(|index| Point::new(axis(index, |point| point.x), axis(index, |point| point.y))))
+}
+
+/// The weight of a face in a mean.
+fn weight(face: &Face) -> f64 {
+    f64::from(face.score.max(f32::MIN_POSITIVE))
+}
+
+/// The mean of values, each with its weight.
+fn weighted_mean(values: impl Iterator<Item = (f64, f32)>) -> f32 {
+    let (sum, total) =
+        values.fold((0.0, 0.0), |(sum, total), (weight, value)| (sum + weight * f64::from(value), total + weight));
+    (sum / total) as f32
 }
 
 #[cfg(test)]
@@ -216,11 +286,18 @@ mod tests {
     /// A candidate of a tile with full resolution, whose frame the whole view shows at `whole_scale`.
     fn of_tile(face: Face, whole_scale: f32) -> Candidate {
         let whole_size = whole_scale * face.rect.w;
-        Candidate { face, truncated: false, max_whole_face: 256.0, whole_size }
+        Candidate { max_whole_face: 256.0, whole_size, ..Candidate::of_whole_frame(face) }
     }
 
+    const SETTINGS: MergeSettings = MergeSettings {
+        merge: Merge::Nms,
+        landmark_fusion: LandmarkFusion::None,
+        iou_threshold: 0.4,
+        score_threshold: 0.5,
+    };
+
     fn merge(candidates: Vec<Candidate>) -> Vec<Face> {
-        super::merge(candidates, Merge::Nms, 0.4, 0.5)
+        super::merge(candidates, SETTINGS)
     }
 
     #[test]
@@ -259,9 +336,48 @@ mod tests {
     }
 
     #[test]
+    fn landmarks_are_the_mean_of_the_candidates_of_one_face() {
+        let found = [
+            face(0.9, 10.0, 10.0, 20.0),
+            // Its box overlaps by 0.67, and its score is below the threshold.
+            face(0.3, 14.0, 10.0, 20.0),
+            // Its score is too low.
+            face(0.05, 11.0, 10.0, 20.0),
+            // Overlaps by 0.54: it can be another face beside the first one.
+            face(0.6, 16.0, 10.0, 20.0),
+            face(0.8, 90.0, 0.0, 20.0),
+        ]
+        .map(Candidate::of_whole_frame);
+        let fuse = |landmark_fusion| super::merge(found.to_vec(), MergeSettings { landmark_fusion, ..SETTINGS });
+        let [fused, alone] = &fuse(LandmarkFusion::Mean)[..] else { panic!("two faces") };
+        assert_eq!(*alone, face(0.8, 90.0, 0.0, 20.0));
+        assert_eq!((fused.score, fused.rect), (0.9, face(0.9, 10.0, 10.0, 20.0).rect), "the box is that of the best");
+        let nose = fused.landmarks.unwrap()[2];
+        assert!((nose.x - 13.0).abs() < 1e-5 && (nose.y - 14.0).abs() < 1e-5, "{nose:?}");
+        assert_eq!(fuse(LandmarkFusion::None)[0], face(0.9, 10.0, 10.0, 20.0));
+        let boxes_only = found.map(|mut candidate| {
+            candidate.face.landmarks = None;
+            candidate
+        });
+        let settings = MergeSettings { landmark_fusion: LandmarkFusion::Mean, ..SETTINGS };
+        assert_eq!(super::merge(boxes_only.to_vec(), settings)[0].landmarks, None);
+    }
+
+    #[test]
+    fn equal_scores_are_ranked_by_their_log_odds_and_then_by_order() {
+        let ranked =
+            |x: f32, log_odds: f32| Candidate { log_odds, ..Candidate::of_whole_frame(face(1.0, x, 0.0, 20.0)) };
+        assert_eq!(merge(vec![ranked(0.0, 9.5), ranked(1.0, 12.0), ranked(2.0, 11.0)]), [face(1.0, 1.0, 0.0, 20.0)]);
+        assert_eq!(merge(vec![ranked(1.0, 9.5), ranked(0.0, 9.5)]), [face(1.0, 1.0, 0.0, 20.0)]);
+    }
+
+    #[test]
     fn votes_are_weighted_by_score() {
         let all = [face(0.9, 10.0, 10.0, 20.0), face(0.3, 14.0, 10.0, 20.0), face(0.8, 90.0, 0.0, 20.0)];
-        let merged = super::merge(all.map(Candidate::of_whole_frame).to_vec(), Merge::Vote, 0.4, 0.1);
+        let merged = super::merge(
+            all.map(Candidate::of_whole_frame).to_vec(),
+            MergeSettings { merge: Merge::Vote, score_threshold: 0.1, ..SETTINGS },
+        );
         let [voted, alone] = merged.as_slice() else { panic!("{merged:?}") };
         assert_eq!((voted.score, alone.clone()), (0.9, face(0.8, 90.0, 0.0, 20.0)));
         assert!((voted.rect.x - 11.0).abs() < 1e-5 && (voted.rect.w - 20.0).abs() < 1e-5, "{voted:?}");
@@ -275,7 +391,7 @@ mod tests {
                 Candidate::of_whole_frame(face(0.5 + i as f32 / 100.0, *x, 0.0, 30.0))
             };
             let faces = xs.iter().enumerate().map(candidate).collect::<Vec<_>>();
-            let voted = super::merge(faces.clone(), Merge::Vote, 0.4, 0.1);
+            let voted = super::merge(faces.clone(), MergeSettings { merge: Merge::Vote, score_threshold: 0.1, ..SETTINGS });
             prop_assert!(voted.len() <= faces.len() && voted.is_empty() == faces.is_empty());
             prop_assert!(voted.windows(2).all(|pair| pair[0].score >= pair[1].score));
         }

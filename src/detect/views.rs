@@ -6,9 +6,10 @@
 //! Source of pyramid and flip: `detect(img, threshold, scales, do_flip)` in
 //! deepinsight/insightface, `detection/retinaface/retinaface.py`.
 
+use super::decode::RankedFace;
 use super::merge::Candidate;
 use super::view_settings::{MAX_PARTS, Scales, Tiles, Views};
-use crate::geometry::{Face, FrameSize, InputSize, Letterbox, Point, Rect};
+use crate::geometry::{FrameSize, InputSize, Letterbox, PixelAspect, Point, Rect};
 use crate::image::Region;
 use crate::model::ModelSpec;
 
@@ -33,6 +34,11 @@ const AUTO_OVERLAP: f32 = 0.5;
 /// Maximum size of faces that tiles contain completely or truncated, as a fraction of the shorter
 /// side of a tile. Of a larger face, tiles can show parts only.
 const TILE_MAX_FACE: f32 = 0.4;
+/// The longer side of a face in its second view, see [`super::refine`], in input pixels.
+const REFINED_FACE: f32 = 160.0;
+/// Width and height of the input of a second view. It shows a face with a margin of 0.3 times its
+/// size.
+const REFINED_INPUT: usize = 256;
 /// All face sizes.
 const ANY_SIZE: (f32, f32) = (0.0, f32::INFINITY);
 /// A box is truncated if its distance to an inner edge is below this fraction of its size.
@@ -67,10 +73,59 @@ impl View {
         self.whole_scale == 0.0
     }
 
+    /// The second view of a face with this box in the square pixels of the frame; `None` if the face
+    /// lies outside the frame.
+    pub(super) fn of_face(rect: Rect, frame: FrameSize, spec: &ModelSpec) -> Option<Self> {
+        let FrameSize { width, height, pixel_aspect } = frame;
+        let (stretch_x, stretch_y) = pixel_aspect.stretch();
+        let stretch = (stretch_x as f32, stretch_y as f32);
+        let size = InputSize::Fixed(REFINED_INPUT, REFINED_INPUT);
+        let scale = REFINED_FACE / rect.w.max(rect.h);
+        // A fixed input size of the model takes precedence, and shows more around the face.
+        let (cols, rows) = spec.fixed_size.unwrap_or((REFINED_INPUT, REFINED_INPUT));
+        let side = cols.min(rows) as f32 / scale;
+        let (centre_x, centre_y) = (rect.x + rect.w / 2.0, rect.y + rect.h / 2.0);
+        let (left, top) = (centre_x - side / 2.0, centre_y - side / 2.0);
+        let stored = Rect::new(left / stretch.0, top / stretch.1, side / stretch.0, side / stretch.1);
+        let region = pixel_region(stored, width, height)?;
+        let part = FrameSize { width: region.width, height: region.height, pixel_aspect };
+        // The part of the region within the frame fills less of the input, and is not enlarged.
+        let whole = spec.letterbox(part, size, 1.0).content();
+        let fit = whole.0 as f32 / (region.width as f32 * stretch.0);
+        Some(Self {
+            region,
+            letterbox: spec.letterbox(part, size, scale / fit),
+            stretch,
+            flipped: false,
+            face_sizes: ANY_SIZE,
+            max_whole_face: f32::INFINITY,
+            whole_scale: 0.0,
+            inner_edges: [false; 4],
+        })
+    }
+
+    /// Whether the region contains a point of the frame.
+    pub(super) fn contains(&self, point: Point) -> bool {
+        let Region { x, y, width, height } = self.region;
+        let is_within = |value: f32, start: usize, len: usize| value >= start as f32 && value < (start + len) as f32;
+        is_within(point.x, x, width) && is_within(point.y, y, height)
+    }
+
+    /// Input pixels per square pixel of the frame.
+    pub(super) fn scale(&self) -> f32 {
+        self.letterbox.content().0 as f32 / (self.region.width as f32 * self.stretch.0)
+    }
+
+    /// The input of all second views of a model.
+    pub(super) fn refined_input(spec: &ModelSpec) -> (usize, usize) {
+        let square = FrameSize { width: 1, height: 1, pixel_aspect: PixelAspect::SQUARE };
+        spec.letterbox(square, InputSize::Fixed(REFINED_INPUT, REFINED_INPUT), 1.0).input()
+    }
+
     /// Maps a face from input pixels to the square pixels of the frame, see
     /// [`PixelAspect::stretch`](crate::geometry::PixelAspect::stretch). Returns `None` if the face
     /// has the wrong size for this view or lies in the padding.
-    pub(crate) fn map_to_square_frame(&self, face: &Face) -> Option<Candidate> {
+    pub(crate) fn map_to_square_frame(&self, RankedFace { face, log_odds }: &RankedFace) -> Option<Candidate> {
         let size = face.rect.w.max(face.rect.h);
         if size < self.face_sizes.0 || size > self.face_sizes.1 {
             return None;
@@ -99,7 +154,7 @@ impl View {
         let max_whole_face = self.max_whole_face * width * stretch_x / self.letterbox.content().0 as f32;
         let face = face.mapped(|point| Point::new((point.x + left) * stretch_x, (point.y + top) * stretch_y));
         let whole_size = self.whole_scale * face.rect.w.max(face.rect.h);
-        Some(Candidate { face, truncated, max_whole_face, whole_size })
+        Some(Candidate { face, log_odds: *log_odds, truncated, max_whole_face, whole_size })
     }
 }
 
@@ -285,9 +340,10 @@ fn spread(len: usize, span: usize, count: usize) -> Vec<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::merge::{Merge, merge};
+    use super::super::merge::{LandmarkFusion, Merge, MergeSettings, merge};
     use super::super::view_settings::parse_rois;
     use super::*;
+    use crate::geometry::Face;
     use crate::model::{FamilyMatch, Input, families};
     use proptest::prelude::*;
 
@@ -298,6 +354,13 @@ mod tests {
         ModelSpec::for_detector(input, &[], recognised, false, family.normalization)
     }
 
+    const MERGE: MergeSettings = MergeSettings {
+        merge: Merge::Nms,
+        landmark_fusion: LandmarkFusion::None,
+        iou_threshold: 0.4,
+        score_threshold: 0.5,
+    };
+
     fn planned(frame: (usize, usize), size: InputSize, views: &Views) -> Vec<View> {
         plan(frame.into(), &spec(None), size, views)
     }
@@ -307,13 +370,18 @@ mod tests {
         Face { score, rect: Rect::new(x, y, size, size), landmarks: Some(landmarks), ..Face::default() }
     }
 
+    fn map(view: &View, face: &Face) -> Option<Candidate> {
+        let log_odds = (face.score / (1.0 - face.score)).ln();
+        view.map_to_square_frame(&RankedFace { face: face.clone(), log_odds })
+    }
+
     #[test]
     fn the_default_is_one_view_of_the_whole_frame() {
         let plan = planned((1920, 1080), InputSize::Longest(640), &Views::default());
         let [view] = plan.as_slice() else { panic!("{plan:?}") };
         assert_eq!(view.letterbox, Letterbox::new((1920, 1080), InputSize::Longest(640)));
         assert_eq!(view.region, Region { x: 0, y: 0, width: 1920, height: 1080 });
-        let mapped = view.map_to_square_frame(&face(0.9, 320.0, 0.0, 10.0)).unwrap();
+        let mapped = map(view, &face(0.9, 320.0, 0.0, 10.0)).unwrap();
         assert_eq!((mapped.face.rect, mapped.truncated), (Rect::new(960.0, 0.0, 30.0, 30.0), false));
     }
 
@@ -335,11 +403,8 @@ mod tests {
         let plan = planned((1920, 1080), InputSize::Native, &views);
         let is_used = |size: f32| {
             let factor = 256.0 / 1920.0;
-            [
-                plan[0].map_to_square_frame(&face(0.9, 0.0, 0.0, size)),
-                plan[1].map_to_square_frame(&face(0.9, 0.0, 0.0, size * factor)),
-            ]
-            .map(|found| found.is_some())
+            [map(&plan[0], &face(0.9, 0.0, 0.0, size)), map(&plan[1], &face(0.9, 0.0, 0.0, size * factor))]
+                .map(|found| found.is_some())
         };
         assert_eq!([20.0, 400.0, 900.0].map(is_used), [[true, false], [true, true], [false, true]]);
     }
@@ -358,7 +423,7 @@ mod tests {
             landmarks: Some([right, left, nose, mouth_right, mouth_left].map(flip)),
             ..found.clone()
         };
-        assert_eq!(plain.map_to_square_frame(&found), flipped.map_to_square_frame(&in_flipped));
+        assert_eq!(map(plain, &found), map(flipped, &in_flipped));
     }
 
     #[test]
@@ -398,10 +463,10 @@ mod tests {
         let regions = plan.iter().map(|view| view.region).collect::<Vec<_>>();
         let region = |x, y, width, height| Region { x, y, width, height };
         assert_eq!(regions, [region(0, 0, 100, 100), region(1900, 1000, 20, 80), region(10, 12, 22, 21)]);
-        let found = plan[1].map_to_square_frame(&face(0.9, 0.0, 0.0, 64.0)).unwrap().face;
+        let found = map(&plan[1], &face(0.9, 0.0, 0.0, 64.0)).unwrap().face;
         assert_eq!((found.rect.x, found.rect.y), (1900.0, 1000.0));
         let in_padding = Face { rect: Rect::new(300.0, 0.0, 20.0, 20.0), ..Face::default() };
-        assert_eq!(plan[1].map_to_square_frame(&in_padding), None, "the face lies outside the region");
+        assert_eq!(map(&plan[1], &in_padding), None, "the face lies outside the region");
         let outside = Views { rois: parse_rois("5000,0,10,10").unwrap(), ..Views::default() };
         assert_eq!(planned((1920, 1080), InputSize::Native, &outside), []);
     }
@@ -412,15 +477,15 @@ mod tests {
         let plan = planned((1000, 200), InputSize::Native, &views);
         let [_, left, right] = plan.as_slice() else { panic!("{plan:?}") };
         // The tiles are 0..556 and 444..1000. The left one truncates the face at 500..570.
-        let half = left.map_to_square_frame(&face(0.95, 500.0, 50.0, 60.0)).unwrap();
-        let complete = right.map_to_square_frame(&face(0.90, 56.0, 50.0, 70.0)).unwrap();
+        let half = map(left, &face(0.95, 500.0, 50.0, 60.0)).unwrap();
+        let complete = map(right, &face(0.90, 56.0, 50.0, 70.0)).unwrap();
         assert!(half.truncated && !complete.truncated, "{half:?} {complete:?}");
         // The whole frame shows the face, too, with a score below the threshold.
         let whole = Candidate::of_whole_frame(face(0.2, 500.0, 50.0, 75.0));
-        let merged = merge(vec![whole.clone(), half.clone(), complete.clone()], Merge::Nms, 0.4, 0.5);
+        let merged = merge(vec![whole.clone(), half.clone(), complete.clone()], MERGE);
         assert_eq!(merged, [complete.face]);
         // A face that is truncated in all tiles is kept.
-        assert_eq!(merge(vec![whole, half.clone()], Merge::Nms, 0.4, 0.5), [half.face]);
+        assert_eq!(merge(vec![whole, half.clone()], MERGE), [half.face]);
     }
 
     #[test]
@@ -431,9 +496,9 @@ mod tests {
             plan.iter().map(|view| view.inner_edges).collect::<Vec<_>>(),
             [[false, false, true, false], [true, false, false, false]]
         );
-        let half = plan[0].map_to_square_frame(&face(0.95, 350.0, 50.0, 52.0)).unwrap();
-        let complete = plan[1].map_to_square_frame(&face(0.9, 50.0, 50.0, 80.0)).unwrap();
-        assert_eq!(merge(vec![half, complete.clone()], Merge::Nms, 0.4, 0.5), [complete.face]);
+        let half = map(&plan[0], &face(0.95, 350.0, 50.0, 52.0)).unwrap();
+        let complete = map(&plan[1], &face(0.9, 50.0, 50.0, 80.0)).unwrap();
+        assert_eq!(merge(vec![half, complete.clone()], MERGE), [complete.face]);
     }
 
     proptest! {

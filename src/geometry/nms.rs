@@ -1,6 +1,6 @@
 //! Non-maximum suppression.
 
-use super::face::{Face, iou};
+use super::face::{Face, Rect, iou};
 
 /// Maximum number of candidates for suppression; those with the best scores are kept.
 ///
@@ -8,21 +8,50 @@ use super::face::{Face, iou};
 /// same limit as `top_k`.
 pub(crate) const MAX_CANDIDATES: usize = 5000;
 
+/// A candidate of non-maximum suppression.
+pub trait Ranked {
+    /// The value by which candidates are compared. The greatest is the best.
+    fn rank(&self) -> f32;
+    /// The bounding box.
+    fn rect(&self) -> Rect;
+}
+
+impl Ranked for Face {
+    fn rank(&self) -> f32 {
+        self.score
+    }
+
+    fn rect(&self) -> Rect {
+        self.rect
+    }
+}
+
 /// Greedy non-maximum suppression: a candidate is kept if its IoU with every kept candidate of a
-/// better score is at most `iou_threshold` (0.0..=1.0).
+/// better rank is at most `iou_threshold` (0.0..=1.0).
 ///
-/// The candidates can come in any order. The result is sorted by score, best first; equal scores
-/// keep their order.
+/// The candidates can come in any order. The result is sorted by rank, best first; equal ranks keep
+/// their order.
 ///
 /// Source: Felzenszwalb et al., "Object Detection with Discriminatively Trained Part-Based Models",
 /// section 5.2, with intersection over union as the overlap.
-pub fn nms(mut candidates: Vec<Face>, iou_threshold: f32) -> Vec<Face> {
-    candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+pub fn nms<T: Ranked>(candidates: Vec<T>, iou_threshold: f32) -> Vec<T> {
+    suppress(candidates, iou_threshold, |_, _, _| {})
+}
+
+/// As [`nms`]. Calls `suppressed` with each candidate that is not kept, the kept one that suppresses
+/// it, and the index of the kept one in the result.
+pub(crate) fn suppress<T: Ranked>(
+    mut candidates: Vec<T>,
+    iou_threshold: f32,
+    mut suppressed: impl FnMut(T, &T, usize),
+) -> Vec<T> {
+    candidates.sort_by(|a, b| b.rank().total_cmp(&a.rank()));
     candidates.truncate(MAX_CANDIDATES);
-    let mut kept: Vec<Face> = Vec::new();
+    let mut kept: Vec<T> = Vec::new();
     for candidate in candidates {
-        if kept.iter().all(|better| iou(better.rect, candidate.rect) <= iou_threshold) {
-            kept.push(candidate);
+        match kept.iter().position(|better| iou(better.rect(), candidate.rect()) > iou_threshold) {
+            Some(index) => suppressed(candidate, &kept[index], index),
+            None => kept.push(candidate),
         }
     }
     kept
@@ -30,7 +59,6 @@ pub fn nms(mut candidates: Vec<Face>, iou_threshold: f32) -> Vec<Face> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::face::Rect;
     use super::*;
     use proptest::prelude::*;
 

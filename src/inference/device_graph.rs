@@ -281,37 +281,59 @@ impl OutputNodes {
         self.with_axis("Concat", &parts.iter().map(String::as_str).collect::<Vec<_>>(), 1)
     }
 
-    /// The score of each anchor, in 0.0..=1.0, as `[batch, anchors]`.
-    fn scores(&mut self, spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec) -> String {
+    /// The log-odds of the score of each anchor, as `[batch, anchors]`; of [`Scores::Product`] those
+    /// of the square of the score. See [`RankedFace`](crate::detect::RankedFace).
+    fn log_odds(&mut self, spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec) -> String {
         let first = self.concat_levels(spec, layout, frame_spec, Role::Score, 0);
-        let probability = |nodes: &mut Self, tensor: &str| {
-            if layout.logits { nodes.builder.node("Sigmoid", &[tensor], &[]) } else { tensor.to_owned() }
-        };
-        let scores = match layout.scores {
-            Scores::Pairs => {
-                let face = self.slice(&first, 2, 1, 2);
-                if layout.logits {
-                    let background = self.slice(&first, 2, 0, 1);
-                    // The softmax of two values is the sigmoid of their difference.
-                    let difference = self.binary("Sub", &face, &background);
-                    probability(self, &difference)
-                } else {
-                    face
-                }
+        let log_odds = match (layout.scores, layout.logits) {
+            (Scores::Pairs, logits) => {
+                let (background, face) = (self.slice(&first, 2, 0, 1), self.slice(&first, 2, 1, 2));
+                // The softmax of two values is the sigmoid of their difference.
+                if logits { self.binary("Sub", &face, &background) } else { self.log_ratio(&face, &background) }
             }
-            Scores::Single => probability(self, &first),
-            Scores::Product => {
+            (Scores::Single, true) => first,
+            (Scores::Single, false) => {
+                let complement = self.complement(&first);
+                self.log_ratio(&first, &complement)
+            }
+            (Scores::Product, logits) => {
                 let second = self.concat_levels(spec, layout, frame_spec, Role::Score, 1);
-                let (min, max) = (self.builder.floats(&[], &[0.0]), self.builder.floats(&[], &[1.0]));
                 let parts = [first, second].map(|tensor| {
-                    let tensor = probability(self, &tensor);
-                    self.builder.node("Clip", &[&tensor, &min, &max], &[])
+                    if logits {
+                        let negative = self.builder.node("Neg", &[&tensor], &[]);
+                        [tensor, negative].map(|tensor| self.builder.node("Sigmoid", &[&tensor], &[]))
+                    } else {
+                        let (min, max) = (self.builder.floats(&[], &[0.0]), self.builder.floats(&[], &[1.0]));
+                        let clipped = self.builder.node("Clip", &[&tensor, &min, &max], &[]);
+                        let complement = self.complement(&clipped);
+                        [clipped, complement]
+                    }
                 });
-                let product = self.binary("Mul", &parts[0], &parts[1]);
-                self.builder.node("Sqrt", &[&product], &[])
+                let [[first, not_first], [second, not_second]] = parts;
+                let product = self.binary("Mul", &first, &second);
+                let sum = self.binary("Add", &not_first, &not_second);
+                let neither = self.binary("Mul", &not_first, &not_second);
+                let complement = self.binary("Sub", &sum, &neither);
+                self.log_ratio(&product, &complement)
             }
         };
-        self.reshape(&scores, &[0, self.anchors])
+        self.reshape(&log_odds, &[0, self.anchors])
+    }
+
+    /// `1 - tensor`.
+    fn complement(&mut self, tensor: &str) -> String {
+        let one = self.builder.floats(&[], &[1.0]);
+        self.binary("Sub", &one, tensor)
+    }
+
+    /// The logarithm of the ratio of two tensors of probabilities.
+    fn log_ratio(&mut self, first: &str, second: &str) -> String {
+        let [first, second] = [first, second].map(|tensor| {
+            let min = self.builder.floats(&[], &[f32::MIN_POSITIVE]);
+            let positive = self.binary("Max", tensor, &min);
+            self.builder.node("Log", &[&positive], &[])
+        });
+        self.binary("Sub", &first, &second)
     }
 
     /// Top left corner and size of the boxes with the encoded `values`, `[batch, anchors, 2]` each.
@@ -354,10 +376,16 @@ fn build_output_nodes(spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec)
     let candidates = candidates(spec, frame_spec) as i64;
     let mut nodes = OutputNodes { builder: GraphBuilder::new("retinaface/decode/"), anchors: priors.len() as i64 };
 
-    let scores = nodes.scores(spec, layout, frame_spec);
+    let log_odds = nodes.log_odds(spec, layout, frame_spec);
     let count = nodes.builder.ints(&[candidates]);
-    let [scores, indices] = nodes.builder.node_with("TopK", &[&scores, &count], &[("axis", AttributeValue::Int(1))]);
-    let scores = nodes.reshape(&scores, &[0, candidates, 1]);
+    // Of equal values, TopK takes the one with the lower index first, as the CPU does.
+    let [log_odds, indices] =
+        nodes.builder.node_with("TopK", &[&log_odds, &count], &[("axis", AttributeValue::Int(1))]);
+    let log_odds = nodes.reshape(&log_odds, &[0, candidates, 1]);
+    let mut scores = nodes.builder.node("Sigmoid", &[&log_odds], &[]);
+    if layout.scores == Scores::Product {
+        scores = nodes.builder.node("Sqrt", &[&scores], &[]);
+    }
     let column = nodes.reshape(&indices, &[0, candidates, 1]);
     let select = |nodes: &mut OutputNodes, role: Role| {
         let all = nodes.concat_levels(spec, layout, frame_spec, role, 0);
@@ -371,7 +399,7 @@ fn build_output_nodes(spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec)
     let (centre, size) = (nodes.slice(&priors, 2, 0, 2), nodes.slice(&priors, 2, 2, 3));
     let values = select(&mut nodes, Role::Box);
     let [corner, extent] = nodes.boxes(layout, &values, &centre, &size);
-    let mut columns = vec![scores, corner, extent];
+    let mut columns = vec![scores, log_odds, corner, extent];
     if layout.landmarks {
         let xy_of_five_points = nodes.builder.ints(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
         let centres = nodes.with_axis("Gather", &[&centre, &xy_of_five_points], 2);

@@ -12,11 +12,11 @@ use super::priors::{self, Level, Prior};
 /// Maximum number of heads (output tensors) of a layout.
 pub(crate) const MAX_HEADS: usize = 64;
 
-/// Number of values of a candidate that the device graph decoded: score and box (x, y, w, h), in
-/// input pixels.
-pub(crate) const CANDIDATE_LEN: usize = 5;
+/// Number of values of a candidate that the device graph decoded: score, log-odds, and box (x, y, w,
+/// h) in input pixels.
+pub(crate) const CANDIDATE_LEN: usize = 6;
 /// The same with five landmarks (x, y).
-pub(crate) const CANDIDATE_LEN_WITH_LANDMARKS: usize = 15;
+pub(crate) const CANDIDATE_LEN_WITH_LANDMARKS: usize = 16;
 
 /// The arrangement of levels, cells and anchors in the output tensors, without the batch dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use retinaface::{LandmarkSettings, Provider, SharedModel};
 const RATIOS: [(u32, u32); 8] = [(1, 3), (1, 2), (10, 11), (12, 11), (4, 3), (16, 11), (2, 1), (3, 1)];
 
 /// A photo as a recorder stores it that squeezes one axis to pixels of this shape.
-fn stored(name: &str, pixel_aspect: PixelAspect) -> OwnedImage {
+pub(crate) fn stored(name: &str, pixel_aspect: PixelAspect) -> OwnedImage {
     let mat = imread(common::media(name), IMREAD_COLOR).unwrap();
     let (x, y) = pixel_aspect.stretch();
     let (width, height) = ((f64::from(mat.cols()) / x).round(), (f64::from(mat.rows()) / y).round());
@@ -33,7 +33,7 @@ fn stored(name: &str, pixel_aspect: PixelAspect) -> OwnedImage {
     OwnedImage::new(info, squeezed.data_bytes().unwrap().to_vec()).unwrap()
 }
 
-fn aspect((width, height): (u32, u32)) -> PixelAspect {
+pub(crate) fn aspect((width, height): (u32, u32)) -> PixelAspect {
     PixelAspect::new(width, height)
 }
 
@@ -43,11 +43,11 @@ fn displayed(face: &Face, pixel_aspect: PixelAspect) -> Face {
     face.mapped(|point| Point::new(point.x * x as f32, point.y * y as f32))
 }
 
-fn distance(a: Point, b: Point) -> f32 {
+pub(crate) fn distance(a: Point, b: Point) -> f32 {
     (a.x - b.x).hypot(a.y - b.y)
 }
 
-fn mean_distance(a: &[Point], b: &[Point]) -> f32 {
+pub(crate) fn mean_distance(a: &[Point], b: &[Point]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| distance(*a, *b)).sum::<f32>() / a.len() as f32
 }

@@ -12,7 +12,7 @@ use opencv::imgproc;
 use opencv::prelude::*;
 use retinaface::crops::align;
 use retinaface::crops::align::Affine;
-use retinaface::detect::{DetectionSettings, Detector, Merge, Scales, Tiles, Views, parse_rois};
+use retinaface::detect::{DetectionSettings, Detector, LandmarkFusion, Merge, Scales, Tiles, Views, parse_rois};
 use retinaface::geometry::{Face, InputSize, Rect};
 use retinaface::image::{ImageInfo, ImageView, OwnedImage, PixelFormat, Region};
 use retinaface::inference::{Model, ModelOptions, Preprocessing, SharedModel};
@@ -120,6 +120,7 @@ fn faces_of_each_family_match_original_implementation() {
             score_threshold: record.score_threshold,
             iou_threshold: record.iou_threshold,
             input_size: InputSize::Native,
+            landmark_fusion: LandmarkFusion::None,
             ..DetectionSettings::default()
         };
         // Its operator set 9 is too old for the nodes of the device graph.

@@ -13,4 +13,5 @@ mod formats;
 mod hostile;
 mod kernels;
 mod landmarks;
+mod large_faces;
 mod parity;

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use retinaface::detect::{DetectionSettings, Detector, Merge, Scales, SettingsProblem, Tiles, Views, parse_rois};
+use retinaface::detect::{
+    DetectionSettings, Detector, LandmarkFusion, Merge, Scales, SettingsProblem, Tiles, Views, parse_rois,
+};
 use retinaface::geometry::Rect;
 use retinaface::image::OwnedImage;
 use retinaface::inference::{Kernels, ModelFile, ModelOptions, OpenContext, Progress, SharedModel};
@@ -99,6 +101,10 @@ pub(crate) struct ViewArgs {
     /// mean)
     #[arg(long, value_name = "NAME", default_value = "nms", value_parser = parse_merge)]
     pub(crate) merge: Merge,
+    /// Landmarks of a face: mean (score-weighted mean of all its candidates, the steadiest) or none
+    /// (those of the best candidate)
+    #[arg(long, value_name = "NAME", default_value = "mean", value_parser = parse_landmark_fusion)]
+    pub(crate) landmark_fusion: LandmarkFusion,
 }
 
 impl ViewArgs {
@@ -119,6 +125,23 @@ fn parse_merge(text: &str) -> Result<Merge, String> {
         "nms" => Ok(Merge::Nms),
         "vote" => Ok(Merge::Vote),
         _ => Err("expected nms or vote".to_owned()),
+    }
+}
+
+fn parse_landmark_fusion(text: &str) -> Result<LandmarkFusion, String> {
+    match text {
+        "mean" => Ok(LandmarkFusion::Mean),
+        "none" => Ok(LandmarkFusion::None),
+        _ => Err("expected mean or none".to_owned()),
+    }
+}
+
+/// Parses `refine-large-faces` as the element has it. For images, `auto` is on.
+pub(crate) fn parse_refine_large_faces(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" | "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected auto, on or off".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{ArgAction, Args};
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{DetectionSettings, Detector, SettingsProblem};
@@ -16,7 +16,7 @@ use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize};
 use retinaface::image::{ImageInfo, OverlayBuffers, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
 use retinaface::record::{FrameRecord, Origin};
 
-use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_threshold};
+use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_refine_large_faces, parse_threshold};
 use crate::image_file::{self, InputImage};
 use crate::status::{Outcome, progress_bar, report_input};
 
@@ -58,6 +58,10 @@ pub(crate) struct Detect {
     /// Write a copy of each image with its faces drawn to this directory: NAME.jpg
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
+    /// Whether the landmarks of faces larger than 320 px in the model's input come from a second
+    /// inference, in which the face has 160 px: auto (on for images), on or off
+    #[arg(long, value_name = "NAME", default_value = "auto", action = ArgAction::Set, value_parser = parse_refine_large_faces)]
+    refine_large_faces: bool,
     #[command(flatten)]
     views: ViewArgs,
     #[command(flatten)]
@@ -124,6 +128,8 @@ impl Detect {
             input_size: InputSize::from(self.input_size),
             views: self.views.views(),
             merge: self.views.merge,
+            landmark_fusion: self.views.landmark_fusion,
+            refine_large_faces: self.refine_large_faces,
             max_faces: self.max_faces,
             min_face_size: f32::from(self.min_face_size),
             ..DetectionSettings::default()

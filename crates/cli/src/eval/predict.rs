@@ -114,6 +114,7 @@ impl Predict {
             input_size: InputSize::from(self.input_size),
             views: self.views.views(),
             merge: self.views.merge,
+            landmark_fusion: self.views.landmark_fusion,
             max_faces: self.max_faces,
             ..DetectionSettings::default()
         };

@@ -323,6 +323,35 @@ fn crops_without_landmarks_require_align_without_landmarks() {
 }
 
 #[test]
+fn options_of_landmarks_and_crops_change_those_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let photo = common::media("single_face.jpg");
+    let detect = |options: &[&str]| {
+        let output = run(&[&["detect", "--input-size", "1600", path_str(&photo)], options].concat());
+        assert_eq!((status(&output), stderr(&output).as_str()), (0, ""), "{options:?}");
+        let face = lines(&output)[0].faces[0].clone();
+        (face["landmarks"].clone(), face["box"].clone())
+    };
+    let default = detect(&[]);
+    assert_eq!(detect(&["--refine-large-faces", "on", "--landmark-fusion", "mean"]), default);
+    for options in [&["--refine-large-faces", "off"][..], &["--landmark-fusion", "none"]] {
+        let (landmarks, rect) = detect(options);
+        assert!(landmarks != default.0 && rect == default.1, "{options:?}");
+    }
+    for (option, expected) in [("--refine-large-faces", "auto, on or off"), ("--landmark-fusion", "mean or none")] {
+        let output = run(&["detect", path_str(&photo), option, "some"]);
+        assert_eq!(status(&output), 2);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    let crop = |options: &[&str]| {
+        let crops = directory.path().join(options.len().to_string());
+        detect(&[&["--crops", path_str(&crops)], options].concat());
+        std::fs::read(crops.join("single_face-0.png")).unwrap()
+    };
+    assert_ne!(crop(&[]), crop(&["--antialias"]));
+}
+
+#[test]
 fn views_and_model_options_use_the_element_syntax() {
     let photo = common::media("multi_face.jpg");
     let faces = |options: &[&str]| {

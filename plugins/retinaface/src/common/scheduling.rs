@@ -89,6 +89,16 @@ pub(crate) trait FrameModel:
     /// Waits for the model.
     fn wait(pending: Self::Pending) -> Result<Self::Output, FrameModelError<Self::Error>>;
 
+    /// Completes a result from the pixels of its frame. Called once, after [`Self::wait`].
+    fn complete(
+        &self,
+        _buffer: &gst::BufferRef,
+        _info: &VideoInfo,
+        _output: &mut Self::Output,
+    ) -> Result<(), FrameModelError<Self::Error>> {
+        Ok(())
+    }
+
     /// Attaches a result to the frame in `buffer`. `earlier` is the frame that was analysed, if that
     /// is not this one.
     fn attach(
@@ -410,7 +420,9 @@ impl<M: FrameModel> Scheduler<M> {
         outcome: Option<Result<M::Output, FrameModelError<M::Error>>>,
     ) -> Result<(), gst::FlowError> {
         if let Some(outcome) = outcome {
-            let output = outcome.map_err(|error| model.fail(&error))?;
+            let mut output = outcome.map_err(|error| model.fail(&error))?;
+            let info = self.format()?.info;
+            model.complete(buffer, &info, &mut output).map_err(|error| model.fail(&error))?;
             model.attach(buffer.make_mut(), size, &output, None).map_err(|error| model.fail(&error))?;
             model.analysed(&output);
             if let Some(time) = model.processing_time(&output) {
@@ -460,8 +472,9 @@ impl<M: FrameModel> Scheduler<M> {
         info: &VideoInfo,
     ) -> Result<Option<M::Output>, gst::FlowError> {
         let output = model.submit(buffer, info).and_then(|pending| pending.map(M::wait).transpose());
-        let output = output.map_err(|error| model.fail(&error))?;
-        if let Some(output) = &output {
+        let mut output = output.map_err(|error| model.fail(&error))?;
+        if let Some(output) = &mut output {
+            model.complete(buffer, info, output).map_err(|error| model.fail(&error))?;
             model.analysed(output);
         }
         Ok(output)
@@ -507,7 +520,7 @@ fn reserve_held_frames(query: &mut gst::QueryRef) {
 }
 
 /// Whether the stream comes from a live source.
-fn is_live(sink: &gst::Pad) -> bool {
+pub(crate) fn is_live(sink: &gst::Pad) -> bool {
     let mut latency = gst::query::Latency::new();
     sink.peer_query(&mut latency) && latency.result().0
 }

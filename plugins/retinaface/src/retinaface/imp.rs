@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::settings::{self, Mode, Settings};
 use super::stats::Stats;
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
 use crate::common::orientation::Orientation;
-use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
+use crate::common::scheduling::{self, EarlierFrame, FrameModel, Scheduler, SchedulingMode};
 use crate::common::settings_report::SettingsReport;
 use crate::common::sync::lock;
 use crate::common::{caps, frame, model_properties, shared_models};
@@ -48,6 +49,8 @@ pub(crate) struct RetinaFace {
     state: Mutex<Option<State>>,
     orientation: Orientation,
     scheduler: Scheduler<Self>,
+    /// Whether the stream comes from a live source.
+    is_live: AtomicBool,
     checked: Mutex<Option<Checked>>,
     report: SettingsReport,
 }
@@ -182,6 +185,7 @@ impl BaseTransformImpl for RetinaFace {
             let _ = self.fail(&error);
             return Err(gst::loggable_error!(CAT, "{error}"));
         }
+        self.is_live.store(scheduling::is_live(self.obj().sink_pad()), Ordering::Relaxed);
         self.scheduler.set_caps(self, incaps)
     }
 
@@ -249,7 +253,7 @@ impl FrameModel for RetinaFace {
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingDetection>, Error> {
         let (settings, short_max_age) = {
             let settings = lock(&self.settings);
-            (settings.detection(), settings.short_max_age(info.fps()))
+            (settings.detection(self.is_live()), settings.short_max_age(info.fps()))
         };
         let detector = self.detector().ok_or(Error::NotStarted)?;
         self.check_settings(
@@ -267,6 +271,20 @@ impl FrameModel for RetinaFace {
 
     fn wait(pending: PendingDetection) -> Result<Detection, Error> {
         pending.wait().map_err(Error::Model)
+    }
+
+    fn complete(&self, buffer: &gst::BufferRef, info: &VideoInfo, detection: &mut Detection) -> Result<(), Error> {
+        let settings = lock(&self.settings).detection(self.is_live());
+        if !settings.refine_large_faces || detection.faces.is_empty() {
+            return Ok(());
+        }
+        #[cfg(feature = "cuda-memory")]
+        if frame::is_on_gpu(buffer) {
+            return Ok(());
+        }
+        let detector = self.detector().ok_or(Error::NotStarted)?;
+        let refined = frame::read(buffer, info, |view| detector.refine_large_faces(view, &settings, detection));
+        refined.map_err(Error::Frame)?.map_err(Error::Model)
     }
 
     fn attach(
@@ -293,8 +311,11 @@ impl FrameModel for RetinaFace {
     fn warm_up(&self, info: &VideoInfo) -> Result<Duration, Error> {
         let detector = self.detector().ok_or(Error::NotStarted)?;
         // Alone: a stream that starts must not wait for others.
-        let settings =
-            DetectionSettings { max_batch: 1, batch_timeout: Duration::ZERO, ..lock(&self.settings).detection() };
+        let settings = DetectionSettings {
+            max_batch: 1,
+            batch_timeout: Duration::ZERO,
+            ..lock(&self.settings).detection(self.is_live())
+        };
         let mut total = Duration::ZERO;
         // The first run of a shape may build what the second one only uses.
         for _ in 0..2 {
@@ -373,6 +394,10 @@ impl RetinaFace {
             )
         });
         self.report.post(&*self.obj(), problems.chain(max_age));
+    }
+
+    fn is_live(&self) -> bool {
+        self.is_live.load(Ordering::Relaxed)
     }
 
     fn detector(&self) -> Option<Arc<Detector>> {

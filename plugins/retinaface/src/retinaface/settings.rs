@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
-use retinaface::detect::{DetectionSettings, Merge as LibraryMerge, Scales, Tiles, Views, parse_rois};
+use retinaface::detect::{
+    DetectionSettings, LandmarkFusion as LibraryLandmarkFusion, Merge as LibraryMerge, Scales, Tiles, Views, parse_rois,
+};
 use retinaface::geometry::{InputSize, Rect};
 use retinaface::inference::Preprocessing as LibraryPreprocessing;
 
@@ -73,6 +75,41 @@ impl From<Merge> for LibraryMerge {
     }
 }
 
+/// How the landmarks of a face's candidates are fused, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFaceLandmarkFusion")]
+#[repr(i32)]
+pub(super) enum LandmarkFusion {
+    #[enum_value(name = "None: the landmarks of the best candidate", nick = "none")]
+    None,
+    #[default]
+    #[enum_value(name = "Mean: the mean over all candidates of the face, weighted by score", nick = "mean")]
+    Mean,
+}
+
+impl From<LandmarkFusion> for LibraryLandmarkFusion {
+    fn from(fusion: LandmarkFusion) -> Self {
+        match fusion {
+            LandmarkFusion::None => Self::None,
+            LandmarkFusion::Mean => Self::Mean,
+        }
+    }
+}
+
+/// Whether large faces are looked at again, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFaceRefineLargeFaces")]
+#[repr(i32)]
+pub(super) enum RefineLargeFaces {
+    #[default]
+    #[enum_value(name = "Auto: on, except for live sources", nick = "auto")]
+    Auto,
+    #[enum_value(name = "On", nick = "on")]
+    On,
+    #[enum_value(name = "Off", nick = "off")]
+    Off,
+}
+
 /// Whether frames wait for their faces, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceMode")]
@@ -109,6 +146,8 @@ pub(super) struct Settings {
     tiles: ParsedProperty<Tiles>,
     roi: ParsedProperty<Arc<[Rect]>>,
     merge: Merge,
+    landmark_fusion: LandmarkFusion,
+    refine_large_faces: RefineLargeFaces,
 }
 
 impl Default for Settings {
@@ -135,6 +174,8 @@ impl Default for Settings {
             tiles: ParsedProperty::new(DEFAULT_TILES, Tiles::default()),
             roi: ParsedProperty::new("", [].into()),
             merge: Merge::default(),
+            landmark_fusion: LandmarkFusion::default(),
+            refine_large_faces: RefineLargeFaces::default(),
         }
     }
 }
@@ -170,12 +211,19 @@ impl Settings {
         (is_short && frames > 0).then_some((self.max_age, fps))
     }
 
-    pub(super) fn detection(&self) -> DetectionSettings {
+    /// The settings of the library for a stream from a live source or another one.
+    pub(super) fn detection(&self, is_live: bool) -> DetectionSettings {
         let views =
             Views { scales: self.scales.value(), flip: self.flip, tiles: self.tiles.value(), rois: self.roi.value() };
         DetectionSettings {
             views,
             merge: self.merge.into(),
+            landmark_fusion: self.landmark_fusion.into(),
+            refine_large_faces: match self.refine_large_faces {
+                RefineLargeFaces::Auto => !is_live,
+                RefineLargeFaces::On => true,
+                RefineLargeFaces::Off => false,
+            },
             score_threshold: self.score_threshold,
             iou_threshold: self.iou_threshold,
             input_size: InputSize::from(self.input_size),
@@ -243,6 +291,16 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 glib::ParamSpecEnum::builder_with_default("merge", Merge::default())
                     .nick("Merge")
                     .blurb("How overlapping faces are merged")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("landmark-fusion", LandmarkFusion::default())
+                    .nick("Landmark fusion")
+                    .blurb("How the landmarks of the candidates of one face are fused; merge=vote always takes their mean")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("refine-large-faces", RefineLargeFaces::default())
+                    .nick("Refine large faces")
+                    .blurb("Whether the landmarks of faces that are larger than 320 px in the model's input come from a second inference, in which the face has 160 px; not for frames in CUDA memory")
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("max-faces")
@@ -349,6 +407,8 @@ impl Settings {
             "tiles" => self.tiles.set(value, str::parse),
             "roi" => self.roi.set(value, parse_rois),
             "merge" => self.merge = value.get().expect(CHECKED),
+            "landmark-fusion" => self.landmark_fusion = value.get().expect(CHECKED),
+            "refine-large-faces" => self.refine_large_faces = value.get().expect(CHECKED),
             "max-faces" => self.max_faces = value.get().expect(CHECKED),
             "min-face-size" => self.min_face_size = value.get().expect(CHECKED),
             "inference-interval" => self.inference_interval = value.get().expect(CHECKED),
@@ -379,6 +439,8 @@ impl Settings {
             "tiles" => self.tiles.to_value(),
             "roi" => self.roi.to_value(),
             "merge" => self.merge.to_value(),
+            "landmark-fusion" => self.landmark_fusion.to_value(),
+            "refine-large-faces" => self.refine_large_faces.to_value(),
             "max-faces" => self.max_faces.to_value(),
             "min-face-size" => self.min_face_size.to_value(),
             "inference-interval" => self.inference_interval.to_value(),

@@ -523,7 +523,7 @@ fn frames_at_native_size_match_the_reference() {
             let last = expected_frames.iter().filter_map(|frame| frame.frame).max().unwrap();
             let decoded = format!("filesrc location={} ! decodebin ! video/x-raw", clip(source));
             let native = run(&format!(
-                "{decoded} ! identity eos-after={} ! retinaface input-size=0 ! appsink name=out",
+                "{decoded} ! identity eos-after={} ! retinaface input-size=0 landmark-fusion=none refine-large-faces=off ! appsink name=out",
                 last + 2
             ));
             let at_640 = run(&format!("{decoded} ! identity eos-after={} ! retinaface ! appsink name=out", last + 2));
@@ -540,6 +540,36 @@ fn frames_at_native_size_match_the_reference() {
             assert!(count == 0 || sum / count as f32 >= 0.9, "{source} at 640: mean IoU {}", sum / count as f32);
         }
         assert_eq!(compared, reference.len());
+    });
+}
+
+#[test]
+fn large_faces_are_refined_unless_the_source_is_live() {
+    with_watchdog(|| {
+        let photo = clip("single_face.jpg");
+        let decoded = format!("filesrc location={photo} ! jpegdec ! videoconvert ! video/x-raw,format=I420");
+        let sample = run(&format!("{decoded} ! appsink name=out")).remove(0);
+        let landmarks = |mode: &str, refine: &str, is_live: bool| {
+            let element = format!("retinaface input-size=1600 mode={mode} refine-large-faces={refine}");
+            let mut harness = gst_check::Harness::new_parse(&element);
+            harness.set_live(is_live);
+            harness.set_src_caps(sample.caps_owned().unwrap());
+            loop {
+                // In mode latest, the faces are known after some frames.
+                let out = harness.push_and_pull(sample.buffer_owned().unwrap()).unwrap();
+                let out = gst::Sample::builder().buffer(&out).caps(&sample.caps_owned().unwrap()).build();
+                if let Some(face) = common::read_faces(&out).first() {
+                    return face.landmarks.unwrap();
+                }
+            }
+        };
+        let (on, off) = (landmarks("sync", "on", true), landmarks("sync", "off", false));
+        assert_ne!(on, off);
+        for mode in ["sync", "sync inflight=3", "latest"] {
+            assert_eq!(landmarks(mode, "on", true), on, "{mode}");
+            assert_eq!(landmarks(mode, "auto", true), off, "{mode}");
+            assert_eq!(landmarks(mode, "auto", false), on, "{mode}");
+        }
     });
 }
 
