@@ -27,7 +27,10 @@ fn elements() -> Vec<Element> {
     gstretinaface::plugin_register_static().unwrap();
     let model = |name: &str| crate::root().join("tests/fixtures/models").join(name).display().to_string();
     let descriptions = [
-        format!("retinaface model-file=\"{}\" threads=1 score-threshold=0.9", model("insightface.onnx")),
+        format!(
+            "retinaface model-file=\"{}\" threads=1 score-threshold=0.9 refine-large-faces=on",
+            model("insightface.onnx")
+        ),
         format!("facelandmarks model-file=\"{}\" threads=1", model("landmarks68.onnx")),
         "facealign".to_owned(),
         "facemetaoverlay".to_owned(),

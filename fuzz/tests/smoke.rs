@@ -109,12 +109,12 @@ fn frames_with_any_memory_and_metas_are_refused_or_processed() {
 }
 
 #[test]
-fn damaged_image_files_have_an_orientation_or_a_first_frame() {
+fn damaged_image_files_have_a_valid_orientation() {
     smoke(retinaface_fuzz::image_file, &["fuzz/corpus/image_file"], 2000);
 }
 
 #[test]
-fn any_last_line_is_finished_or_not() {
+fn only_a_line_that_this_library_began_is_unfinished() {
     smoke(retinaface_fuzz::json_line, &["fuzz/corpus/json_line"], 2000);
 }
 

@@ -12,9 +12,9 @@ use crate::model::{Arrangement, Boxes, CANDIDATE_LEN, CANDIDATE_LEN_WITH_LANDMAR
 pub struct RankedFace {
     /// The face.
     pub face: Face,
-    /// The logarithm of the odds of the score. 16-bit arithmetic rounds the scores of all good
-    /// candidates of a face to 1; the probability of the background beside them, and logits, keep
-    /// their order.
+    /// Log-odds of the score; for [`Scores::Product`], of its square. Half precision rounds the scores
+    /// of good candidates to 1. The probability of the background, and logits, keep their order; a
+    /// single probability cannot.
     pub log_odds: f32,
 }
 
@@ -31,8 +31,8 @@ impl Ranked for RankedFace {
 /// The result of [`decode`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
-    /// Candidates above the threshold, before non-maximum suppression, in input pixels. They are in
-    /// the order of the priors, so that of equal ones the first is the same on every provider.
+    /// Candidates above the threshold, before non-maximum suppression, in input pixels. Candidates of
+    /// equal rank are in the order of the priors, so that every provider keeps the same one.
     pub candidates: Vec<RankedFace>,
     /// Number of anchors that were dropped because a value is not finite.
     pub non_finite: usize,
@@ -439,13 +439,11 @@ mod tests {
     fn candidates_whose_scores_are_rounded_to_one_keep_their_order() {
         for family in [&families::RETINAFACE, &families::INSIGHTFACE] {
             let mut outputs = Outputs::new(family);
-            let (background, face): (fn(usize) -> usize, fn(usize) -> usize) = match family.arrangement {
-                // Each cell has two anchors, whose planes of 16 cells follow each other.
-                Arrangement::Nchw => {
-                    (|anchor| 16 * (anchor % 2) + anchor / 2, |anchor| 16 * (2 + anchor % 2) + anchor / 2)
-                }
-                _ => (|anchor| 2 * anchor, |anchor| 2 * anchor + 1),
-            };
+            let is_nchw = family.arrangement == Arrangement::Nchw;
+            // In NCHW each cell has two anchors, whose planes of 16 cells follow each other.
+            let plane = |anchor: usize| 16 * (anchor % 2) + anchor / 2;
+            let background = |anchor: usize| if is_nchw { plane(anchor) } else { 2 * anchor };
+            let face = |anchor: usize| if is_nchw { 2 * 16 + plane(anchor) } else { 2 * anchor + 1 };
             let scores = outputs.head(Role::Score, 0);
             for (anchor, probability) in [3e-6, 2e-7, 0.0, 9e-7].into_iter().enumerate() {
                 scores[background(anchor)] = probability;

@@ -9,7 +9,7 @@ use super::error::DetectError;
 use super::merge::{self, Candidate, LandmarkFusion, Merge, MergeSettings};
 use super::pool::{Pool, ViewBuffers};
 use super::preprocess::{self, PreprocessBuffers};
-use super::refine::second_views;
+use super::refine;
 use super::view_settings::Views;
 use super::views::{self, View};
 use crate::geometry::{Face, FrameSize, InputSize, MAX_CANDIDATES, Point, Ranked as _};
@@ -77,7 +77,7 @@ pub struct Timing {
     pub preprocess: Duration,
     /// In the engine's queue.
     pub wait: Duration,
-    /// The model's run.
+    /// The model's run, and the whole second inference of large faces.
     pub inference: Duration,
     /// From the outputs to faces.
     pub decode: Duration,
@@ -182,8 +182,9 @@ impl Detector {
 
     /// Takes the landmarks of the faces that are large in the model's input, above 320 pixels, from
     /// a second view that shows them with 160 pixels: the landmarks of smaller faces are more
-    /// precise. `frame` is the frame of the detection. Boxes and scores stay. The time is added to
-    /// that of the inference.
+    /// precise. At most 16 faces of a frame get one. `frame` and `settings` are those of the
+    /// detection; with [`DetectionSettings::refine_large_faces`] the memory of second views is kept
+    /// from frame to frame. Boxes and scores stay. The time is added to that of the inference.
     ///
     /// # Errors
     /// If the frame cannot be preprocessed or the model does not run.
@@ -199,20 +200,29 @@ impl Detector {
             return Ok(());
         }
         let views = self.shared.views(size, settings);
-        let seconds = second_views(&detection.faces, &views, size, self.shared.model.spec());
-        if seconds.is_empty() {
+        let second_views = refine::second_views(&detection.faces, &views, size, self.shared.model.spec());
+        if second_views.is_empty() {
             return Ok(());
         }
-        // Of a face in its second view all candidates count, as for [`LandmarkFusion::Mean`].
-        let settings = DetectionSettings { score_threshold: merge::FUSION_SCORE, ..settings.clone() };
-        let views = seconds.iter().map(|second| second.view).collect();
+        // Of a face in its second view all candidates count, as for [`LandmarkFusion::Mean`]. Other
+        // streams rarely have a second view at the same time, so that none is waited for.
+        let settings = DetectionSettings {
+            score_threshold: merge::FUSION_SCORE,
+            batch_timeout: Duration::ZERO,
+            landmark_fusion: match settings.merge {
+                Merge::Nms => settings.landmark_fusion,
+                Merge::Vote => LandmarkFusion::Mean,
+            },
+            ..settings.clone()
+        };
+        let views = second_views.iter().map(|second| second.view).collect();
         let pending = PendingDetection::with_views(&self.shared, views, size, &settings, start);
         let pending = self.shared.unpacked.direct(frame, |frame| {
-            let input_spec = |_: &View| self.shared.refined_spec();
+            let input_spec = |_: &View| self.shared.second_view_spec();
             self.submit_views(frame, pending, input_spec)
         })?;
         let (found, non_finite) = pending.wait_for_views()?;
-        for (second, candidates) in seconds.iter().zip(found) {
+        for (second, candidates) in second_views.iter().zip(found) {
             let DetectionSettings { landmark_fusion, iou_threshold, .. } = settings;
             if let Some(landmarks) = second.landmarks(candidates, landmark_fusion, iou_threshold, size) {
                 detection.faces[second.face].landmarks = Some(landmarks);
@@ -254,7 +264,7 @@ impl Detector {
                 InputSpec::Floats { width, height }
             }
         };
-        let refined = settings.refine_large_faces.then(|| self.shared.refined_spec());
+        let refined = settings.refine_large_faces.then(|| self.shared.second_view_spec());
         lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec).chain(refined));
         self.submit_views(frame, pending, input_spec)
     }
@@ -442,8 +452,8 @@ pub struct PendingDetection {
     submitting: Duration,
     /// Candidates of the views that were read.
     found: Vec<Candidate>,
-    /// Number of candidates after each view that was read.
-    found_after: Vec<usize>,
+    /// End of each view that was read in `found`.
+    view_ends: Vec<usize>,
     non_finite: usize,
     batch: usize,
     decode: Duration,
@@ -476,7 +486,7 @@ impl PendingDetection {
             preprocess: Duration::ZERO,
             submitting: Duration::ZERO,
             found: Vec::new(),
-            found_after: Vec::new(),
+            view_ends: Vec::new(),
             non_finite: 0,
             batch: 0,
             decode: Duration::ZERO,
@@ -532,7 +542,7 @@ impl PendingDetection {
             candidates.truncate(MAX_CANDIDATES);
         }
         self.found.extend(candidates.iter().filter_map(|face| view.map_to_square_frame(face)));
-        self.found_after.push(self.found.len());
+        self.view_ends.push(self.found.len());
         self.batch = self.batch.max(reply.batch);
         self.wait.get_or_insert(reply.wait);
         self.end = self.end.max(since + reply.wait + reply.run);
@@ -546,10 +556,19 @@ impl PendingDetection {
         while let Some(oldest) = self.replies.pop_front() {
             self.read(oldest)?;
         }
+        let mut non_finite = self.non_finite;
         let mut found = self.found.into_iter();
-        let starts = std::iter::once(0).chain(self.found_after.iter().copied());
-        let counts = starts.zip(&self.found_after).map(|(start, end)| end - start);
-        Ok((counts.map(|count| found.by_ref().take(count).collect()).collect(), self.non_finite))
+        let starts = std::iter::once(0).chain(self.view_ends.iter().copied());
+        let counts = starts.zip(&self.view_ends).map(|(start, end)| end - start);
+        // A position can overflow when it is mapped to the frame.
+        let views = counts.map(|count| {
+            let (finite, overflowed): (Vec<_>, Vec<_>) =
+                found.by_ref().take(count).partition(|candidate| candidate.face.is_finite());
+            non_finite += overflowed.len();
+            finite
+        });
+        let views = views.collect();
+        Ok((views, non_finite))
     }
 
     /// Waits for the model and decodes its outputs.
@@ -597,8 +616,8 @@ impl Shared {
 
     /// The input of second views. It does not depend on the face, so that no provider makes a
     /// session for each.
-    fn refined_spec(&self) -> InputSpec {
-        let (width, height) = View::refined_input(self.model.spec());
+    fn second_view_spec(&self) -> InputSpec {
+        let (width, height) = View::second_view_input(self.model.spec());
         InputSpec::Floats { width, height }
     }
 

@@ -47,8 +47,8 @@ pub enum Merge {
 pub enum LandmarkFusion {
     /// The landmarks of the best candidate.
     None,
-    /// The mean of the landmarks of all candidates that non-maximum suppression would drop in favour
-    /// of the best one, weighted by score. Their errors differ, so that the mean is steadier.
+    /// The mean of the landmarks of the best candidate and of all candidates with a score above 0.1
+    /// whose IoU with it is at least 0.6, weighted by score. Averaging reduces jitter.
     #[default]
     Mean,
 }
@@ -111,17 +111,17 @@ pub(crate) struct MergeSettings {
 }
 
 /// Merges the candidates from all views of a frame. Those with a score of at most the threshold only
-/// confirm others, or contribute their landmarks. The result is sorted by rank, best first.
+/// confirm fused, or contribute their landmarks. The result is sorted by rank, best first.
 pub(crate) fn merge(mut candidates: Vec<Candidate>, settings: MergeSettings) -> Vec<Face> {
     let MergeSettings { merge, landmark_fusion, iou_threshold, score_threshold } = settings;
     drop_unconfirmed(&mut candidates);
-    let (mut candidates, poor): (Vec<_>, Vec<_>) =
+    let (mut candidates, below_threshold): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.face.score > score_threshold);
     drop_parts(&mut candidates, iou_threshold);
     let (truncated, complete): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| candidate.truncated);
     let mut kept = match (merge, landmark_fusion) {
         (Merge::Nms, LandmarkFusion::None) => nms(complete, iou_threshold),
-        (Merge::Nms, LandmarkFusion::Mean) => nms_with_fusion(complete, poor, iou_threshold),
+        (Merge::Nms, LandmarkFusion::Mean) => nms_with_fusion(complete, below_threshold, iou_threshold),
         (Merge::Vote, _) => vote(complete, iou_threshold),
     };
     // Other views contain most truncated faces completely. The remaining ones exceed the overlap of
@@ -135,24 +135,29 @@ pub(crate) fn merge(mut candidates: Vec<Candidate>, settings: MergeSettings) -> 
     kept.into_iter().map(|candidate| candidate.face).collect()
 }
 
-/// Non-maximum suppression with [`LandmarkFusion::Mean`]. `poor` candidates are not kept.
-pub(super) fn nms_with_fusion(candidates: Vec<Candidate>, poor: Vec<Candidate>, iou_threshold: f32) -> Vec<Candidate> {
-    let mut others: Vec<Vec<Candidate>> = Vec::new();
-    let mut kept = suppress(candidates, iou_threshold, |candidate, best, index| {
-        others.resize_with(others.len().max(index + 1), Vec::new);
-        if iou(best.face.rect, candidate.face.rect) >= FUSION_IOU {
-            others[index].push(candidate);
-        }
-    });
-    others.resize_with(kept.len(), Vec::new);
-    for candidate in poor.into_iter().filter(|candidate| candidate.face.score > FUSION_SCORE && !candidate.truncated) {
-        let is_same_face = |best: &Candidate| iou(best.face.rect, candidate.face.rect) >= FUSION_IOU;
-        if let Some(index) = kept.iter().position(is_same_face) {
-            others[index].push(candidate);
+/// Non-maximum suppression with [`LandmarkFusion::Mean`]. Candidates in `below_threshold` only
+/// contribute landmarks.
+pub(super) fn nms_with_fusion(
+    candidates: Vec<Candidate>,
+    mut below_threshold: Vec<Candidate>,
+    iou_threshold: f32,
+) -> Vec<Candidate> {
+    let mut suppressed = Vec::new();
+    let mut kept = suppress(candidates, iou_threshold, |candidate| suppressed.push(candidate));
+    below_threshold.retain(|candidate| candidate.face.score > FUSION_SCORE && !candidate.truncated);
+    below_threshold.sort_by(|a, b| b.rank().total_cmp(&a.rank()));
+    below_threshold.truncate(MAX_CANDIDATES);
+    let mut fused: Vec<Vec<Candidate>> = Vec::new();
+    fused.resize_with(kept.len(), Vec::new);
+    for candidate in suppressed.into_iter().chain(below_threshold) {
+        let overlaps = kept.iter().map(|best| iou(best.face.rect, candidate.face.rect)).enumerate();
+        let nearest = overlaps.max_by(|(_, a), (_, b)| a.total_cmp(b));
+        if let Some((index, _)) = nearest.filter(|(_, overlap)| *overlap >= FUSION_IOU) {
+            fused[index].push(candidate);
         }
     }
-    for (best, others) in kept.iter_mut().zip(others) {
-        let group = || std::iter::once(&best.face).chain(others.iter().map(|candidate| &candidate.face));
+    for (best, fused) in kept.iter_mut().zip(fused) {
+        let group = || std::iter::once(&best.face).chain(fused.iter().map(|candidate| &candidate.face));
         if let Some(landmarks) = mean_landmarks(group) {
             best.face.landmarks = Some(landmarks);
         }

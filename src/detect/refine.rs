@@ -8,12 +8,14 @@ use super::views::View;
 use crate::geometry::{Face, FrameSize, Landmarks, Point, Rect, iou, nms};
 use crate::model::ModelSpec;
 
-/// Faces whose longer side is above this, in input pixels, are looked at again.
+/// Faces whose longer side is above this, in input pixels, get a second inference.
 const LARGE_FACE: f32 = 320.0;
+/// Maximum number of faces of a frame that get a second inference, best first.
+const MAX_SECOND_VIEWS: usize = 16;
 /// Minimum intersection over union of a face and the candidate for it in the second view.
 const SAME_FACE_IOU: f32 = 0.5;
 
-/// A face that is looked at again.
+/// A face that gets a second inference.
 pub(super) struct SecondView {
     /// Index of the face.
     pub(super) face: usize,
@@ -35,10 +37,10 @@ pub(super) fn second_views(faces: &[Face], views: &[View], frame: FrameSize, spe
         if size * scales.reduce(f32::max)? <= LARGE_FACE {
             return None;
         }
-        let view = View::of_face(square, frame, spec)?;
+        let view = View::second(square, frame, spec)?;
         Some(SecondView { face: index, rect: square, view })
     };
-    faces.iter().enumerate().filter_map(second_view).collect()
+    faces.iter().enumerate().filter_map(second_view).take(MAX_SECOND_VIEWS).collect()
 }
 
 impl SecondView {
@@ -61,6 +63,7 @@ impl SecondView {
         }
         let (stretch_x, stretch_y) = frame.pixel_aspect.stretch();
         let to_frame = |point: Point| Point::new(point.x / stretch_x as f32, point.y / stretch_y as f32);
-        best.face.landmarks.map(|landmarks| landmarks.map(to_frame))
+        let landmarks = best.face.landmarks?.map(to_frame);
+        landmarks.iter().all(|point| point.is_finite()).then_some(landmarks)
     }
 }

@@ -35,10 +35,10 @@ const AUTO_OVERLAP: f32 = 0.5;
 /// side of a tile. Of a larger face, tiles can show parts only.
 const TILE_MAX_FACE: f32 = 0.4;
 /// The longer side of a face in its second view, see [`super::refine`], in input pixels.
-const REFINED_FACE: f32 = 160.0;
+const SECOND_VIEW_FACE: f32 = 160.0;
 /// Width and height of the input of a second view. It shows a face with a margin of 0.3 times its
 /// size.
-const REFINED_INPUT: usize = 256;
+const SECOND_VIEW_INPUT: usize = 256;
 /// All face sizes.
 const ANY_SIZE: (f32, f32) = (0.0, f32::INFINITY);
 /// A box is truncated if its distance to an inner edge is below this fraction of its size.
@@ -75,21 +75,21 @@ impl View {
 
     /// The second view of a face with this box in the square pixels of the frame; `None` if the face
     /// lies outside the frame.
-    pub(super) fn of_face(rect: Rect, frame: FrameSize, spec: &ModelSpec) -> Option<Self> {
+    pub(super) fn second(rect: Rect, frame: FrameSize, spec: &ModelSpec) -> Option<Self> {
         let FrameSize { width, height, pixel_aspect } = frame;
         let (stretch_x, stretch_y) = pixel_aspect.stretch();
         let stretch = (stretch_x as f32, stretch_y as f32);
-        let size = InputSize::Fixed(REFINED_INPUT, REFINED_INPUT);
-        let scale = REFINED_FACE / rect.w.max(rect.h);
+        let size = InputSize::Fixed(SECOND_VIEW_INPUT, SECOND_VIEW_INPUT);
+        let scale = SECOND_VIEW_FACE / rect.w.max(rect.h);
         // A fixed input size of the model takes precedence, and shows more around the face.
-        let (cols, rows) = spec.fixed_size.unwrap_or((REFINED_INPUT, REFINED_INPUT));
+        let (cols, rows) = spec.fixed_size.unwrap_or((SECOND_VIEW_INPUT, SECOND_VIEW_INPUT));
         let side = cols.min(rows) as f32 / scale;
         let (centre_x, centre_y) = (rect.x + rect.w / 2.0, rect.y + rect.h / 2.0);
         let (left, top) = (centre_x - side / 2.0, centre_y - side / 2.0);
         let stored = Rect::new(left / stretch.0, top / stretch.1, side / stretch.0, side / stretch.1);
         let region = pixel_region(stored, width, height)?;
         let part = FrameSize { width: region.width, height: region.height, pixel_aspect };
-        // The part of the region within the frame fills less of the input, and is not enlarged.
+        // At the frame's edge the region is smaller: the scale stays, and the rest is padding.
         let whole = spec.letterbox(part, size, 1.0).content();
         let fit = whole.0 as f32 / (region.width as f32 * stretch.0);
         Some(Self {
@@ -117,9 +117,9 @@ impl View {
     }
 
     /// The input of all second views of a model.
-    pub(super) fn refined_input(spec: &ModelSpec) -> (usize, usize) {
+    pub(super) fn second_view_input(spec: &ModelSpec) -> (usize, usize) {
         let square = FrameSize { width: 1, height: 1, pixel_aspect: PixelAspect::SQUARE };
-        spec.letterbox(square, InputSize::Fixed(REFINED_INPUT, REFINED_INPUT), 1.0).input()
+        spec.letterbox(square, InputSize::Fixed(SECOND_VIEW_INPUT, SECOND_VIEW_INPUT), 1.0).input()
     }
 
     /// Maps a face from input pixels to the square pixels of the frame, see

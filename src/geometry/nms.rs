@@ -35,23 +35,19 @@ impl Ranked for Face {
 /// Source: Felzenszwalb et al., "Object Detection with Discriminatively Trained Part-Based Models",
 /// section 5.2, with intersection over union as the overlap.
 pub fn nms<T: Ranked>(candidates: Vec<T>, iou_threshold: f32) -> Vec<T> {
-    suppress(candidates, iou_threshold, |_, _, _| {})
+    suppress(candidates, iou_threshold, drop)
 }
 
-/// As [`nms`]. Calls `suppressed` with each candidate that is not kept, the kept one that suppresses
-/// it, and the index of the kept one in the result.
-pub(crate) fn suppress<T: Ranked>(
-    mut candidates: Vec<T>,
-    iou_threshold: f32,
-    mut suppressed: impl FnMut(T, &T, usize),
-) -> Vec<T> {
+/// As [`nms`]. Calls `suppressed` with each candidate that is not kept.
+pub(crate) fn suppress<T: Ranked>(mut candidates: Vec<T>, iou_threshold: f32, mut suppressed: impl FnMut(T)) -> Vec<T> {
     candidates.sort_by(|a, b| b.rank().total_cmp(&a.rank()));
     candidates.truncate(MAX_CANDIDATES);
     let mut kept: Vec<T> = Vec::new();
     for candidate in candidates {
-        match kept.iter().position(|better| iou(better.rect(), candidate.rect()) > iou_threshold) {
-            Some(index) => suppressed(candidate, &kept[index], index),
-            None => kept.push(candidate),
+        if kept.iter().all(|better| iou(better.rect(), candidate.rect()) <= iou_threshold) {
+            kept.push(candidate);
+        } else {
+            suppressed(candidate);
         }
     }
     kept

@@ -15,7 +15,7 @@ use crate::image::{ImageInfo, PixelFormat, YuvCoding};
 use crate::model::{Arrangement, Boxes, ChannelOrder, Layout, ModelSpec, Padding, Role, Scores, priors};
 use crate::runtime::onnx::{AttributeValue, Dim, ElementType, GraphBuilder, Model, ValueInfo};
 
-/// Maximum number of candidates per frame that the graph outputs, best scores first: 120 KiB.
+/// Maximum number of candidates per frame that the graph outputs, highest log-odds first: 128 KiB.
 pub(super) const MAX_DEVICE_CANDIDATES: usize = 2048;
 /// Minimum version of the standard operators that the added nodes use.
 const MIN_OPSET: i64 = 11;
@@ -281,20 +281,24 @@ impl OutputNodes {
         self.with_axis("Concat", &parts.iter().map(String::as_str).collect::<Vec<_>>(), 1)
     }
 
-    /// The log-odds of the score of each anchor, as `[batch, anchors]`; of [`Scores::Product`] those
-    /// of the square of the score. See [`RankedFace`](crate::detect::RankedFace).
-    fn log_odds(&mut self, spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec) -> String {
+    /// The log-odds of the score of each anchor, and the score if the model outputs probabilities, as
+    /// `[batch, anchors]`; of [`Scores::Product`] both are those of the square of the score. See
+    /// [`RankedFace`](crate::detect::RankedFace).
+    fn log_odds(&mut self, spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec) -> (String, Option<String>) {
         let first = self.concat_levels(spec, layout, frame_spec, Role::Score, 0);
-        let log_odds = match (layout.scores, layout.logits) {
+        let (log_odds, probability) = match (layout.scores, layout.logits) {
             (Scores::Pairs, logits) => {
                 let (background, face) = (self.slice(&first, 2, 0, 1), self.slice(&first, 2, 1, 2));
                 // The softmax of two values is the sigmoid of their difference.
-                if logits { self.binary("Sub", &face, &background) } else { self.log_ratio(&face, &background) }
+                match logits {
+                    true => (self.binary("Sub", &face, &background), None),
+                    false => (self.log_ratio(&face, &background), Some(face)),
+                }
             }
-            (Scores::Single, true) => first,
+            (Scores::Single, true) => (first, None),
             (Scores::Single, false) => {
                 let complement = self.complement(&first);
-                self.log_ratio(&first, &complement)
+                (self.log_ratio(&first, &complement), Some(first))
             }
             (Scores::Product, logits) => {
                 let second = self.concat_levels(spec, layout, frame_spec, Role::Score, 1);
@@ -314,10 +318,11 @@ impl OutputNodes {
                 let sum = self.binary("Add", &not_first, &not_second);
                 let neither = self.binary("Mul", &not_first, &not_second);
                 let complement = self.binary("Sub", &sum, &neither);
-                self.log_ratio(&product, &complement)
+                (self.log_ratio(&product, &complement), Some(product))
             }
         };
-        self.reshape(&log_odds, &[0, self.anchors])
+        let anchors = [0, self.anchors];
+        (self.reshape(&log_odds, &anchors), probability.map(|probability| self.reshape(&probability, &anchors)))
     }
 
     /// `1 - tensor`.
@@ -376,16 +381,19 @@ fn build_output_nodes(spec: &ModelSpec, layout: &Layout, frame_spec: &FrameSpec)
     let candidates = candidates(spec, frame_spec) as i64;
     let mut nodes = OutputNodes { builder: GraphBuilder::new("retinaface/decode/"), anchors: priors.len() as i64 };
 
-    let log_odds = nodes.log_odds(spec, layout, frame_spec);
+    let (log_odds, probabilities) = nodes.log_odds(spec, layout, frame_spec);
     let count = nodes.builder.ints(&[candidates]);
     // Of equal values, TopK takes the one with the lower index first, as the CPU does.
     let [log_odds, indices] =
         nodes.builder.node_with("TopK", &[&log_odds, &count], &[("axis", AttributeValue::Int(1))]);
-    let log_odds = nodes.reshape(&log_odds, &[0, candidates, 1]);
-    let mut scores = nodes.builder.node("Sigmoid", &[&log_odds], &[]);
+    let mut scores = match probabilities {
+        Some(all) => nodes.with_axis("GatherElements", &[&all, &indices], 1),
+        None => nodes.builder.node("Sigmoid", &[&log_odds], &[]),
+    };
     if layout.scores == Scores::Product {
         scores = nodes.builder.node("Sqrt", &[&scores], &[]);
     }
+    let [scores, log_odds] = [scores, log_odds].map(|tensor| nodes.reshape(&tensor, &[0, candidates, 1]));
     let column = nodes.reshape(&indices, &[0, candidates, 1]);
     let select = |nodes: &mut OutputNodes, role: Role| {
         let all = nodes.concat_levels(spec, layout, frame_spec, role, 0);

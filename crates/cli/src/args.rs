@@ -101,8 +101,8 @@ pub(crate) struct ViewArgs {
     /// mean)
     #[arg(long, value_name = "NAME", default_value = "nms", value_parser = parse_merge)]
     pub(crate) merge: Merge,
-    /// Landmarks of a face: mean (score-weighted mean of all its candidates, the steadiest) or none
-    /// (those of the best candidate)
+    /// How the landmarks of a face are computed: mean (of its overlapping candidates, weighted by
+    /// score) or none (those of the best candidate); not used with --merge vote
     #[arg(long, value_name = "NAME", default_value = "mean", value_parser = parse_landmark_fusion)]
     pub(crate) landmark_fusion: LandmarkFusion,
 }

@@ -51,15 +51,15 @@ pub(crate) struct Detect {
     /// For a face without landmarks, write the square around its box to --crops
     #[arg(long)]
     align_without_landmarks: bool,
-    /// Make crops of faces that are larger than the crop from the means of the pixels, instead of
-    /// bilinear interpolation
+    /// Average all image pixels that a pixel of a crop covers, instead of bilinear interpolation;
+    /// reduces noise in --crops of large faces
     #[arg(long)]
     antialias: bool,
     /// Write a copy of each image with its faces drawn to this directory: NAME.jpg
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
-    /// Whether the landmarks of faces larger than 320 px in the model's input come from a second
-    /// inference, in which the face has 160 px: auto (on for images), on or off
+    /// Run a second inference for the landmarks of faces whose longer side is above 320 px in the
+    /// model's input, with the face scaled to 160 px: auto (on), on or off
     #[arg(long, value_name = "NAME", default_value = "auto", action = ArgAction::Set, value_parser = parse_refine_large_faces)]
     refine_large_faces: bool,
     #[command(flatten)]

@@ -17,6 +17,8 @@ use retinaface::runtime::{DeviceFrame, DevicePlane};
 pub(crate) enum FrameError {
     /// The buffer is smaller than its caps or its video meta say.
     Map,
+    /// The plane with this index continues in another memory of the buffer.
+    SplitPlane(usize),
     /// A view cannot have the buffer's layout.
     Layout(ImageError),
 }
@@ -25,6 +27,11 @@ impl std::fmt::Display for FrameError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Map => f.write_str("the buffer is too small for a frame of its caps or its video meta"),
+            Self::SplitPlane(plane) => write!(
+                f,
+                "plane {plane} continues in another memory of the buffer: the element before must put each plane into \
+                 one memory"
+            ),
             Self::Layout(error) => write!(f, "the frame's memory layout is not usable: {error}"),
         }
     }
@@ -139,8 +146,8 @@ pub(crate) fn black<T>(info: &VideoInfo, work: impl FnOnce(&ImageView<'_>) -> T)
     Ok(work(&ImageView::new(image, &planes, &strides)?))
 }
 
-/// Checks the video meta of a buffer, if it has one: GStreamer maps what it says without a check of
-/// the memory's size.
+/// Checks the video meta of a buffer, if it has one: GStreamer maps its offsets and strides without
+/// checking the size of the memory.
 fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), FrameError> {
     let Some(meta) = buffer.meta::<VideoMeta>() else { return Ok(()) };
     let format = image_info(info)?.format;
@@ -159,8 +166,10 @@ fn check_video_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), Fra
         let (memories, skip) = buffer.find_memory(*offset..offset.saturating_add(1)).ok_or(FrameError::Map)?;
         let available = buffer.peek_memory(memories.start).size().saturating_sub(skip);
         // The last row may have no padding.
-        if stride.checked_mul(rows).is_none_or(|bytes| bytes - (stride - row) > available) {
-            return Err(FrameError::Map);
+        let len = stride.checked_mul(rows).map(|len| len - (stride - row)).ok_or(FrameError::Map)?;
+        if len > available {
+            let is_in_buffer = offset.checked_add(len).is_some_and(|end| end <= buffer.size());
+            return Err(if is_in_buffer { FrameError::SplitPlane(plane) } else { FrameError::Map });
         }
     }
     Ok(())

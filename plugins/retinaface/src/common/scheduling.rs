@@ -89,8 +89,9 @@ pub(crate) trait FrameModel:
     /// Waits for the model.
     fn wait(pending: Self::Pending) -> Result<Self::Output, FrameModelError<Self::Error>>;
 
-    /// Completes a result from the pixels of its frame. Called once, after [`Self::wait`].
-    fn complete(
+    /// Refines a result that needs its frame again. Called once per result, after [`Self::wait`], on
+    /// the thread that waited.
+    fn refine(
         &self,
         _buffer: &gst::BufferRef,
         _info: &VideoInfo,
@@ -422,7 +423,7 @@ impl<M: FrameModel> Scheduler<M> {
         if let Some(outcome) = outcome {
             let mut output = outcome.map_err(|error| model.fail(&error))?;
             let info = self.format()?.info;
-            model.complete(buffer, &info, &mut output).map_err(|error| model.fail(&error))?;
+            model.refine(buffer, &info, &mut output).map_err(|error| model.fail(&error))?;
             model.attach(buffer.make_mut(), size, &output, None).map_err(|error| model.fail(&error))?;
             model.analysed(&output);
             if let Some(time) = model.processing_time(&output) {
@@ -474,7 +475,7 @@ impl<M: FrameModel> Scheduler<M> {
         let output = model.submit(buffer, info).and_then(|pending| pending.map(M::wait).transpose());
         let mut output = output.map_err(|error| model.fail(&error))?;
         if let Some(output) = &mut output {
-            model.complete(buffer, info, output).map_err(|error| model.fail(&error))?;
+            model.refine(buffer, info, output).map_err(|error| model.fail(&error))?;
             model.analysed(output);
         }
         Ok(output)

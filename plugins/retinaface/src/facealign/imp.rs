@@ -209,7 +209,7 @@ impl ObjectImpl for FaceAlign {
                     .build(),
                 glib::ParamSpecBoolean::builder("antialias")
                     .nick("Antialias")
-                    .blurb("Average all pixels of the frame that a pixel of the crop covers, for faces that are larger than the crop; off: bilinear interpolation, as InsightFace's norm_crop")
+                    .blurb("Average all frame pixels that a crop pixel covers, where it covers 1.5 or more per axis, to reduce noise in crops of large faces; off: bilinear interpolation, as InsightFace's norm_crop")
                     .default_value(DEFAULT_ANTIALIAS)
                     .mutable_playing()
                     .build(),

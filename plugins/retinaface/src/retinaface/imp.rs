@@ -10,7 +10,7 @@ use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::detect::{DetectError, Detection, DetectionSettings, Detector, PendingDetection};
-use retinaface::geometry::FrameSize;
+use retinaface::geometry::{Face, FrameSize, Rect};
 use retinaface::inference::{BackendInfo, ModelOptions};
 use retinaface::runtime::locate;
 
@@ -273,7 +273,7 @@ impl FrameModel for RetinaFace {
         pending.wait().map_err(Error::Model)
     }
 
-    fn complete(&self, buffer: &gst::BufferRef, info: &VideoInfo, detection: &mut Detection) -> Result<(), Error> {
+    fn refine(&self, buffer: &gst::BufferRef, info: &VideoInfo, detection: &mut Detection) -> Result<(), Error> {
         let settings = lock(&self.settings).detection(self.is_live());
         if !settings.refine_large_faces || detection.faces.is_empty() {
             return Ok(());
@@ -319,7 +319,16 @@ impl FrameModel for RetinaFace {
         let mut total = Duration::ZERO;
         // The first run of a shape may build what the second one only uses.
         for _ in 0..2 {
-            let detection = frame::black(info, |view| detector.detect(view, &settings));
+            let detection = frame::black(info, |view| {
+                let mut detection = detector.detect(view, &settings)?;
+                if settings.refine_large_faces {
+                    // If a face as large as the frame is not large in the input, none is.
+                    let rect = Rect::new(0.0, 0.0, view.width() as f32, view.height() as f32);
+                    detection.faces = vec![Face { rect, ..Face::default() }];
+                    detector.refine_large_faces(view, &settings, &mut detection)?;
+                }
+                Ok(detection)
+            });
             total = detection.map_err(Error::Frame)?.map_err(Error::Model)?.timing.total();
         }
         Ok(total)

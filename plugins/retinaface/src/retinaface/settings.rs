@@ -83,7 +83,10 @@ pub(super) enum LandmarkFusion {
     #[enum_value(name = "None: the landmarks of the best candidate", nick = "none")]
     None,
     #[default]
-    #[enum_value(name = "Mean: the mean over all candidates of the face, weighted by score", nick = "mean")]
+    #[enum_value(
+        name = "Mean: the mean of the overlapping candidates (IoU of at least 0.6), weighted by score",
+        nick = "mean"
+    )]
     Mean,
 }
 
@@ -96,7 +99,7 @@ impl From<LandmarkFusion> for LibraryLandmarkFusion {
     }
 }
 
-/// Whether large faces are looked at again, as a property's value.
+/// Whether large faces get a second inference, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceRefineLargeFaces")]
 #[repr(i32)]
@@ -295,12 +298,12 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecEnum::builder_with_default("landmark-fusion", LandmarkFusion::default())
                     .nick("Landmark fusion")
-                    .blurb("How the landmarks of the candidates of one face are fused; merge=vote always takes their mean")
+                    .blurb("How the landmarks of a face are computed from its candidates; not used with merge=vote, which averages the faces it merges")
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecEnum::builder_with_default("refine-large-faces", RefineLargeFaces::default())
                     .nick("Refine large faces")
-                    .blurb("Whether the landmarks of faces that are larger than 320 px in the model's input come from a second inference, in which the face has 160 px; not for frames in CUDA memory")
+                    .blurb("Run a second inference for the landmarks of faces whose longer side is above 320 px in the model's input, with the face scaled to 160 px; no effect on frames in CUDA memory")
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("max-faces")
