@@ -9,7 +9,7 @@
 # make bench       run the benchmarks
 # make soak        run every mode, shape change and restart for a long time and measure memory (SOAK_ROUNDS=2000)
 # make fuzz        run each fuzz target for FUZZ_SECONDS=600 with cargo-fuzz (FUZZ_TARGETS="frame model")
-# make accuracy    evaluate every detector on the test data and write docs/accuracy.md
+# make accuracy    evaluate every detector and the alignment of its crops, and write docs/accuracy.md
 # make models      make fp16 and int8 variants of the default model and compare them with it
 # make install     install plugin, program, ONNX Runtime and model (PREFIX=/usr/local)
 # make bundle      make a directory that runs without installed packages (BUNDLE=retinaface-bundle BUNDLE_OPTIONS=)

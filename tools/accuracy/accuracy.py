@@ -466,13 +466,13 @@ Time of `eval predict` on one thread, including reading the images, relative to 
 """
 
 
-def replace_figures(document, text):
+def replace_figures(document, text, markers=(BEGIN, END)):
     """The document with new text between its markers."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = document.partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not begin or not end:
-        raise AccuracyError(f"the document has no lines {BEGIN!r} and {END!r} that mark the generated part")
-    return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
+        raise AccuracyError(f"the document has no lines {markers[0]!r} and {markers[1]!r} that mark the generated part")
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
 
 
 def measure():
