@@ -12,9 +12,9 @@ use crate::model::{Arrangement, Boxes, CANDIDATE_LEN, CANDIDATE_LEN_WITH_LANDMAR
 pub struct RankedFace {
     /// The face.
     pub face: Face,
-    /// Log-odds of the score; for a product of two scores, of its square. Half precision rounds the scores
-    /// of good candidates to 1. The probability of the background, and logits, keep their order; a
-    /// single probability cannot.
+    /// Log-odds of the score; for a product of two scores, of its square. Half precision rounds the
+    /// scores of good candidates to 1. The probability of the background, and logits, keep their
+    /// order; a single probability cannot.
     pub log_odds: f32,
 }
 
