@@ -9,8 +9,8 @@ use gst_video::VideoFormat;
 mod common;
 use common::{info, project, quoted, with_watchdog};
 
-/// Number of measurements, of which the median counts. The memory that the C library caches per thread
-/// grows and shrinks in steps, whose time depends on the scheduler.
+/// Number of measurements, of which the median counts. The memory that the C library caches per
+/// thread grows and shrinks in steps, whose time depends on the scheduler.
 const WINDOWS: u64 = 3;
 /// A leaked tensor has 300 to 600 KiB: one per round adds more in a window of 16 rounds.
 const MAX_GROWTH_KIB: i64 = 4 * 1024;
