@@ -278,6 +278,8 @@ def main():
                         help="document whose figures are replaced")  # fmt: skip
     options = parser.parse_args()
     try:
+        accuracy.require()
+        # Fail before the measurements if the markers are missing.
         accuracy.replace_figures(options.out.read_text(), "", (BEGIN, END))
         with tempfile.TemporaryDirectory(prefix="alignment-") as directory:
             text = measure(Path(directory))
