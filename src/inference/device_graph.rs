@@ -4,9 +4,8 @@
 //! candidates. Both are much smaller than the float input and the outputs of the model, so that
 //! less data is transferred between CPU and GPU. The graph is built for one frame size and format.
 //!
-//! The arithmetic equals that of the CPU (`detect::preprocess` and `detect::decode`), with two
-//! differences: intermediate values are not rounded to 8 bits, and subsampled chroma planes are
-//! resized to the size of the luma plane instead of a fraction of it.
+//! The arithmetic equals that of the CPU (`detect::preprocess` and `detect::decode`), except that
+//! OpenCV interpolates with integers: a few resized values differ by 1.
 
 use prost::Message as _;
 
@@ -119,7 +118,11 @@ fn build_input_nodes(spec: &ModelSpec, frame_spec: &FrameSpec) -> GraphBuilder {
             builder.node("Cast", &[&plane_name(plane)], &[("to", AttributeValue::Int(ElementType::F32 as i64))]);
         let channels_first = builder.node("Transpose", &[&floats], &[("perm", AttributeValue::Ints(&[0, 3, 1, 2]))]);
         let [rows, cols, _] = frame_spec.plane_shape(plane);
-        resize(&mut builder, channels_first, (cols, rows), (content_cols, content_rows))
+        // As on the CPU, a subsampled plane is resized to the size that it has in the content, and
+        // each of its samples then applies to several pixels.
+        let size = frame_spec.format.plane_size(plane, content_cols, content_rows);
+        let resized = resize(&mut builder, channels_first, (cols, rows), size);
+        repeat_samples(&mut builder, resized, size, (content_cols, content_rows))
     });
     let planes = planes.collect::<Vec<_>>();
     let normalization = &spec.normalization;
@@ -174,7 +177,8 @@ fn build_input_nodes(spec: &ModelSpec, frame_spec: &FrameSpec) -> GraphBuilder {
     builder
 }
 
-/// Bilinear resize with half-pixel centres, as OpenCV's `INTER_LINEAR`. Sizes are (columns, rows).
+/// Bilinear resize of 8-bit values with half-pixel centres, as OpenCV's `INTER_LINEAR`. Sizes are
+/// (columns, rows).
 fn resize(builder: &mut GraphBuilder, input: String, from: (usize, usize), to: (usize, usize)) -> String {
     if from == to {
         return input;
@@ -185,7 +189,34 @@ fn resize(builder: &mut GraphBuilder, input: String, from: (usize, usize), to: (
         ("mode", AttributeValue::Text("linear")),
         ("coordinate_transformation_mode", AttributeValue::Text("half_pixel")),
     ];
-    builder.node("Resize", &[&input, &unused, &factors], &mode)
+    let resized = builder.node("Resize", &[&input, &unused, &factors], &mode);
+    // As on the CPU, resized planes have 8 bits. `Round` would round halves to even numbers.
+    let half = builder.floats(&[], &[0.5]);
+    let sum = builder.node("Add", &[&resized, &half], &[]);
+    builder.node("Floor", &[&sum], &[])
+}
+
+/// Repeats samples, so that a plane of size `from` gets the size `to`. Sizes are (columns, rows).
+fn repeat_samples(builder: &mut GraphBuilder, input: String, from: (usize, usize), to: (usize, usize)) -> String {
+    if from == to {
+        return input;
+    }
+    let repeats = (to.0.div_ceil(from.0), to.1.div_ceil(from.1));
+    let unused = builder.floats(&[0], &[]);
+    let factors = builder.floats(&[4], &[1.0, 1.0, repeats.1 as f32, repeats.0 as f32]);
+    let mode = [
+        ("mode", AttributeValue::Text("nearest")),
+        ("coordinate_transformation_mode", AttributeValue::Text("asymmetric")),
+        ("nearest_mode", AttributeValue::Text("floor")),
+    ];
+    let repeated = builder.node("Resize", &[&input, &unused, &factors], &mode);
+    if (from.0 * repeats.0, from.1 * repeats.1) == to {
+        return repeated;
+    }
+    let starts = builder.ints(&[0, 0]);
+    let ends = builder.ints(&[to.1 as i64, to.0 as i64]);
+    let axes = builder.ints(&[2, 3]);
+    builder.node("Slice", &[&repeated, &starts, &ends, &axes], &[])
 }
 
 /// The factor by which `Resize` scales a side of `from` to exactly `to`. The operator multiplies
