@@ -173,9 +173,14 @@ install: build
 	install -D -m 755 $(target)/release/libgstretinaface.so $(DESTDIR)$(PREFIX)/lib/gstreamer-1.0/libgstretinaface.so
 	install -D -m 755 $(target)/release/retinaface $(DESTDIR)$(PREFIX)/bin/retinaface
 	install -D -m 644 $(fetch)/onnxruntime/libonnxruntime.so.1 $(DESTDIR)$(PREFIX)/lib/retinaface/libonnxruntime.so.1
-	@for build in $(notdir $(wildcard $(fetch)/onnxruntime-*)); do \
+	@for build in $(notdir $(wildcard $(fetch)/onnxruntime-cuda)); do \
 	  mkdir -p $(DESTDIR)$(PREFIX)/lib/retinaface && rm -rf $(DESTDIR)$(PREFIX)/lib/retinaface/$$build && \
 	  cp -r $(fetch)/$$build $(DESTDIR)$(PREFIX)/lib/retinaface/ && echo "with $$build"; \
+	done
+	@for provider in $(notdir $(wildcard $(fetch)/providers/*)); do \
+	  mkdir -p $(DESTDIR)$(PREFIX)/lib/retinaface/providers && \
+	  rm -rf $(DESTDIR)$(PREFIX)/lib/retinaface/providers/$$provider && \
+	  cp -r $(fetch)/providers/$$provider $(DESTDIR)$(PREFIX)/lib/retinaface/providers/ && echo "with $$provider"; \
 	done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/retinaface $(fetch)/models/retinaface_mnet025.onnx
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/retinaface LICENSE-MIT LICENSE-APACHE assets/LICENSES.md

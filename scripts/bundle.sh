@@ -4,11 +4,15 @@
 # pipelines, and all libraries that these need, including glibc and the dynamic loader. For a GPU,
 # the host has to provide only its driver.
 #
-#   scripts/bundle.sh [--cuda|--openvino] [--media] OUT_DIR
+#   scripts/bundle.sh [--openvino] [--webgpu] [--cuda] [--media] OUT_DIR
+#   scripts/bundle.sh --minimal [--openvino] [--webgpu] OUT_DIR
 #
-#   --cuda, --openvino   include this build of ONNX Runtime (scripts/setup.sh --cuda, --openvino);
-#                        the default is the build for the CPU
-#   --media              include the test media
+#   --cuda                  include the build of ONNX Runtime for CUDA instead of that for the CPU
+#                           (scripts/setup.sh --cuda)
+#   --openvino, --webgpu    include this execution provider (scripts/setup.sh --openvino, --webgpu)
+#   --media                 include the test media
+#   --minimal               only the program retinaface-gpu-check and what it needs, without GStreamer,
+#                           to check the execution providers of another machine
 #
 # OUT_DIR is created by a rename after all checks. An existing bundle is replaced; any other
 # existing file or directory is an error. Run `make build` first; `make bundle` does both.
@@ -23,20 +27,21 @@ target=${CARGO_TARGET_DIR:-$root/target}
 
 say() { printf 'bundle: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }
-usage_error() { say "$1; scripts/bundle.sh [--cuda|--openvino] [--media] OUT_DIR"; exit 2; }
+usage_error() { say "$1; scripts/bundle.sh [--openvino] [--webgpu] [--cuda] [--media] OUT_DIR, or --minimal [--openvino] [--webgpu] OUT_DIR"; exit 2; }
 
 # ---------------------------------------------------------------- arguments
 
 variant=cpu
+providers=()
 media=no
+minimal=no
 out=
 for argument; do
   case $argument in
-    --cuda | --openvino)
-      [[ $variant == cpu || $variant == "${argument#--}" ]] || usage_error "one of --cuda and --openvino"
-      variant=${argument#--}
-      ;;
+    --cuda) variant=cuda ;;
+    --openvino | --webgpu) providers+=("${argument#--}") ;;
     --media) media=yes ;;
+    --minimal) minimal=yes ;;
     -*) usage_error "unknown option $argument" ;;
     *)
       [[ -z $out ]] || usage_error "one OUT_DIR, not $out and $argument"
@@ -45,6 +50,7 @@ for argument; do
   esac
 done
 [[ -n $out ]] || usage_error "OUT_DIR is missing"
+[[ $minimal == no || ($variant == cpu && $media == no) ]] || usage_error "--minimal cannot be combined with --cuda or --media"
 
 # ---------------------------------------------------------------- requirements
 
@@ -69,6 +75,16 @@ case $variant in
   *) runtime=$fetch/onnxruntime-$variant setup="scripts/setup.sh --$variant" ;;
 esac
 model=$fetch/models/retinaface_mnet025.onnx
+for provider in "${providers[@]}"; do
+  [[ -f $fetch/providers/$provider/.complete ]] ||
+    die "there is no $fetch/providers/$provider: run scripts/setup.sh --$provider"
+done
+if [[ $minimal == yes ]]; then
+  exec "$root/scripts/bundle-minimal.sh" "$out" "${providers[@]}"
+fi
+# What the bundle contains, in messages.
+content=$variant${providers[*]:+ ${providers[*]}}
+content=${content// /+}
 [[ -f $runtime/libonnxruntime.so.1 ]] || die "there is no $runtime/libonnxruntime.so.1: run $setup"
 [[ -f $model ]] || die "there is no $model: run scripts/setup.sh"
 [[ $media == no || -d $fetch/media ]] || die "there is no $fetch/media: run scripts/setup.sh"
@@ -152,13 +168,24 @@ copy_binary() {
   binaries+=("$1")
 }
 
-say "copying plugin, program, model and ONNX Runtime ($variant)"
+say "copying plugin, program, model and ONNX Runtime ($content)"
 copy_binary "$target/release/retinaface" libexec/retinaface 755
 copy_binary "$target/release/libgstretinaface.so" lib/gstreamer-1.0/libgstretinaface.so
 copy "$model" "share/retinaface/$(basename "$model")"
 mkdir -p "$work/lib"
 cp -rL "$runtime" "$work/lib/retinaface"
-rm -f "$work/lib/retinaface/.complete"
+for provider in "${providers[@]}"; do
+  mkdir -p "$work/lib/retinaface/providers"
+  cp -rL "$fetch/providers/$provider" "$work/lib/retinaface/providers/$provider"
+done
+find "$work/lib/retinaface" -name .complete -delete
+# source_of PATH: prints the source of a file or directory below lib/retinaface.
+source_of() {
+  case $1 in
+    providers/*) echo "$fetch/$1" ;;
+    *) echo "$runtime${1:+/$1}" ;;
+  esac
+}
 
 say "copying GStreamer"
 for tool in gst-launch-1.0 gst-inspect-1.0; do
@@ -209,7 +236,7 @@ mapfile -t runtime_directories < <(cd "$work/lib/retinaface" && find . -name '*.
 runtime_path=
 bundle_directories=(lib)
 for directory in "${runtime_directories[@]}"; do
-  runtime_path+=${runtime_path:+:}$runtime${directory:+/$directory}
+  runtime_path+=${runtime_path:+:}$(source_of "$directory")
   bundle_directories+=("lib/retinaface${directory:+/$directory}")
 done
 
@@ -229,7 +256,7 @@ loader=$(basename "$interpreter")
 copy "$interpreter" "lib/$loader" 755
 
 while IFS= read -r -d '' file; do
-  binaries+=("$runtime/${file#"$work/lib/retinaface/"}")
+  binaries+=("$(source_of "${file#"$work/lib/retinaface/"}")")
 done < <(find "$work/lib/retinaface" -name '*.so*' -type f -print0 | LC_ALL=C sort -z)
 
 # dlopened_by NAME: prints the libraries that the library NAME opens with dlopen; ldd does not list
@@ -262,7 +289,7 @@ for (( i = 0; i < ${#binaries[@]}; i++ )); do
   missing_names=()
   found=()
   while read -r name path; do
-    if [[ -z $name || $name == "$loader" || $path == "$runtime"/* ]] || is_driver "$name"; then
+    if [[ -z $name || $name == "$loader" || $path == "$runtime"/* || $path == "$fetch/providers"/* ]] || is_driver "$name"; then
       continue
     elif [[ -z $path ]]; then
       missing_names+=("$name")
@@ -275,7 +302,8 @@ for (( i = 0; i < ${#binaries[@]}; i++ )); do
     case $name in
       # Providers other than that of this build are optional, for example TensorRT in the build for
       # CUDA.
-      libonnxruntime_providers_shared.so | libonnxruntime_providers_"$variant".so) ;;
+      libonnxruntime_providers_shared.so | libonnxruntime_providers_"$variant".so | \
+        libonnxruntime_providers_openvino_plugin.so | libonnxruntime_providers_webgpu.so) ;;
       libonnxruntime_providers_*.so)
         say "$name is not included: it needs ${missing_names[*]}"
         rm "$work/lib/retinaface/${binary#"$runtime/"}"
@@ -433,7 +461,7 @@ gstreamer_version=$(pkg-config --modversion gstreamer-1.0)
 system=$(. /etc/os-release && echo "$PRETTY_NAME")
 {
   echo "retinaface $version"
-  echo "ONNX Runtime ${runtime_version:-of unknown version} ($variant)"
+  echo "ONNX Runtime ${runtime_version:-of unknown version} ($content)"
   echo "GStreamer $gstreamer_version"
   echo
   echo "Packages of $system, each with its version and source package:"
@@ -444,7 +472,7 @@ gpl=$(for name in libx264 libx265 libavcodec libavfilter libpostproc; do
   compgen -G "$work/lib/$name.so.*" >/dev/null && echo "$name"
 done | paste -sd ' ')
 cat >"$work/README.txt" <<README
-retinaface $version: face detection for GStreamer, in one directory ($variant)
+retinaface $version: face detection for GStreamer, in one directory ($content)
 
 It runs on x86-64 Linux with kernel 3.2 or newer and a /bin/sh. Nothing has to be installed, and no
 network is needed. The directory can be copied or moved to any path without ':' and ';'.
@@ -470,8 +498,8 @@ How it works
 GPU
   The host provides the driver (for NVIDIA: libcuda.so.1, and libnvcuvid.so.1 for nvh264dec). Its usual
   directories are searched after those of the bundle. nvidia-smi shows whether a driver is installed.
-  'scripts/bundle.sh --cuda' makes a bundle for CUDA, '--openvino' one for OpenVINO. This one is for:
-  $variant.
+  'scripts/bundle.sh --cuda' makes a bundle for CUDA; '--openvino' and '--webgpu' add these execution
+  providers. This one has: $content. 'bin/retinaface devices' lists what works on this machine.
 
 Contents
   VERSIONS.txt   versions of everything
@@ -559,7 +587,7 @@ fi
 exec "\$bundle/lib/$loader" --library-path "\$libraries" "\$bundle/libexec/\$program" "\$@"
 LAUNCH
 } >>"$work/libexec/launch.sh"
-echo "retinaface $version $variant $id" >"$work/$marker"
+echo "retinaface $version $content $id" >"$work/$marker"
 
 say "checking that the bundle is complete"
 library_path=$(printf ":$work/%s" "${bundle_directories[@]}")
@@ -584,4 +612,4 @@ if [[ -e $out ]]; then
   mv -T "$out" "$previous"
 fi
 mv -T "$work" "$out"
-say "created $out ($variant, $(du -sh "$out" | cut -f 1))"
+say "created $out ($content, $(du -sh "$out" | cut -f 1))"

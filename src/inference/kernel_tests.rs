@@ -9,7 +9,7 @@ use super::session::{CreatedSession, SessionRequest};
 use crate::runtime::kernels::tests::{assert_close, noise};
 use crate::runtime::kernels::{are_supported, with_kernels};
 use crate::runtime::onnx::{AttributeValue, Dim, ElementType, GraphBuilder, Model, ValueInfo};
-use crate::runtime::{Precision, Provider, library};
+use crate::runtime::{Provider, library};
 
 const HEIGHT: usize = 21;
 const WIDTH: usize = 34;
@@ -58,16 +58,23 @@ fn add_node(builder: &mut GraphBuilder, op_type: &str, inputs: &[&str], output: 
 /// Runs the model with and without kernels, and compares the outputs. Returns the number of
 /// kernels.
 fn compare_outputs(file: &[u8]) -> usize {
-    let runtime = library::load(None, Provider::Cpu, Precision::Full).unwrap();
+    let runtime = library::load(None, Provider::Cpu).unwrap();
+    let device = runtime.check_provider(None, Provider::Cpu, 0, false).unwrap();
     let input = noise(7, CHANNELS * HEIGHT * WIDTH);
     let input = Tensor::from_array(([1, CHANNELS, HEIGHT, WIDTH], input)).unwrap();
     let [(expected, _), (actual, count)] = [Kernels::Runtime, Kernels::Auto].map(|kernels| {
         let options = ModelOptions { provider: Provider::Cpu, kernels, ..ModelOptions::default() };
-        let request =
-            SessionRequest { runtime: &runtime, options: &options, bytes: file, shape: None, engine_cache: None };
+        let request = SessionRequest {
+            runtime: &runtime,
+            options: &options,
+            device: &device,
+            bytes: file,
+            shape: None,
+            engine_cache: None,
+        };
         let created = request.create();
         let created = created.map_err(|error| error.into_model_error(Provider::Cpu, "test".as_ref(), file)).unwrap();
-        let CreatedSession { mut session, kernels, kernels_error } = created;
+        let CreatedSession { mut session, kernels, kernels_error, .. } = created;
         assert_eq!(kernels_error, None);
         let outputs = session.run(ort::inputs!["x" => &input]).unwrap();
         let values = outputs.values().map(|value| value.try_extract_tensor::<f32>().unwrap().1.to_vec());

@@ -10,17 +10,19 @@ use ort::session::{RunOptions, Session};
 use super::device_graph;
 use super::error::ModelError;
 use super::model_file::ModelFile;
-use super::options::{BackendInfo, ModelOptions, OpenContext, Preprocessing};
+use super::options::{BackendInfo, ModelOptions, OpenContext, Preprocessing, is_gpu};
 use super::probe;
-use super::session::{CreatedSession, SessionFactory, SessionRequest, unassigned_nodes_note};
+use super::session::{CreatedSession, SessionFactory, SessionRequest};
 use super::tensors::{BoundTensors, InputSpec, TensorAllocator, TensorMemory, Tensors};
 use crate::model::ModelSpec;
-use crate::runtime::{Precision, Provider, RuntimeError, library, provider, single_line};
+use crate::runtime::{
+    DeviceInfo, Exclusive, Precision, Provider, RuntimeError, engine_cache, exclusive, library, single_line,
+};
 
 /// A recognised model with a session.
 pub struct Model {
     /// For inputs of any shape.
-    session: Session,
+    session: Exclusive<Session>,
     factory: Arc<SessionFactory>,
     backend: BackendInfo,
     allocator: Arc<TensorAllocator>,
@@ -38,7 +40,7 @@ pub struct Model {
 #[derive(Default)]
 struct ShapeState {
     /// A session for this shape only, if the provider needs one.
-    session: Option<Session>,
+    session: Option<Exclusive<Session>>,
     /// Tensors of whole batches, one entry per batch size.
     batches: Vec<BoundTensors>,
 }
@@ -78,9 +80,16 @@ impl Model {
                     model.backend.notes.splice(0..0, notes);
                     return Ok(model);
                 }
+                // The GPU or its driver can be the reason that the model does not run. An error of the
+                // file is also that of the next provider.
+                Err(error @ (ModelError::Run { .. } | ModelError::NotFinite { .. } | ModelError::Tensor(_)))
+                    if options.provider == Provider::Auto && *provider != Provider::Cpu =>
+                {
+                    notes.push(error.to_string());
+                }
                 // Another provider can succeed. An error of the file would stay.
                 Err(ModelError::Runtime(error)) => {
-                    if *provider != Provider::Cpu && !matches!(error, RuntimeError::Provider { .. }) {
+                    if *provider != Provider::Cpu && !error.is_expected() {
                         notes.push(error.to_string());
                     }
                     match options.provider {
@@ -95,9 +104,10 @@ impl Model {
                 Err(error) => return Err(error),
             }
         }
-        let error = first.expect("there is at least one candidate");
+        let Some(error) = first else { return Err(ModelError::Tensor(notes.join("; "))) };
         if options.allow_cpu_fallback && options.provider != Provider::Cpu {
-            let options = ModelOptions { provider: Provider::Cpu, precision: Precision::Full, ..options.clone() };
+            let options =
+                ModelOptions { provider: Provider::Cpu, device_id: 0, precision: Precision::Full, ..options.clone() };
             let mut model = Self::open_on(Provider::Cpu, file, &options, context)?;
             model.backend.notes.insert(0, format!("running on the CPU: {error}"));
             return Ok(model);
@@ -111,20 +121,18 @@ impl Model {
         options: &ModelOptions,
         context: &OpenContext,
     ) -> Result<Self, ModelError> {
-        if provider == Provider::Cpu && options.precision == Precision::Reduced {
-            return Err(RuntimeError::Precision { precision: options.precision }.into());
+        if options.precision == Precision::Reduced && !provider.has_reduced_precision() {
+            return Err(RuntimeError::Precision { provider, precision: options.precision }.into());
         }
-        let runtime = library::load(context.base_dir.as_deref(), options.provider, options.precision)?;
-        if !provider.is_built_in() {
-            return Err(RuntimeError::Provider { provider, library: runtime.path().to_path_buf() }.into());
-        }
-        if provider.is_gpu() {
-            library::preload_nvidia(runtime.path());
-        }
+        let base_dir = context.base_dir.as_deref();
+        let runtime = library::load(base_dir, options.provider)?;
+        let device =
+            runtime.check_provider(base_dir, provider, options.device_id, options.provider == Provider::Auto)?;
+        library::preload(runtime.path(), provider.preloaded_libraries());
         let options = ModelOptions { provider, ..options.clone() };
         let mut cache_note = None;
         let engine_cache = match provider {
-            Provider::TensorRt => match provider::tensorrt_cache_dir() {
+            Provider::TensorRt => match engine_cache::tensorrt_cache_dir() {
                 Ok(directory) => Some(directory),
                 Err(error) => {
                     cache_note =
@@ -134,14 +142,21 @@ impl Model {
             },
             _ => None,
         };
-        let mut created = create_session(&runtime, &options, file)?;
-        let spec = probe::recognise(file.path(), options.task, provider, &options.overrides, &mut created.session)?;
+        let mut created = create_session(&runtime, &options, &device, file)?;
+        let spec = {
+            let _exclusive = exclusive(provider);
+            probe::recognise(file.path(), options.task, provider, &options.overrides, &mut created.session)
+                .map_err(|error| error.on_device(provider, &device))?
+        };
         // The bytes are needed later only if input shapes need separate sessions.
-        let keeps_bytes = provider.wants_fixed_shapes() || options.preprocessing == Preprocessing::Device;
+        let keeps_bytes = provider.wants_fixed_shapes()
+            || is_gpu(provider, &device)
+            || options.preprocessing == Preprocessing::Device;
         let factory = SessionFactory {
             path: file.path().to_path_buf(),
             runtime,
             options,
+            device,
             spec: Arc::new(spec),
             bytes: keeps_bytes.then(|| file.shared_bytes()),
             engine_cache,
@@ -155,20 +170,23 @@ impl Model {
     }
 
     fn assemble(created: CreatedSession, factory: Arc<SessionFactory>) -> Result<Self, ModelError> {
-        let CreatedSession { session, kernels, kernels_error } = created;
-        let SessionFactory { path, runtime, options, spec, bytes, .. } = &*factory;
+        let CreatedSession { session, kernels, kernels_error, unassigned_nodes } = created;
+        let SessionFactory { path, runtime, options, device, spec, bytes, .. } = &*factory;
         let provider = options.provider;
+        let is_gpu = is_gpu(provider, device);
         let library = runtime.path().to_path_buf();
         let mut notes = Vec::new();
         notes.extend(kernels_error.map(|error| format!("the model runs without kernels of this library: {error}")));
-        notes.extend(unassigned_nodes_note(&session, provider));
+        notes.extend(unassigned_nodes);
         let mut shrink_options = RunOptions::new().map_err(ModelError::tensor)?;
-        let devices = if provider.is_gpu() { format!("cpu:0;gpu:{}", options.device_id) } else { "cpu:0".to_owned() };
+        let uses_cuda_memory = provider.uses_cuda_memory();
+        let devices = if uses_cuda_memory { format!("cpu:0;gpu:{}", options.device_id) } else { "cpu:0".to_owned() };
         shrink_options.set("memory.enable_memory_arena_shrinkage", devices).map_err(ModelError::tensor)?;
-        let memory = match (provider.is_gpu(), options.cuda_graph) {
-            (false, _) => TensorMemory::Host,
-            (true, false) => TensorMemory::Pinned,
-            (true, true) => TensorMemory::Device,
+        let memory = match (is_gpu, uses_cuda_memory, options.cuda_graph) {
+            (false, ..) => TensorMemory::Host,
+            (true, false, _) => TensorMemory::Copied,
+            (true, true, false) => TensorMemory::Pinned,
+            (true, true, true) => TensorMemory::Device,
         };
         let check_graph = || device_graph::check_model(bytes.as_deref().map_or(&[], Vec::as_slice));
         let preprocesses_on_device = match options.preprocessing {
@@ -176,15 +194,15 @@ impl Model {
                 check_graph().map_err(|reason| ModelError::DeviceGraph { path: path.clone(), reason })?;
                 true
             }
-            Preprocessing::Auto if provider.is_gpu() && spec.layout().is_some() => {
+            Preprocessing::Auto if is_gpu && spec.layout().is_some() => {
                 let refused = check_graph().err();
                 notes.extend(refused.iter().map(|reason| format!("frames are preprocessed on the CPU: {reason}")));
                 refused.is_none()
             }
             Preprocessing::Auto | Preprocessing::Cpu | Preprocessing::Device => false,
         };
-        let allocator = TensorAllocator::new(&session, Arc::clone(spec), memory, options.device_id)?;
-        let backend = BackendInfo { provider, library, kernels, notes };
+        let allocator = TensorAllocator::new(&session, Arc::clone(spec), provider, memory, options.device_id)?;
+        let backend = BackendInfo { provider, device: device.clone(), library, kernels, notes };
         Ok(Self {
             session,
             factory,
@@ -204,7 +222,7 @@ impl Model {
     /// # Errors
     /// If the session cannot be created.
     pub(crate) fn another_session(&self, file: &ModelFile, index: usize) -> Result<Self, ModelError> {
-        let created = create_session(&self.factory.runtime, &self.factory.options, file)?;
+        let created = create_session(&self.factory.runtime, &self.factory.options, &self.factory.device, file)?;
         let mut model = Self::assemble(created, Arc::clone(&self.factory))?;
         model.allocator = Arc::clone(&self.allocator);
         model.index = index;
@@ -256,12 +274,16 @@ impl Model {
         let state = self.shapes.get_mut(&input_spec).expect("the entry was inserted above");
         let session = state.session.as_mut().unwrap_or(&mut self.session);
         let path = &self.factory.path;
-        let failed = |error: ort::Error| ModelError::Run { path: path.clone(), reason: single_line(error.message()) };
+        let BackendInfo { provider, device, .. } = &self.backend;
+        let failed = |error: ort::Error| {
+            let reason = single_line(error.message());
+            ModelError::Run { path: path.clone(), reason }.on_device(*provider, device)
+        };
         // A CUDA graph is recorded per batch size and stored under that number. Such runs cannot
         // shrink arenas.
         let graph_options = if self.allocator.uses_device_buffers(&input_spec) {
             let mut options = RunOptions::new().map_err(failed)?;
-            if self.backend.provider.is_gpu() {
+            if self.backend.provider.uses_cuda_memory() {
                 options.set("gpu_graph_id", items.len().to_string()).map_err(failed)?;
             }
             Some(options)
@@ -302,9 +324,10 @@ impl Model {
 fn create_session(
     runtime: &library::Runtime,
     options: &ModelOptions,
+    device: &DeviceInfo,
     file: &ModelFile,
 ) -> Result<CreatedSession, ModelError> {
-    let request = SessionRequest { runtime, options, bytes: file.bytes(), shape: None, engine_cache: None };
+    let request = SessionRequest { runtime, options, device, bytes: file.bytes(), shape: None, engine_cache: None };
     request.create().map_err(|error| error.into_model_error(options.provider, file.path(), file.bytes()))
 }
 
@@ -384,7 +407,8 @@ mod tests {
         plain.chunks_mut(1).for_each(|item| model.run(item).unwrap());
         let mut copying = open(&ModelOptions::default());
         let allocator =
-            TensorAllocator::new(&copying.session, Arc::clone(copying.spec()), TensorMemory::Host, 0).unwrap();
+            TensorAllocator::new(&copying.session, Arc::clone(copying.spec()), Provider::Cpu, TensorMemory::Host, 0)
+                .unwrap();
         copying.allocator = Arc::new(allocator.copying());
         let mut copied = items(&Arc::clone(copying.allocator()), 2);
         for _ in 0..2 {
@@ -439,15 +463,6 @@ mod tests {
             second.run(item).unwrap();
             assert_eq!(scores(&item[0]), expected);
         }
-    }
-
-    #[test]
-    fn nodes_on_other_providers_are_counted_by_type() {
-        let model = open(&ModelOptions::default());
-        assert_eq!(unassigned_nodes_note(&model.session, Provider::Cpu), None);
-        // As if CUDA had been requested and no node had been assigned to it.
-        let note = unassigned_nodes_note(&model.session, Provider::Cuda).unwrap();
-        assert!(note.starts_with("cuda does not run the whole graph") && note.contains(" Conv"), "{note}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::model::Overrides;
-use crate::runtime::{Precision, Provider, RuntimeError};
+use crate::runtime::{DeviceInfo, DeviceKind, Precision, Provider, RuntimeError};
 
 /// Maximum automatic batch size on a GPU.
 pub(crate) const AUTO_BATCH: usize = 16;
@@ -106,7 +106,7 @@ pub enum ModelTask {
 pub struct ModelOptions {
     /// The execution provider.
     pub provider: Provider,
-    /// Index of the GPU, from 0.
+    /// Index of the device among those of the provider, from 0; the CPU provider has one.
     pub device_id: u32,
     /// Precision of the arithmetic.
     pub precision: Precision,
@@ -143,6 +143,8 @@ pub struct OpenContext {
 pub struct BackendInfo {
     /// The execution provider; never [`Provider::Auto`].
     pub provider: Provider,
+    /// The device of the provider.
+    pub device: DeviceInfo,
     /// The library of ONNX Runtime.
     pub library: PathBuf,
     /// Number of this library's kernels in the model.
@@ -152,8 +154,18 @@ pub struct BackendInfo {
 }
 
 impl BackendInfo {
-    /// Whether the model runs on a GPU.
+    /// Whether the model runs on a GPU, or on software that emulates one.
     pub fn is_gpu(&self) -> bool {
-        self.provider.is_gpu()
+        is_gpu(self.provider, &self.device)
     }
+
+    /// Whether frames in CUDA memory are accepted.
+    pub fn accepts_cuda_memory(&self) -> bool {
+        self.provider.uses_cuda_memory()
+    }
+}
+
+/// Whether `provider` computes on a GPU.
+pub(crate) fn is_gpu(provider: Provider, device: &DeviceInfo) -> bool {
+    provider.is_for_gpus() || device.kind == DeviceKind::Gpu
 }

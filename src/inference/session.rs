@@ -22,7 +22,10 @@ use super::tensors::{InputSpec, TensorAllocator};
 use crate::model::ModelSpec;
 use crate::runtime::onnx::{self, Dim};
 use crate::runtime::provider;
-use crate::runtime::{Provider, ProviderConfig, Runtime, RuntimeError, kernels, library, panic_message, single_line};
+use crate::runtime::{
+    DeviceInfo, Exclusive, Provider, ProviderConfig, Runtime, RuntimeError, engine_cache, exclusive, kernels, library,
+    panic_message, registered, single_line,
+};
 use crate::sync::lock;
 
 /// Larger models are not copied to replace their convolutions.
@@ -34,8 +37,10 @@ pub(crate) struct SessionFactory {
     pub(crate) path: PathBuf,
     pub(crate) runtime: Runtime,
     pub(crate) options: ModelOptions,
+    /// The device of the provider.
+    pub(crate) device: DeviceInfo,
     pub(crate) spec: Arc<ModelSpec>,
-    /// The model, if the provider needs a session per shape.
+    /// The model, if input shapes need sessions of their own.
     pub(crate) bytes: Option<Arc<Vec<u8>>>,
     /// Directory for the TensorRT engines; `None` turns the cache off.
     pub(crate) engine_cache: Option<PathBuf>,
@@ -43,7 +48,7 @@ pub(crate) struct SessionFactory {
     /// Held by the thread that makes sessions.
     pub(crate) making: Mutex<()>,
     /// Sessions that no run has taken yet.
-    pub(crate) ready: Mutex<HashMap<InputSpec, Vec<Session>>>,
+    pub(crate) ready: Mutex<HashMap<InputSpec, Vec<Exclusive<Session>>>>,
 }
 
 impl SessionFactory {
@@ -66,13 +71,13 @@ impl SessionFactory {
 
     /// A prepared session, or a new one; `None` if the session for any shape serves this shape,
     /// too.
-    pub(crate) fn take(&self, input_spec: &InputSpec) -> Result<Option<Session>, ModelError> {
+    pub(crate) fn take(&self, input_spec: &InputSpec) -> Result<Option<Exclusive<Session>>, ModelError> {
         let ready = lock(&self.ready).get_mut(input_spec).and_then(Vec::pop);
         ready.map_or_else(|| self.session_for(input_spec), |session| Ok(Some(session)))
     }
 
     /// A session for this shape only, if one is needed.
-    fn session_for(&self, input_spec: &InputSpec) -> Result<Option<Session>, ModelError> {
+    fn session_for(&self, input_spec: &InputSpec) -> Result<Option<Exclusive<Session>>, ModelError> {
         let Some(model) = &self.bytes else { return Ok(None) };
         let graph_error = |reason: String| ModelError::DeviceGraph { path: self.path.clone(), reason };
         let batch = if self.spec.dynamic_batch { Dim::Batch } else { Dim::Fixed(1) };
@@ -104,6 +109,7 @@ impl SessionFactory {
         let request = SessionRequest {
             runtime: &self.runtime,
             options: &self.options,
+            device: &self.device,
             bytes: &bytes,
             shape: Some((input_spec, &self.spec)),
             engine_cache: self.engine_cache.as_deref(),
@@ -116,7 +122,11 @@ impl SessionFactory {
             SessionError::Ort(error) if has_own_nodes => graph_error(single_line(error.message())),
             failed => failed.into_model_error(self.options.provider, &self.path, &bytes),
         };
-        Ok(Some(made.map_err(failed)?.session))
+        let made = made.map_err(failed)?;
+        if let Some(note) = made.unassigned_nodes {
+            log::warn!("{} with {input_spec}: {note}", self.path.display());
+        }
+        Ok(Some(made.session))
     }
 }
 
@@ -166,6 +176,7 @@ impl SessionError {
 pub(crate) struct SessionRequest<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) options: &'a ModelOptions,
+    pub(crate) device: &'a DeviceInfo,
     /// The model.
     pub(crate) bytes: &'a [u8],
     /// The only input shape of the session; `None` for any shape.
@@ -176,11 +187,13 @@ pub(crate) struct SessionRequest<'a> {
 
 /// A session and what it contains.
 pub(crate) struct CreatedSession {
-    pub(crate) session: Session,
+    pub(crate) session: Exclusive<Session>,
     /// Number of this library's kernels.
     pub(crate) kernels: usize,
     /// Why the session has no kernels of this library although the model has convolutions for them.
     pub(crate) kernels_error: Option<String>,
+    /// Which nodes do not run on the requested provider.
+    pub(crate) unassigned_nodes: Option<String>,
 }
 
 impl SessionRequest<'_> {
@@ -190,7 +203,7 @@ impl SessionRequest<'_> {
         let cache = match (self.shape, provider, self.engine_cache) {
             (Some((input_spec, _)), Provider::TensorRt, Some(cache)) => {
                 let key =
-                    provider::tensorrt_key(self.bytes, &(input_spec, precision), device_id, self.runtime.version());
+                    engine_cache::tensorrt_key(self.bytes, &(input_spec, precision), device_id, self.runtime.version());
                 let directory = cache.join(key);
                 fs::create_dir_all(&directory).map_err(SessionError::Cache)?;
                 Some(directory)
@@ -222,8 +235,18 @@ impl SessionRequest<'_> {
             cache: cache.as_deref(),
             profile: self.shape.map(|(input_spec, spec)| input_spec.profile(spec)),
         };
-        let session = commit(self.runtime, threads, provider.dispatch(&config), self.bytes, None)?;
-        Ok(CreatedSession { session, kernels: 0, kernels_error })
+        let backend = match (provider.plugin_file(), provider.dispatch(&config)) {
+            (Some(_), _) => Backend::Plugin {
+                provider,
+                device_id: self.device.id,
+                options: provider.plugin_options(&config, self.device.kind),
+            },
+            (None, Some(dispatch)) => Backend::BuiltIn(dispatch),
+            (None, None) => Backend::Cpu(None),
+        };
+        let session = commit(self.runtime, threads, backend, self.bytes)?;
+        let unassigned_nodes = unassigned_nodes_note(&session, provider, self.bytes);
+        Ok(CreatedSession { session, kernels: 0, kernels_error, unassigned_nodes })
     }
 
     /// A session with this library's kernels; `None` if the model has no use for them.
@@ -234,18 +257,34 @@ impl SessionRequest<'_> {
         let (model, kernels) = kernels::with_kernels(self.bytes)?;
         let threads = self.options.threads;
         let operators = kernels::domain(threads).map_err(SessionError::Ort);
-        let session = operators.and_then(|operators| commit(self.runtime, threads, None, &model, Some(operators)));
-        Some(session.map(|session| CreatedSession { session, kernels, kernels_error: None }))
+        let session =
+            operators.and_then(|operators| commit(self.runtime, threads, Backend::Cpu(Some(operators)), &model));
+        Some(session.map(|session| CreatedSession { session, kernels, kernels_error: None, unassigned_nodes: None }))
     }
+}
+
+/// What runs the nodes of a session. The CPU provider is part of every session.
+enum Backend {
+    /// Only the CPU provider, with operators of this library.
+    Cpu(Option<OperatorDomain>),
+    /// A provider of ONNX Runtime.
+    BuiltIn(ExecutionProviderDispatch),
+    /// A registered provider.
+    Plugin { provider: Provider, device_id: u32, options: Vec<(&'static str, String)> },
 }
 
 fn commit(
     runtime: &Runtime,
     threads: usize,
-    provider: Option<ExecutionProviderDispatch>,
+    backend: Backend,
     bytes: &[u8],
-    operators: Option<OperatorDomain>,
-) -> Result<Session, SessionError> {
+) -> Result<Exclusive<Session>, SessionError> {
+    let provider = match backend {
+        Backend::Plugin { provider, .. } => provider,
+        Backend::Cpu(_) | Backend::BuiltIn(_) => Provider::Cpu,
+    };
+    let registered = registered();
+    let _exclusive = exclusive(provider);
     // The binding asserts on types that it does not know. A file must never end the process.
     let made = panic::catch_unwind(AssertUnwindSafe(|| -> ort::Result<Session> {
         let mut builder = Session::builder(runtime.environment())?
@@ -260,26 +299,33 @@ fn commit(
         if threads > 0 {
             builder = builder.with_intra_threads(threads)?;
         }
-        if let Some(provider) = provider {
-            builder = builder.with_execution_providers([provider])?;
-        }
-        if let Some(operators) = operators {
-            builder = builder.with_operators(operators)?;
-        }
+        builder = match backend {
+            Backend::Cpu(None) => builder,
+            Backend::Cpu(Some(operators)) => builder.with_operators(operators)?,
+            Backend::BuiltIn(provider) => builder.with_execution_providers([provider])?,
+            Backend::Plugin { provider, device_id, options } => {
+                runtime.with_device(builder, provider, device_id, &options, &registered)?
+            }
+        };
         builder.commit_from_memory(bytes)
     }));
     match made {
-        Ok(session) => session.map_err(SessionError::Ort),
+        Ok(session) => session.map(|session| Exclusive::new(session, provider)).map_err(SessionError::Ort),
         Err(payload) => Err(SessionError::Panic(panic_message(payload.as_ref()))),
     }
 }
 
-/// A note for the user if some nodes are not assigned to the provider.
-pub(crate) fn unassigned_nodes_note(session: &Session, provider: Provider) -> Option<String> {
+/// A note for the user if some nodes of the model are not assigned to the provider.
+fn unassigned_nodes_note(session: &Session, provider: Provider, model: &[u8]) -> Option<String> {
     if provider == Provider::Cpu {
         return None;
     }
-    match library::nodes_on_other_providers(session, provider) {
+    let model = onnx::Model::parse(model).unwrap_or_default();
+    let (names, shape_nodes) = (model.node_names(), model.shape_nodes());
+    // Where ONNX Runtime changes the layout of tensors, it adds nodes that permute shapes.
+    let is_ignored =
+        |name: &str, op_type: &str| shape_nodes.contains(name) || (op_type == "Gather" && !names.contains(name));
+    match library::nodes_on_other_providers(session, provider, is_ignored) {
         Ok(kinds) if kinds.is_empty() => None,
         Ok(kinds) => {
             let count = kinds.iter().map(|(_, count)| count).sum::<usize>();
@@ -293,4 +339,23 @@ pub(crate) fn unassigned_nodes_note(session: &Session, provider: Provider) -> Op
 /// Whether the file, and not the provider, is the reason that a session cannot be created.
 fn is_about_the_file(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::InvalidProtobuf | ErrorCode::InvalidGraph | ErrorCode::NoModel | ErrorCode::NoSuchFile)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::load;
+
+    #[test]
+    fn nodes_on_other_providers_are_counted_by_type_without_those_that_compute_shapes() {
+        let bytes = fs::read(".fetch/models/retinaface_mnet025.onnx").unwrap();
+        let runtime = load(None, Provider::Cpu).unwrap();
+        let session = commit(&runtime, 1, Backend::Cpu(None), &bytes).ok().unwrap();
+        assert_eq!(unassigned_nodes_note(&session, Provider::Cpu, &bytes), None);
+        // As if CUDA had been requested and no node had been assigned to it.
+        let note = unassigned_nodes_note(&session, Provider::Cuda, &bytes).unwrap();
+        assert!(note.starts_with("cuda does not run the whole graph") && note.contains(" Conv"), "{note}");
+        let with_shape_nodes = unassigned_nodes_note(&session, Provider::Cuda, &[]).unwrap();
+        assert!(with_shape_nodes.contains(" Shape") && !note.contains(" Shape"), "{with_shape_nodes}, {note}");
+    }
 }

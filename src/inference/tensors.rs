@@ -15,6 +15,7 @@ use super::engine::BatchItem;
 use super::error::ModelError;
 use super::options::AUTO_BATCH;
 use crate::model::{MAX_HEADS, ModelSpec};
+use crate::runtime::{Exclusive, Provider, exclusive};
 use crate::sync::lock;
 
 /// The kind and the shape of an input. Items with equal specs can share a run.
@@ -99,6 +100,8 @@ impl fmt::Display for InputSpec {
 pub(crate) enum TensorMemory {
     /// In the memory that the provider itself uses.
     Host,
+    /// In the CPU's memory. The provider copies between it and the device.
+    Copied,
     /// In page-locked memory. The provider copies between it and the GPU.
     Pinned,
     /// In the GPU's memory, at one address for all runs of a shape and batch size, since a CUDA
@@ -109,6 +112,7 @@ pub(crate) enum TensorMemory {
 /// Allocates a model's tensors, on any thread.
 pub struct TensorAllocator {
     spec: Arc<ModelSpec>,
+    provider: Provider,
     memory: TensorMemory,
     /// For page-locked memory; `None` if plain memory suffices.
     pinned: Option<Mutex<Allocator>>,
@@ -141,6 +145,7 @@ impl TensorAllocator {
     pub(crate) fn new(
         session: &Session,
         spec: Arc<ModelSpec>,
+        provider: Provider,
         memory: TensorMemory,
         device_id: u32,
     ) -> Result<Self, ModelError> {
@@ -150,13 +155,13 @@ impl TensorAllocator {
             Allocator::new(session, info).map(|allocator| Some(Mutex::new(allocator)))
         };
         let (pinned, device) = match memory {
-            TensorMemory::Host => (None, None),
+            TensorMemory::Host | TensorMemory::Copied => (None, None),
             TensorMemory::Pinned | TensorMemory::Device => (
                 allocator(AllocationDevice::CUDA_PINNED, MemoryType::CPUInput).map_err(ModelError::tensor)?,
                 allocator(AllocationDevice::CUDA, MemoryType::Default).map_err(ModelError::tensor)?,
             ),
         };
-        Ok(Self { spec, memory, pinned, device, users: Mutex::default(), released: Arc::default() })
+        Ok(Self { spec, provider, memory, pinned, device, users: Mutex::default(), released: Arc::default() })
     }
 
     /// An allocator whose tensors are copied before and after each run, as for a CUDA graph, but
@@ -277,7 +282,7 @@ pub(crate) struct BoundTensors {
     inputs: Vec<BoundValue>,
     outputs: Vec<BoundValue>,
     /// One binding per concurrent session, see [`super::model::Model::another_session`].
-    bindings: Vec<Option<IoBinding>>,
+    bindings: Vec<Option<Exclusive<IoBinding>>>,
 }
 
 impl BoundTensors {
@@ -293,6 +298,7 @@ impl BoundTensors {
         allocator: &TensorAllocator,
         options: Option<&RunOptions>,
     ) -> ort::Result<()> {
+        let _exclusive = exclusive(allocator.provider);
         if self.bindings.len() <= index {
             self.bindings.resize_with(index + 1, || None);
         }
@@ -307,14 +313,14 @@ impl BoundTensors {
                 for value in &mut self.outputs {
                     binding.bind_output(&value.name, value.device.as_mut().unwrap_or(&mut value.host))?;
                 }
-                slot.insert(binding)
+                slot.insert(Exclusive::new(binding, allocator.provider))
             }
         };
         match allocator.memory {
             _ if self.resident => {}
             TensorMemory::Host => {}
             // Binding an input copies it to the device.
-            TensorMemory::Pinned => {
+            TensorMemory::Copied | TensorMemory::Pinned => {
                 for value in &self.inputs {
                     binding.bind_input(&value.name, &value.host)?;
                 }

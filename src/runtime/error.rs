@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::device::DeviceInfo;
 use super::locate::{NotFound, RUNTIME_VARIABLE};
 use super::provider::{Precision, Provider};
 
@@ -41,6 +42,49 @@ pub enum RuntimeError {
         /// The loaded library.
         library: PathBuf,
     },
+    /// The library of the requested provider is not installed.
+    #[error(
+        "execution provider {provider} is not available: {file} was not found; searched {}; {}",
+        list(searched.iter().map(|path| path.display())), provider.remedy()
+    )]
+    PluginNotFound {
+        /// The requested provider.
+        provider: Provider,
+        /// File name of its library.
+        file: &'static str,
+        /// The searched paths.
+        searched: Vec<PathBuf>,
+    },
+    /// The library of the requested provider cannot be loaded.
+    #[error("execution provider {provider} cannot be loaded from {path}: {reason}; {remedy}")]
+    PluginLoad {
+        /// The requested provider.
+        provider: Provider,
+        /// Its library.
+        path: PathBuf,
+        /// Message of ONNX Runtime.
+        reason: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// The provider is for GPUs, and the operating system lists none.
+    #[error("execution provider {provider} needs a GPU, and this machine has none; {}", provider.device_remedy())]
+    NoGpu {
+        /// The requested provider.
+        provider: Provider,
+    },
+    /// The provider does not have the requested device.
+    #[error("execution provider {provider} has no device {device_id}{}", missing_device(devices, remedy))]
+    NoDevice {
+        /// The requested provider.
+        provider: Provider,
+        /// The requested index.
+        device_id: u32,
+        /// The devices that it has.
+        devices: Vec<DeviceInfo>,
+        /// What the user can do if it has none.
+        remedy: String,
+    },
     /// Another library than the one with the requested provider is already loaded.
     #[error(
         "execution provider {provider} needs {wanted}, but this process has already loaded {loaded}, and a process can \
@@ -66,10 +110,12 @@ pub enum RuntimeError {
     },
     /// The provider does not support the precision.
     #[error(
-        "precision={precision} is not supported by the CPU provider, which computes in float32; use \
-         execution-provider=openvino"
+        "precision={precision} is not supported by execution provider {provider}, which computes in the precision of the \
+         model file; use precision=full, or another provider: openvino, cuda or tensorrt"
     )]
     Precision {
+        /// The provider.
+        provider: Provider,
         /// The requested precision.
         precision: Precision,
     },
@@ -102,9 +148,33 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// Whether the user has not installed the provider.
+    pub(crate) fn is_not_installed(&self) -> bool {
+        matches!(self, Self::Provider { .. } | Self::PluginNotFound { .. })
+    }
+
+    /// Whether the provider is not installed or the machine has no GPU; `auto` does not report these.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.is_not_installed() || matches!(self, Self::NoGpu { .. })
+    }
+
     /// The error for `name`, which is not among the `known` names of `setting`.
     pub(crate) fn unknown_name(setting: &'static str, name: &str, known: &[&str]) -> Self {
         Self::UnknownName { setting, name: name.to_owned(), known: known.join(", ") }
+    }
+}
+
+/// The items, separated by commas.
+fn list(items: impl IntoIterator<Item = impl ToString>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The part of [`RuntimeError::NoDevice`] that says what to do.
+fn missing_device(devices: &[DeviceInfo], remedy: &str) -> String {
+    if devices.is_empty() {
+        format!(" on this machine; {remedy}")
+    } else {
+        format!("; set device-id to one of its devices: {}", list(devices))
     }
 }
 
@@ -135,7 +205,7 @@ mod tests {
         assert!(Provider::ALL.into_iter().all(|provider| provider.name().parse() == Ok(provider)));
         assert!(Precision::ALL.into_iter().all(|precision| precision.name().parse() == Ok(precision)));
         let error = "gpu".parse::<Provider>().unwrap_err().to_string();
-        assert!(error.contains("auto, cpu, cuda, tensorrt, openvino"), "{error}");
+        assert!(error.contains("auto, cpu, openvino, webgpu, cuda, tensorrt, nv-tensorrt-rtx"), "{error}");
         let error = "half".parse::<Precision>().unwrap_err().to_string();
         assert!(error.contains("full, reduced"), "{error}");
     }

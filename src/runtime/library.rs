@@ -1,5 +1,6 @@
 //! Loading of ONNX Runtime, once per process.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_int};
 use std::fs;
 use std::panic;
@@ -16,7 +17,7 @@ use ort::{AsPointer as _, LoadDynamicError};
 
 use super::error::RuntimeError;
 use super::locate::{self, RUNTIME_FILE};
-use super::provider::{Precision, Provider};
+use super::provider::Provider;
 use crate::sync::lock;
 
 /// The loaded ONNX Runtime.
@@ -46,21 +47,20 @@ impl Runtime {
 
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// Loads ONNX Runtime, preferably the build for `provider` with this precision. A process loads it
-/// once; later calls return the same library.
+/// Loads ONNX Runtime, preferably the build for `provider`. A process loads it once; later calls
+/// return the same library.
 ///
 /// `base_dir` is the directory of the calling plugin or program; see [`locate`].
 ///
 /// # Errors
 /// If no library is found, or the library cannot be loaded, is too old or was built without
 /// `provider`. After an error a later call tries again.
-pub fn load(base_dir: Option<&Path>, provider: Provider, precision: Precision) -> Result<Runtime, RuntimeError> {
+pub fn load(base_dir: Option<&Path>, provider: Provider) -> Result<Runtime, RuntimeError> {
     let mut loaded = lock(&LOADED);
     if let Some(runtime) = &*loaded {
         let runtime = runtime.clone();
         if !provider.is_built_in() {
-            let other =
-                locate::runtime(base_dir, &provider.builds(precision)[..1]).ok().filter(|path| *path != runtime.path);
+            let other = locate::runtime(base_dir, &provider.builds()[..1]).ok().filter(|path| *path != runtime.path);
             return Err(match other {
                 Some(wanted) => RuntimeError::OneRuntime { provider, wanted, loaded: runtime.path },
                 None => RuntimeError::Provider { provider, library: runtime.path },
@@ -68,20 +68,16 @@ pub fn load(base_dir: Option<&Path>, provider: Provider, precision: Precision) -
         }
         return Ok(runtime);
     }
-    let (environment, path) = find(base_dir, provider, precision)?;
+    let (environment, path) = find(base_dir, provider)?;
     let runtime = loaded.insert(Runtime { environment, path }).clone();
     if provider.is_built_in() { Ok(runtime) } else { Err(RuntimeError::Provider { provider, library: runtime.path }) }
 }
 
 /// Opens the preferred library for `provider`.
-fn find(
-    base_dir: Option<&Path>,
-    provider: Provider,
-    precision: Precision,
-) -> Result<(Environment, PathBuf), RuntimeError> {
-    let builds = provider.builds(precision);
-    if provider == Provider::Auto {
-        // A build that cannot be loaded does not exclude the other builds.
+fn find(base_dir: Option<&Path>, provider: Provider) -> Result<(Environment, PathBuf), RuntimeError> {
+    let builds = provider.builds();
+    if !provider.needs_cuda_build() {
+        // A build that cannot be loaded does not exclude the other one.
         let found = builds.iter().filter_map(|build| locate::runtime(base_dir, &[*build]).ok());
         if let Some(opened) = found.filter_map(|path| Some((open(&path).ok()?, path))).next() {
             return Ok(opened);
@@ -101,21 +97,6 @@ fn find(
             }
         }
     }
-}
-
-/// The provider that `provider` probably selects: for [`Provider::Auto`] the preferred provider
-/// that the library was built with. Whether it starts is not checked.
-///
-/// # Errors
-/// As [`load`].
-pub fn likely_provider(
-    base_dir: Option<&Path>,
-    provider: Provider,
-    precision: Precision,
-) -> Result<Provider, RuntimeError> {
-    load(base_dir, provider, precision)?;
-    let built_in = provider.candidates(precision).iter().find(|provider| provider.is_built_in());
-    Ok(*built_in.unwrap_or(&provider))
 }
 
 fn open(path: &Path) -> Result<Environment, RuntimeError> {
@@ -195,36 +176,23 @@ pub(crate) fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
     unsafe { ort::Error::result_from_status(status) }
 }
 
-/// Loads NVIDIA's libraries from the directory of ONNX Runtime, so that its CUDA and TensorRT
-/// providers find them. ONNX Runtime reports libraries that cannot be loaded.
-pub(crate) fn preload_nvidia(library: &Path) {
-    const NAMES: [&str; 9] = [
-        "libcudart.so",
-        "libcublas",
-        "libcudnn",
-        "libcufft",
-        "libcurand",
-        "libnvrtc",
-        "libnvJitLink",
-        "libnvinfer",
-        "libnvonnxparser",
-    ];
+/// Loads the libraries in the directory of `library` whose names start with one of `names`, so that
+/// `library`, or a library that it opens by name, finds them. ONNX Runtime reports libraries that
+/// cannot be loaded.
+pub(crate) fn preload(library: &Path, names: &[&str]) {
     let Some(directory) = library.parent().filter(|directory| !directory.as_os_str().is_empty()) else { return };
     let Ok(entries) = fs::read_dir(directory) else { return };
-    let is_nvidia = |path: &PathBuf| {
+    let is_listed = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.contains(".so") && NAMES.iter().any(|start| name.starts_with(start))
+        name.contains(".so") && names.iter().any(|start| name.starts_with(start))
     };
-    let mut remaining = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_nvidia).collect::<Vec<_>>();
+    let mut remaining = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_listed).collect::<Vec<_>>();
     remaining.sort();
     // The libraries depend on each other, so that a loaded library can make another one loadable.
     loop {
         let before = remaining.len();
         remaining.retain(|path| {
-            #[expect(
-                unsafe_code,
-                reason = "loading runs the initialisers of NVIDIA's libraries, which the user installed"
-            )]
+            #[expect(unsafe_code, reason = "loading runs the initialisers of the libraries, which the user installed")]
             let opened = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_GLOBAL) };
             // Like ONNX Runtime, the libraries stay loaded until the process ends.
             opened.map(std::mem::forget).is_err()
@@ -236,17 +204,16 @@ pub(crate) fn preload_nvidia(library: &Path) {
 }
 
 /// The operator types of nodes that are not assigned to `provider`, each with its number of nodes.
+/// Nodes for which `is_ignored(name, operator type)` is true do not count.
 ///
 /// # Errors
 /// If ONNX Runtime does not report the assignment.
-pub(crate) fn nodes_on_other_providers(session: &Session, provider: Provider) -> ort::Result<Vec<(String, usize)>> {
-    let provider_name = match provider {
-        Provider::Auto | Provider::Cpu => "CPUExecutionProvider",
-        Provider::Cuda => "CUDAExecutionProvider",
-        Provider::TensorRt => "TensorrtExecutionProvider",
-        Provider::OpenVino => "OpenVINOExecutionProvider",
-    };
-    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+pub(crate) fn nodes_on_other_providers(
+    session: &Session,
+    provider: Provider,
+    is_ignored: impl Fn(&str, &str) -> bool,
+) -> ort::Result<Vec<(String, usize)>> {
+    let mut counts = BTreeMap::<String, usize>::new();
     #[expect(
         unsafe_code,
         reason = "the binding has no function for it; all pointers belong to the session, which is borrowed"
@@ -259,15 +226,20 @@ pub(crate) fn nodes_on_other_providers(session: &Session, provider: Provider) ->
             let graph = *graphs.add(graph);
             let mut name = ptr::null();
             check((api.EpAssignedSubgraph_GetEpName)(graph, &mut name))?;
-            if CStr::from_ptr(name).to_string_lossy() == provider_name {
+            if CStr::from_ptr(name).to_string_lossy() == provider.ep_name() {
                 continue;
             }
             let (mut nodes, mut count) = (ptr::null(), 0);
             check((api.EpAssignedSubgraph_GetNodes)(graph, &mut nodes, &mut count))?;
             for node in 0..count {
-                let mut op_type = ptr::null();
+                let (mut name, mut op_type) = (ptr::null(), ptr::null());
+                check((api.EpAssignedNode_GetName)(*nodes.add(node), &mut name))?;
                 check((api.EpAssignedNode_GetOperatorType)(*nodes.add(node), &mut op_type))?;
-                *counts.entry(CStr::from_ptr(op_type).to_string_lossy().into_owned()).or_default() += 1;
+                let [name, op_type] = [name, op_type].map(|text| CStr::from_ptr(text).to_string_lossy());
+                if is_ignored(&name, &op_type) {
+                    continue;
+                }
+                *counts.entry(op_type.into_owned()).or_default() += 1;
             }
         }
     }

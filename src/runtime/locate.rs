@@ -11,9 +11,9 @@
 //! 5. the same subdirectories of `/usr/local` and `/usr`;
 //! 6. for the library, the search path of the dynamic linker.
 //!
-//! Builds of ONNX Runtime for different hardware have the same file name. Each [`RuntimeBuild`] is
-//! therefore installed in a separate subdirectory: `onnxruntime`, `onnxruntime-cuda`,
-//! `onnxruntime-openvino`.
+//! The builds of ONNX Runtime have the same file name. Each [`RuntimeBuild`] is therefore installed
+//! in a separate subdirectory: `onnxruntime`, `onnxruntime-cuda`. The libraries of other execution
+//! providers are in `providers/NAME` of the directories of steps 2 to 5.
 
 use std::env;
 use std::fmt;
@@ -25,7 +25,7 @@ pub const RUNTIME_FILE: &str = "libonnxruntime.so.1";
 pub const MODEL_FILE: &str = "retinaface_mnet025.onnx";
 /// Environment variable with the path of the ONNX Runtime library.
 pub const RUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
-/// Environment variable with the path of a directory of [`RuntimeBuild`]s.
+/// Environment variable with the path of a directory of [`RuntimeBuild`]s and execution providers.
 pub const RUNTIMES_VARIABLE: &str = "RETINAFACE_RUNTIMES";
 /// Environment variable with the path of the default model.
 pub const MODEL_VARIABLE: &str = "RETINAFACE_MODEL";
@@ -104,10 +104,8 @@ fn first_existing(
 pub enum RuntimeBuild {
     /// For the CPU.
     Cpu,
-    /// For NVIDIA CUDA and TensorRT.
+    /// With the execution providers for NVIDIA CUDA and TensorRT.
     Cuda,
-    /// For Intel OpenVINO.
-    OpenVino,
 }
 
 impl RuntimeBuild {
@@ -116,9 +114,25 @@ impl RuntimeBuild {
         match self {
             Self::Cpu => "onnxruntime",
             Self::Cuda => "onnxruntime-cuda",
-            Self::OpenVino => "onnxruntime-openvino",
         }
     }
+}
+
+/// The directories that can contain ONNX Runtime and execution providers.
+fn library_directories(base_dir: Option<&Path>) -> Vec<PathBuf> {
+    let runtimes = env::var_os(RUNTIMES_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+    runtimes.into_iter().chain(directories(base_dir, "lib/retinaface")).collect()
+}
+
+/// The path of `file`, the library of the execution provider `name`. `base_dir` is the directory of
+/// the calling plugin or program.
+///
+/// # Errors
+/// If the library is not found: the paths that were searched.
+pub(crate) fn plugin(base_dir: Option<&Path>, name: &str, file: &str) -> Result<PathBuf, Vec<PathBuf>> {
+    let directories = library_directories(base_dir).into_iter();
+    let paths = directories.map(|directory| directory.join("providers").join(name).join(file));
+    first_existing("", "", paths).map_err(|not_found| not_found.tried)
 }
 
 /// The path of the ONNX Runtime library, of the first of `builds` that is installed. `base_dir` is
@@ -131,8 +145,7 @@ pub fn runtime(base_dir: Option<&Path>, builds: &[RuntimeBuild]) -> Result<PathB
     if let Some(path) = by_variable(WHAT, RUNTIME_VARIABLE)? {
         return Ok(path);
     }
-    let runtimes = env::var_os(RUNTIMES_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let directories = runtimes.into_iter().chain(directories(base_dir, "lib/retinaface")).collect::<Vec<_>>();
+    let directories = library_directories(base_dir);
     let paths_of_build = |build: RuntimeBuild| {
         directories.iter().flat_map(move |directory| {
             // The CPU build can also be installed in the directory itself.

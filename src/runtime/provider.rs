@@ -1,84 +1,129 @@
-//! Execution providers: selection, configuration, remedies for start errors, and the engine cache
-//! of TensorRT.
+//! Execution providers: selection, configuration, and remedies for start errors.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, DirBuilder, Permissions};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
+use ort::ep::{self, ExecutionProvider as _, ExecutionProviderDispatch};
 
-use super::kernels;
+use super::device::DeviceKind;
 use super::locate::RuntimeBuild;
 
 /// The execution provider of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Provider {
-    /// CUDA if it starts, else the faster one of OpenVINO and the CPU provider. That is OpenVINO for
-    /// [`Precision::Reduced`] and where the processor does not support the kernels of this crate,
-    /// else the CPU provider, which also starts faster and needs less memory. TensorRT is not
-    /// included, because building its engine takes minutes.
+    /// With [`Precision::Full`] the first of CUDA, TensorRT for RTX, WebGPU and the CPU provider that
+    /// is installed, has a GPU or is the CPU provider, and starts; with [`Precision::Reduced`] CUDA,
+    /// then OpenVINO. TensorRT is not included, because building its engine takes minutes.
     #[default]
     Auto,
     /// The CPU provider of ONNX Runtime.
     Cpu,
+    /// Intel OpenVINO, on processors, GPUs and NPUs of Intel.
+    OpenVino,
+    /// WebGPU, on GPUs with a Vulkan driver.
+    WebGpu,
     /// NVIDIA CUDA.
     Cuda,
     /// NVIDIA TensorRT.
     TensorRt,
-    /// Intel OpenVINO, on the CPU.
-    OpenVino,
+    /// NVIDIA TensorRT for RTX.
+    NvTensorRtRtx,
 }
 
 impl Provider {
     /// All providers, in the order of documentation and messages.
-    pub const ALL: [Self; 5] = [Self::Auto, Self::Cpu, Self::Cuda, Self::TensorRt, Self::OpenVino];
+    pub const ALL: [Self; 7] =
+        [Self::Auto, Self::Cpu, Self::OpenVino, Self::WebGpu, Self::Cuda, Self::TensorRt, Self::NvTensorRtRtx];
 
     /// The name in settings and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Cpu => "cpu",
+            Self::OpenVino => "openvino",
+            Self::WebGpu => "webgpu",
             Self::Cuda => "cuda",
             Self::TensorRt => "tensorrt",
-            Self::OpenVino => "openvino",
+            Self::NvTensorRtRtx => "nv-tensorrt-rtx",
+        }
+    }
+
+    /// The name in ONNX Runtime.
+    pub(crate) const fn ep_name(self) -> &'static str {
+        match self {
+            Self::Auto | Self::Cpu => "CPUExecutionProvider",
+            Self::OpenVino => "OpenVINOExecutionProvider",
+            Self::WebGpu => "WebGpuExecutionProvider",
+            Self::Cuda => "CUDAExecutionProvider",
+            Self::TensorRt => "TensorrtExecutionProvider",
+            Self::NvTensorRtRtx => "NvTensorRTRTXExecutionProvider",
+        }
+    }
+
+    /// File name of the library that contains the provider; `None` if it is part of ONNX Runtime.
+    pub(crate) const fn plugin_file(self) -> Option<&'static str> {
+        match self {
+            Self::Auto | Self::Cpu | Self::Cuda | Self::TensorRt => None,
+            Self::OpenVino => Some("libonnxruntime_providers_openvino_plugin.so"),
+            Self::WebGpu => Some("libonnxruntime_providers_webgpu.so"),
+            Self::NvTensorRtRtx => Some("libonnxruntime_providers_nv_tensorrt_rtx.so"),
+        }
+    }
+
+    /// Name prefixes of the libraries to load before the provider's own, from the same directory.
+    pub(crate) const fn preloaded_libraries(self) -> &'static [&'static str] {
+        match self {
+            Self::Auto | Self::Cpu | Self::OpenVino | Self::WebGpu => &[],
+            Self::Cuda | Self::TensorRt => &[
+                "libcudart.so",
+                "libcublas",
+                "libcudnn",
+                "libcufft",
+                "libcurand",
+                "libnvrtc",
+                "libnvJitLink",
+                "libnvinfer",
+                "libnvonnxparser",
+            ],
+            Self::NvTensorRtRtx => &["libcudart.so", "libtensorrt_rtx", "libtensorrt_onnxparser_rtx"],
         }
     }
 
     /// The providers to try, in order of preference; a single one unless this is [`Self::Auto`].
     pub(crate) fn candidates(self, precision: Precision) -> &'static [Self] {
-        match self {
-            Self::Auto if prefers_cpu(precision) => &[Self::Cuda, Self::Cpu],
-            Self::Auto => &[Self::Cuda, Self::OpenVino, Self::Cpu],
-            Self::Cpu => &[Self::Cpu],
-            Self::Cuda => &[Self::Cuda],
-            Self::TensorRt => &[Self::TensorRt],
-            Self::OpenVino => &[Self::OpenVino],
+        match (self, precision) {
+            (Self::Auto, Precision::Full) => &[Self::Cuda, Self::NvTensorRtRtx, Self::WebGpu, Self::Cpu],
+            (Self::Auto, Precision::Reduced) => &[Self::Cuda, Self::OpenVino],
+            (Self::Cpu, _) => &[Self::Cpu],
+            (Self::OpenVino, _) => &[Self::OpenVino],
+            (Self::WebGpu, _) => &[Self::WebGpu],
+            (Self::Cuda, _) => &[Self::Cuda],
+            (Self::TensorRt, _) => &[Self::TensorRt],
+            (Self::NvTensorRtRtx, _) => &[Self::NvTensorRtRtx],
         }
     }
 
-    /// The builds of ONNX Runtime to search, in order of preference. Builds for other hardware are
-    /// included, because a custom build in their directory can contain this provider.
-    pub(crate) fn builds(self, precision: Precision) -> &'static [RuntimeBuild] {
-        use RuntimeBuild::{Cpu, Cuda, OpenVino};
-        match self {
-            Self::Auto if has_nvidia_driver() && prefers_cpu(precision) => &[Cuda, Cpu, OpenVino],
-            Self::Auto if has_nvidia_driver() => &[Cuda, OpenVino, Cpu],
-            Self::Auto if prefers_cpu(precision) => &[Cpu, OpenVino, Cuda],
-            Self::Auto => &[OpenVino, Cpu, Cuda],
-            Self::Cpu => &[Cpu, OpenVino, Cuda],
-            Self::Cuda | Self::TensorRt => &[Cuda, Cpu, OpenVino],
-            Self::OpenVino => &[OpenVino, Cpu, Cuda],
+    /// Whether the provider is in the build of ONNX Runtime for CUDA only.
+    pub(crate) const fn needs_cuda_build(self) -> bool {
+        matches!(self, Self::Cuda | Self::TensorRt)
+    }
+
+    /// The builds of ONNX Runtime to search, in order of preference. On a machine with an NVIDIA
+    /// driver the build for CUDA serves all providers, so that any of them can run in one process.
+    pub(crate) fn builds(self) -> &'static [RuntimeBuild] {
+        if self.needs_cuda_build() || has_nvidia_driver() {
+            &[RuntimeBuild::Cuda, RuntimeBuild::Cpu]
+        } else {
+            &[RuntimeBuild::Cpu, RuntimeBuild::Cuda]
         }
     }
 
-    /// How the user can install a build of ONNX Runtime with this provider.
+    /// How the user can install the provider.
     pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::Auto | Self::Cpu => "run `make setup`, or set ORT_DYLIB_PATH to a libonnxruntime.so",
+            Self::OpenVino => "run `scripts/setup.sh --openvino`",
+            Self::WebGpu => "run `scripts/setup.sh --webgpu`",
             Self::Cuda => {
                 "run `scripts/setup.sh --cuda`, which installs ONNX Runtime for CUDA 13 and NVIDIA's libraries, or set \
                  ORT_DYLIB_PATH to a build with CUDA"
@@ -87,33 +132,62 @@ impl Provider {
                 "run `scripts/setup.sh --cuda`, which installs ONNX Runtime for CUDA 13, and copy libnvinfer.so.10 and \
                  libnvonnxparser.so.10 of TensorRT 10 beside it or into the search path of the dynamic linker"
             }
+            Self::NvTensorRtRtx => "run `scripts/setup.sh --tensorrt-rtx`",
+        }
+    }
+
+    /// What the user can do if the provider has no device.
+    pub(crate) fn device_remedy(self) -> &'static str {
+        match self {
+            Self::Auto | Self::Cpu => "use device-id=0",
             Self::OpenVino => {
-                "run `scripts/setup.sh --openvino`, which installs ONNX Runtime with OpenVINO, or set ORT_DYLIB_PATH to a \
-                 build with OpenVINO"
+                "no processor, GPU or NPU of Intel was found; a GPU needs the package intel-opencl-icd; or use \
+                 execution-provider=cpu"
+            }
+            Self::WebGpu => {
+                "it needs a GPU with a Vulkan driver: install libvulkan1 and the driver (mesa-vulkan-drivers for AMD and \
+                 Intel, NVIDIA's own for NVIDIA), and pass the GPU through to a container"
+            }
+            Self::Cuda | Self::TensorRt => {
+                "it needs an NVIDIA GPU: install NVIDIA's driver, and pass the GPU through to a container"
+            }
+            Self::NvTensorRtRtx => {
+                "it needs an NVIDIA RTX GPU (not one for data centres, such as A100 or H100) and driver 580 or newer; pass \
+                 the GPU through to a container"
             }
         }
     }
 
-    /// Whether the loaded ONNX Runtime was built with this provider.
+    /// Whether the loaded ONNX Runtime was built with this provider, or can load it.
     pub(crate) fn is_built_in(self) -> bool {
         let available = match self {
-            Self::Auto | Self::Cpu => return true,
+            Self::Auto | Self::Cpu | Self::OpenVino | Self::WebGpu | Self::NvTensorRtRtx => return true,
             Self::Cuda => ep::CUDA::is_available(),
             Self::TensorRt => ep::TensorRT::is_available(),
-            Self::OpenVino => ep::OpenVINO::is_available(),
         };
         available.unwrap_or(false)
     }
 
-    /// Whether the provider runs on a GPU, so that tensors are copied to and from the device.
-    pub(crate) const fn is_gpu(self) -> bool {
+    /// Whether the provider uses memory of CUDA: tensors in page-locked memory are copied to and
+    /// from the device, and frames in CUDA memory are accepted.
+    pub(crate) const fn uses_cuda_memory(self) -> bool {
         matches!(self, Self::Cuda | Self::TensorRt)
+    }
+
+    /// Whether the provider is made for GPUs. The other ones are fast on a CPU.
+    pub(crate) const fn is_for_gpus(self) -> bool {
+        matches!(self, Self::WebGpu | Self::Cuda | Self::TensorRt | Self::NvTensorRtRtx)
     }
 
     /// Whether a session with a fixed input shape is faster: OpenVINO and TensorRT compile for the
     /// shape, and a CUDA graph is recorded for one shape.
     pub(crate) const fn wants_fixed_shapes(self) -> bool {
-        !matches!(self, Self::Auto | Self::Cpu)
+        matches!(self, Self::OpenVino | Self::Cuda | Self::TensorRt | Self::NvTensorRtRtx)
+    }
+
+    /// Whether the provider can compute in a lower precision than the model file has.
+    pub const fn has_reduced_precision(self) -> bool {
+        matches!(self, Self::OpenVino | Self::Cuda | Self::TensorRt)
     }
 }
 
@@ -121,11 +195,6 @@ impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
-}
-
-/// Whether the CPU provider with the kernels of this crate is faster than OpenVINO.
-fn prefers_cpu(precision: Precision) -> bool {
-    precision == Precision::Full && kernels::are_supported()
 }
 
 /// The numeric precision of inference.
@@ -172,13 +241,13 @@ pub(crate) struct ProviderConfig<'a> {
 }
 
 impl Provider {
-    /// The provider to register with a session; `None` for the CPU provider, which is always
-    /// registered. Creating the session fails if the provider does not start.
+    /// The provider of ONNX Runtime to register with a session; `None` for the CPU provider, which is
+    /// always registered, and for plug-ins. Creating the session fails if the provider does not start.
     pub(crate) fn dispatch(self, setting: &ProviderConfig<'_>) -> Option<ExecutionProviderDispatch> {
         let device = i32::try_from(setting.device_id).unwrap_or(i32::MAX);
         let reduced = setting.precision == Precision::Reduced;
         let dispatch = match self {
-            Self::Auto | Self::Cpu => return None,
+            Self::Auto | Self::Cpu | Self::OpenVino | Self::WebGpu | Self::NvTensorRtRtx => return None,
             Self::Cuda => ep::CUDA::default()
                 .with_device_id(device)
                 .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
@@ -208,20 +277,30 @@ impl Provider {
                 }
                 tensorrt.build()
             }
-            Self::OpenVino => {
-                // OpenVINO would select bfloat16 on CPUs that support it; here the user decides.
-                let hint = if reduced { "bf16" } else { "f32" };
-                let config =
-                    format!(r#"{{"CPU":{{"PERFORMANCE_HINT":"LATENCY","INFERENCE_PRECISION_HINT":"{hint}"}}}}"#);
-                let mut openvino =
-                    ep::OpenVINO::default().with_device_type("CPU").with_arbitrary_config("load_config", config);
-                if setting.threads > 0 {
-                    openvino = openvino.with_num_threads(setting.threads);
-                }
-                openvino.build()
-            }
         };
         Some(dispatch.error_on_failure())
+    }
+
+    /// The options of a plug-in for a session on a device of `kind`.
+    pub(crate) fn plugin_options(self, setting: &ProviderConfig<'_>, kind: DeviceKind) -> Vec<(&'static str, String)> {
+        match self {
+            Self::OpenVino => {
+                // OpenVINO would select bfloat16 or float16 where the device has it; here the user
+                // decides.
+                let hint = match (setting.precision, kind) {
+                    (Precision::Full, _) => "f32",
+                    (Precision::Reduced, DeviceKind::Cpu) => "bf16",
+                    (Precision::Reduced, DeviceKind::Gpu | DeviceKind::Npu) => "f16",
+                };
+                let config =
+                    format!(r#"{{"{kind}":{{"PERFORMANCE_HINT":"LATENCY","INFERENCE_PRECISION_HINT":"{hint}"}}}}"#);
+                let threads = (setting.threads > 0).then(|| ("num_of_threads", setting.threads.to_string()));
+                [("load_config", config)].into_iter().chain(threads).collect()
+            }
+            // Without it, the nodes that compute indices would run on the CPU.
+            Self::WebGpu => vec![("enableInt64", "1".to_owned())],
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -240,119 +319,22 @@ pub(crate) fn missing_library(message: &str) -> Option<&str> {
 /// What the user can do if a provider is available but does not start.
 pub(crate) fn start_remedy(provider: Provider, message: &str) -> String {
     let missing = missing_library(message);
-    match (provider, missing) {
-        (Provider::Cuda | Provider::TensorRt, Some("libcuda.so.1")) => {
+    let is_nvidia = matches!(provider, Provider::Cuda | Provider::TensorRt | Provider::NvTensorRtRtx);
+    match missing {
+        Some("libcuda.so.1") if is_nvidia => {
             "libcuda.so.1 is part of NVIDIA's driver: install the driver, and pass the GPU through to a container"
                 .to_owned()
         }
-        (_, Some(library)) => format!("{library} is missing: {}", provider.remedy()),
-        (Provider::Cuda | Provider::TensorRt, None) if !has_nvidia_driver() => {
+        Some("libvulkan.so.1") => "libvulkan.so.1 is missing: install the package libvulkan1".to_owned(),
+        Some(library) => format!("{library} is missing: {}", provider.remedy()),
+        None if is_nvidia && !has_nvidia_driver() => {
             "no NVIDIA GPU is visible: install the driver, and pass the GPU through to a container".to_owned()
         }
-        (Provider::Cuda | Provider::TensorRt, None) => {
-            "check device-id and `nvidia-smi`; CUDA 13 requires driver 580 or newer".to_owned()
-        }
-        _ => provider.remedy().to_owned(),
+        None if is_nvidia => "check device-id and `nvidia-smi`; CUDA 13 requires driver 580 or newer".to_owned(),
+        None if provider == Provider::WebGpu => provider.device_remedy().to_owned(),
+        None if provider == Provider::OpenVino => "set another device-id, or use execution-provider=cpu".to_owned(),
+        None => provider.remedy().to_owned(),
     }
-}
-
-/// Why there is no directory for TensorRT's engine cache.
-///
-/// Engines are executable code for the GPU, so that the directory must be private.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CacheDirError {
-    /// The environment names no base directory.
-    #[error("neither XDG_CACHE_HOME nor HOME is an absolute path; set XDG_CACHE_HOME to a private directory")]
-    NoBase,
-    /// The directory cannot be created or read.
-    #[error("cache directory {path} cannot be created ({source}); set XDG_CACHE_HOME to a writable directory")]
-    Create {
-        /// The directory.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: io::Error,
-    },
-    /// The path is a symbolic link or a file.
-    #[error("cache directory {path} is not a directory but a link or file; remove it")]
-    NotADirectory {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The directory belongs to another user.
-    #[error("cache directory {path} belongs to user id {owner}; set XDG_CACHE_HOME to a directory of this user")]
-    Owner {
-        /// The directory.
-        path: PathBuf,
-        /// User id of the owner.
-        owner: u32,
-    },
-    /// The directory is accessible to other users and its permissions cannot be changed.
-    #[error("permissions of cache directory {path} cannot be set to 0700 ({source}); set XDG_CACHE_HOME")]
-    Permissions {
-        /// The directory.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: io::Error,
-    },
-}
-
-/// The directory of TensorRT's engine caches, `$XDG_CACHE_HOME/retinaface/tensorrt` or
-/// `~/.cache/retinaface/tensorrt`; created if it does not exist.
-///
-/// # Errors
-/// If no base directory is set, or the directory is not private: owned by the effective user, with
-/// mode 0700 and not a symbolic link.
-pub(crate) fn tensorrt_cache_dir() -> Result<PathBuf, CacheDirError> {
-    private_cache_dir(&cache_base(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?)
-}
-
-/// The base directory of caches, by the XDG base directory specification: relative paths are
-/// ignored.
-fn cache_base(xdg_cache_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, CacheDirError> {
-    let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute(xdg_cache_home).or_else(|| Some(absolute(home)?.join(".cache")));
-    base.ok_or(CacheDirError::NoBase)
-}
-
-/// Creates the cache directory below `base`. Also its parent must be private: its owner could
-/// replace the directory after the check.
-fn private_cache_dir(base: &Path) -> Result<PathBuf, CacheDirError> {
-    let parent = base.join("retinaface");
-    let path = parent.join("tensorrt");
-    make_private(&parent)?;
-    make_private(&path)?;
-    Ok(path)
-}
-
-/// Creates a directory, or checks that an existing one belongs to this user and takes it from all
-/// others.
-fn make_private(path: &Path) -> Result<(), CacheDirError> {
-    const PRIVATE: u32 = 0o700;
-    let path = path.to_path_buf();
-    let create = |source| CacheDirError::Create { path: path.clone(), source };
-    DirBuilder::new().recursive(true).mode(PRIVATE).create(&path).map_err(create)?;
-    let metadata = fs::symlink_metadata(&path).map_err(create)?;
-    if !metadata.is_dir() {
-        return Err(CacheDirError::NotADirectory { path });
-    }
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(CacheDirError::Owner { path, owner: metadata.uid() });
-    }
-    if metadata.mode() & 0o077 != 0 {
-        let set = fs::set_permissions(&path, Permissions::from_mode(PRIVATE));
-        set.map_err(|source| CacheDirError::Permissions { path: path.clone(), source })?;
-    }
-    Ok(())
-}
-
-/// The name of the subdirectory of [`tensorrt_cache_dir`] for a model, shape, device and version of
-/// ONNX Runtime. The file names in it contain the version of TensorRT and the architecture of the
-/// GPU.
-pub(crate) fn tensorrt_key(model: &[u8], shape: &impl Hash, device_id: u32, version: &str) -> String {
-    let mut key = DefaultHasher::new();
-    (model, device_id, version).hash(&mut key);
-    shape.hash(&mut key);
-    format!("{:016x}", key.finish())
 }
 
 #[cfg(test)]
@@ -371,72 +353,5 @@ mod tests {
         let driver = "with error: libcuda.so.1: cannot open shared object file: No such file or directory";
         assert!(start_remedy(Provider::TensorRt, driver).contains("NVIDIA's driver"));
         assert_eq!(missing_library("CUDA failure 100: no CUDA-capable device is detected"), None);
-    }
-
-    #[test]
-    fn the_cache_key_depends_on_model_shape_device_and_version() {
-        let first = tensorrt_key(b"model", &(640, 384), 0, "1.31.1");
-        assert_eq!(first, tensorrt_key(b"model", &(640, 384), 0, "1.31.1"));
-        let others = [
-            tensorrt_key(b"other", &(640, 384), 0, "1.31.1"),
-            tensorrt_key(b"model", &(640, 640), 0, "1.31.1"),
-            tensorrt_key(b"model", &(640, 384), 1, "1.31.1"),
-            tensorrt_key(b"model", &(640, 384), 0, "1.32.0"),
-        ];
-        assert!(others.iter().all(|other| *other != first));
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::symlink_metadata(path).unwrap().mode() & 0o777
-    }
-
-    #[test]
-    fn the_cache_directory_is_created_private() {
-        let base = tempfile::tempdir().unwrap();
-        let base = base.path().join("cache");
-        let path = private_cache_dir(&base).unwrap();
-        assert_eq!(path, base.join("retinaface/tensorrt"));
-        assert_eq!((mode(&path), mode(&base.join("retinaface"))), (0o700, 0o700));
-        assert_eq!(private_cache_dir(&base).unwrap(), path, "an existing directory is reused");
-    }
-
-    #[test]
-    fn permissions_for_other_users_are_removed() {
-        let base = tempfile::tempdir().unwrap();
-        let path = private_cache_dir(base.path()).unwrap();
-        for directory in [path.as_path(), path.parent().unwrap()] {
-            fs::set_permissions(directory, Permissions::from_mode(0o777)).unwrap();
-            private_cache_dir(base.path()).unwrap();
-            assert_eq!(mode(directory), 0o700);
-        }
-    }
-
-    #[test]
-    fn a_link_or_file_is_not_used_as_cache_directory() {
-        let (base, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let path = base.path().join("retinaface/tensorrt");
-        fs::create_dir(base.path().join("retinaface")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), &path).unwrap();
-        let error = private_cache_dir(base.path()).unwrap_err();
-        assert!(matches!(error, CacheDirError::NotADirectory { .. }), "{error}");
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "").unwrap();
-        let error = private_cache_dir(base.path()).unwrap_err();
-        assert!(matches!(error, CacheDirError::Create { .. }), "{error}");
-        fs::remove_dir_all(base.path().join("retinaface")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), base.path().join("retinaface")).unwrap();
-        let error = private_cache_dir(base.path()).unwrap_err();
-        assert!(matches!(error, CacheDirError::NotADirectory { .. }), "{error}");
-    }
-
-    #[test]
-    fn the_cache_base_follows_the_xdg_specification() {
-        let base = |xdg: Option<&str>, home: Option<&str>| cache_base(xdg.map(Into::into), home.map(Into::into));
-        assert_eq!(base(Some("/cache"), Some("/home/a")).unwrap(), Path::new("/cache"));
-        for ignored in [None, Some(""), Some("cache")] {
-            assert_eq!(base(ignored, Some("/home/a")).unwrap(), Path::new("/home/a/.cache"));
-            assert!(matches!(base(ignored, None), Err(CacheDirError::NoBase)));
-            assert!(matches!(base(None, ignored), Err(CacheDirError::NoBase)));
-        }
     }
 }

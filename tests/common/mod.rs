@@ -24,6 +24,18 @@ pub fn fetched(path: &str) -> PathBuf {
     file
 }
 
+/// Whether `scripts/setup.sh` has installed a component below `.fetch`. In CI (`CI=true`) a missing
+/// one is a failure. `option` installs it.
+pub fn has_component(directory: &str, option: &str) -> bool {
+    let is_installed = root().join(".fetch").join(directory).join(".complete").exists();
+    let is_required = std::env::var_os("CI").is_some_and(|ci| ci == "true") && cfg!(target_arch = "x86_64");
+    assert!(is_installed || !is_required, "{directory} is missing in CI: run `scripts/setup.sh {option}`");
+    if !is_installed {
+        eprintln!("skipped: run `scripts/setup.sh {option}` first");
+    }
+    is_installed
+}
+
 pub fn media(name: &str) -> PathBuf {
     fetched("media").join(name)
 }

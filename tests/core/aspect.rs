@@ -14,7 +14,7 @@ use retinaface::detect::{DetectionSettings, Detector};
 use retinaface::geometry::{Face, PixelAspect, Point, iou};
 use retinaface::image::{ImageInfo, OwnedImage, PixelFormat};
 use retinaface::inference::{ModelOptions, ModelTask};
-use retinaface::runtime::{self, Precision};
+use retinaface::runtime;
 use retinaface::{LandmarkSettings, Provider, SharedModel};
 
 /// Pixel aspect ratios from 1:3 to 3:1, with those of standard definition video.
@@ -130,7 +130,7 @@ struct Sface(Session);
 
 impl Sface {
     fn open() -> Self {
-        let runtime = runtime::load(None, Provider::Cpu, Precision::Full).unwrap();
+        let runtime = runtime::load(None, Provider::Cpu).unwrap();
         let model = common::fetched("models/sface.onnx");
         Self(Session::builder(runtime.environment()).unwrap().commit_from_file(model).unwrap())
     }

@@ -35,9 +35,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benches" / "peers"))
 import common  # noqa: E402
 
-# Always the build of ONNX Runtime for the CPU. With other builds installed, `auto` would select
-# another provider, with other arithmetic.
-common.ENVIRONMENT["ORT_DYLIB_PATH"] = str(ROOT / ".fetch/onnxruntime/libonnxruntime.so.1")
+common.ENVIRONMENT["RETINAFACE_RUNTIMES"] = str(ROOT / ".fetch")
+# `auto` could select another provider, with other arithmetic.
+CPU = ("--execution-provider", "cpu")
 
 IMAGES = common.TEST_DATA / "eval/wider/images"
 TRUTH = common.TEST_DATA / "eval/wider/ground_truth"
@@ -105,7 +105,7 @@ def run(*arguments, statuses=(0,)):
 
 def peak_memory(model, image, size):
     """Maximum resident memory of `retinaface detect` on one image, in MiB."""
-    command = [str(common.PROGRAM), "detect", "--model", str(model), "--input-size", str(size), str(image)]
+    command = [str(common.PROGRAM), "detect", "--model", str(model), "--input-size", str(size), *CPU, str(image)]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=common.ENVIRONMENT)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -132,7 +132,7 @@ def require():
 
 
 def predict(model, size, out, *options, images=IMAGES):
-    run("eval", "predict", "--images", images, "--out", out, "--model", model, "--input-size", size, *options)
+    run("eval", "predict", "--images", images, "--out", out, "--model", model, "--input-size", size, *CPU, *options)
 
 
 def average_precision(predictions):
@@ -259,7 +259,7 @@ def measure_landmarks(model, size, transformed, work):
 
     The ground truth is the model's own landmarks in the original photos, transformed as the photos.
     """
-    lines = run("detect", "--model", model, "--input-size", size, *PHOTOS, statuses=(0, 1)).splitlines()
+    lines = run("detect", "--model", model, "--input-size", size, *CPU, *PHOTOS, statuses=(0, 1)).splitlines()
     frames = [json.loads(line) for line in lines]
     measured = {}
     for kind, transforms in TRANSFORMS.items():
@@ -267,7 +267,7 @@ def measure_landmarks(model, size, transformed, work):
         truth = [truth_lines(photo, (frame["width"], frame["height"]), [face["landmarks"] for face in frame["faces"]], transforms)
                  for photo, frame in zip(PHOTOS, frames)]  # fmt: skip
         file.write_text("".join(line for lines in truth for line in lines))
-        options = ("--truth", file, "--model", model, "--input-size", size, "--json")
+        options = ("--truth", file, "--model", model, "--input-size", size, *CPU, "--json")
         measured[kind] = json.loads(run("eval", "landmarks", "--images", transformed / kind, *options))
     return measured
 

@@ -44,7 +44,6 @@ SETS = ("lfw10", "bbt8")
 SFACE = accuracy.ROOT / ".fetch/models/sface.onnx"
 IDENTITY = common.TEST_DATA / "eval/identity"
 VARIANTS = accuracy.ROOT / ".fetch/models/variants"
-OPENVINO = accuracy.ROOT / ".fetch/onnxruntime-openvino/libonnxruntime.so.1"
 
 NONE = ["--landmark-fusion", "none", "--refine-large-faces", "off"]
 MEAN = ["--refine-large-faces", "off"]
@@ -60,31 +59,39 @@ SIMPLE = {"best candidate (`none`)": NONE, "mean of candidates": MEAN, "mean and
 
 
 def detectors():
-    """Title to model, options, environment and settings of each detector that is at hand."""
+    """Title to model, options and settings of each detector that is at hand."""
     models = accuracy.MODELS
     found = {
-        f"`{accuracy.DEFAULT}`": (models[accuracy.DEFAULT], [], {}, SETTINGS),
-        f"`{accuracy.DEFAULT}`, input size 320": (models[accuracy.DEFAULT], ["--input-size", "320"], {}, SIMPLE),
+        f"`{accuracy.DEFAULT}`": (models[accuracy.DEFAULT], [], SETTINGS),
+        f"`{accuracy.DEFAULT}`, input size 320": (models[accuracy.DEFAULT], ["--input-size", "320"], SIMPLE),
     }
     for kind in ("fp16", "int8"):
         file = VARIANTS / f"{accuracy.DEFAULT}_{kind}.onnx"
         if file.exists():
-            found[f"`{accuracy.DEFAULT}`, {kind} variant"] = (file, [], {}, SIMPLE)
-    if OPENVINO.exists():
-        environment = {"ORT_DYLIB_PATH": str(OPENVINO)}
+            found[f"`{accuracy.DEFAULT}`, {kind} variant"] = (file, [], SIMPLE)
+    if "openvino" in usable_providers():
         for precision in ("full", "reduced"):
             options = ["--execution-provider", "openvino", "--precision", precision]
-            title = f"`{accuracy.DEFAULT}`, OpenVINO, precision {precision}"
-            found[title] = (models[accuracy.DEFAULT], options, environment, SIMPLE)
+            found[f"`{accuracy.DEFAULT}`, OpenVINO, precision {precision}"] = (models[accuracy.DEFAULT], options, SIMPLE)
     for name in ("retinaface_biubug6_fixed640", "retinaface_insightface_mnet025", "scrfd_500m_kps", "yunet_n_dynamic"):
-        found[f"`{name}`"] = (models[name], [], {}, SIMPLE)
+        found[f"`{name}`"] = (models[name], [], SIMPLE)
     return found
 
 
-def detect(model, files, options, environment, *more):
+def usable_providers():
+    """The names of the execution providers that run a model on this machine."""
+    command = [str(common.PROGRAM), "devices", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, env=common.ENVIRONMENT)
+    if result.returncode != 0:
+        raise AccuracyError(f"retinaface devices: {result.stderr.strip()}")
+    return {provider["provider"] for provider in json.loads(result.stdout)["providers"] if provider["usable"]}
+
+
+def detect(model, files, options, *more):
     """The faces of each file, as `retinaface detect` prints them."""
-    command = [common.PROGRAM, "detect", "--model", model, *options, *more, "--", *files]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=common.ENVIRONMENT | environment)
+    provider = () if "--execution-provider" in options else accuracy.CPU
+    command = [common.PROGRAM, "detect", "--model", model, *provider, *options, *more, "--", *files]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=common.ENVIRONMENT)
     if result.returncode not in (0, 1):
         raise AccuracyError(f"detect with {Path(model).name}: {result.stderr.strip().splitlines()[-1]}")
     return [json.loads(line)["faces"] for line in result.stdout.splitlines()]
@@ -125,11 +132,11 @@ def deviations(points):
     return float(np.linalg.norm(points - mean, axis=2).mean() / np.linalg.norm(mean[0] - mean[1]))
 
 
-def jitter(photos, model, options, environment):
+def jitter(photos, model, options):
     """The jitter of each face."""
     measured = []
     for photo, versions in photos:
-        found = detect(model, [photo, *(file for file, _ in versions)], options, environment)
+        found = detect(model, [photo, *(file for file, _ in versions)], options)
         originals = landmarks(found[0])
         tracks = [[] for _ in originals]
         for (_, matrix), faces in zip(versions, found[1:]):
@@ -162,11 +169,11 @@ class Recogniser:
         return embedding / np.linalg.norm(embedding)
 
 
-def embeddings(recogniser, files, model, options, environment, work):
+def embeddings(recogniser, files, model, options, work):
     """The embedding of the largest face of each image; zeros, which are similar to nothing, without a face."""
     crops = Path(tempfile.mkdtemp(dir=work))
     result = []
-    for file, faces in zip(files, detect(model, files, options, environment, "--crops", crops)):
+    for file, faces in zip(files, detect(model, files, options, "--crops", crops)):
         if not faces:
             result.append(np.zeros(128, np.float32))
             continue
@@ -255,14 +262,14 @@ def measure(work):
         names = [file.name.rsplit("__", 1)[0] for file in files]
         sets[name] = files, np.unique(names, return_inverse=True)[1]
     text = []
-    for title, (model, options, environment, settings) in detectors().items():
+    for title, (model, options, settings) in detectors().items():
         report(f"alignment: {title}")
         base, rows = None, []
         for setting, more in settings.items():
-            points = jitter(photos, model, [*options, *more], environment)
+            points = jitter(photos, model, [*options, *more])
             recognised = {}
             for name, (files, people) in sets.items():
-                vectors = embeddings(recogniser, files, model, [*options, *more], environment, work)
+                vectors = embeddings(recogniser, files, model, [*options, *more], work)
                 recognised[name] = bootstrap(vectors @ vectors.T, people)
             base = base or (points, recognised)
             cells = [cell for name in SETS for cell in recognition_cells(recognised[name], base[1][name])]

@@ -18,14 +18,14 @@ use crate::status::{report, report_notes};
 /// How a model is run.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// ONNX Runtime execution provider: auto, cpu, cuda, tensorrt or openvino; an error if it is
-    /// not available
+    /// ONNX Runtime execution provider: auto, cpu, openvino, webgpu, cuda, tensorrt or
+    /// nv-tensorrt-rtx; an error if it is not available
     #[arg(long, value_name = "NAME", default_value_t = Provider::Auto)]
     pub(crate) execution_provider: Provider,
-    /// Index of the GPU
+    /// Index of the device among those of the execution provider; `retinaface devices` lists them
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) device_id: u32,
-    /// Arithmetic: full (32-bit floats) or reduced (16-bit floats where the provider supports them)
+    /// Arithmetic: full, or reduced (bfloat16, float16 or TF32; an error if the provider has none)
     #[arg(long, value_name = "NAME", default_value_t = Precision::Full)]
     pub(crate) precision: Precision,
     /// Convolution kernels on the CPU: auto (built-in kernels where they are faster) or runtime

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use retinaface::inference::{BackendInfo, Model, ModelFile, ModelOptions, ModelTask};
 use retinaface::model::{ChannelOrder, ModelSpec};
+use retinaface::runtime::Provider;
 use serde::Serialize;
 
 use crate::args::{ModelArgs, open_context};
@@ -36,8 +37,12 @@ impl InspectModel {
             let line = serde_json::to_string(&ModelRecord::from(spec))?;
             writeln!(io::stdout(), "{line}")?;
         } else {
-            let BackendInfo { provider, library, kernels, .. } = model.backend();
-            let built_in = if *kernels > 0 { format!(", with {kernels} kernels of retinaface") } else { String::new() };
+            let BackendInfo { provider, device, library, kernels, .. } = model.backend();
+            let built_in = match (provider, kernels) {
+                (Provider::Cpu, 0) => String::new(),
+                (Provider::Cpu, kernels) => format!(", with {kernels} kernels of retinaface"),
+                _ => format!(", device {device}"),
+            };
             writeln!(
                 io::stdout(),
                 "file:       {file}\nruns on:    {provider}, {}{built_in}\n{spec}",

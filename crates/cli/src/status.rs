@@ -65,7 +65,7 @@ pub(crate) fn progress_bar(images: usize) -> ProgressBar {
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// The error lines of libraries, above all of ONNX Runtime.
+/// The error lines of libraries, above all of ONNX Runtime, and the warnings of the core library.
 static LIBRARIES: LibraryLog = LibraryLog(Mutex::new(Lines { waiting: Vec::new(), reported: Vec::new() }));
 
 /// Receives the lines that libraries log, so that they become messages of the program.
@@ -86,7 +86,7 @@ struct Lines {
 pub(crate) fn receive_library_lines() {
     // Fails only if the program has set a logger before.
     if log::set_logger(&LIBRARIES).is_ok() {
-        log::set_max_level(LevelFilter::Error);
+        log::set_max_level(LevelFilter::Warn);
     }
 }
 
@@ -128,16 +128,26 @@ impl Lines {
 
 impl Log for LibraryLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= LevelFilter::Error
+        metadata.level() <= LevelFilter::Error || is_own(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.lines().waiting.push(format!("{}: {}", record.target(), record.args()));
+            let line = if is_own(record.target()) {
+                record.args().to_string()
+            } else {
+                format!("{}: {}", record.target(), record.args())
+            };
+            self.lines().waiting.push(line);
         }
     }
 
     fn flush(&self) {}
+}
+
+/// Whether a line comes from the core library.
+fn is_own(target: &str) -> bool {
+    target.split("::").next() == Some("retinaface")
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ pub(crate) fn domain(threads: usize) -> ort::Result<OperatorDomain> {
 }
 
 /// Whether this CPU supports the kernels.
+#[cfg(test)]
 pub(crate) fn are_supported() -> bool {
     SimdLevel::detect().is_some()
 }

@@ -6,6 +6,8 @@
 
 mod external_data;
 
+use std::collections::HashSet;
+
 use prost::Message;
 
 pub use external_data::{ExternalDataError, ExternalDataErrorKind};
@@ -168,6 +170,57 @@ impl ValueInfo {
 }
 
 impl Model {
+    /// A model with one node, of a standard operator with one input and one output of the shape
+    /// `dims`.
+    pub(crate) fn with_one_node(op_type: &str, opset: i64, dims: &[Dim]) -> Self {
+        let value = |name| ValueInfo::new(name, ElementType::F32, dims);
+        let node = Node {
+            input: vec!["input".to_owned()],
+            output: vec!["output".to_owned()],
+            op_type: Some(op_type.to_owned()),
+            ..Node::default()
+        };
+        let graph = Graph {
+            node: vec![node.encode_to_vec()],
+            name: Some(op_type.to_owned()),
+            input: vec![value("input")],
+            output: vec![value("output")],
+            ..Graph::default()
+        };
+        let operators = OperatorSet { domain: None, version: Some(opset) };
+        Self { ir_version: Some(7), graph: Some(graph), opset_import: vec![operators], ..Self::default() }
+    }
+
+    /// The names of all nodes.
+    pub(crate) fn node_names(&self) -> HashSet<String> {
+        let nodes = self.graph.iter().flat_map(|graph| &graph.node);
+        nodes.filter_map(|bytes| Node::decode(bytes.as_slice()).ok()?.name).collect()
+    }
+
+    /// The names of the nodes that only compute shapes: their inputs are constants and outputs of
+    /// `Shape` nodes. Execution providers for GPUs leave such nodes to the CPU on purpose.
+    pub(crate) fn shape_nodes(&self) -> HashSet<String> {
+        let Some(graph) = &self.graph else { return HashSet::new() };
+        let initializers = graph.initializer.iter().filter_map(|bytes| Tensor::decode(bytes.as_slice()).ok()?.name);
+        let mut constants = initializers.collect::<HashSet<_>>();
+        let mut shapes = HashSet::new();
+        let mut names = HashSet::new();
+        // The nodes of a graph are sorted: each comes after those that compute its inputs.
+        for node in graph.node.iter().filter_map(|bytes| Node::decode(bytes.as_slice()).ok()) {
+            let mut inputs = node.input.iter().filter(|name| !name.is_empty());
+            if node.standard_op() == "Constant" || (node.input.is_empty() && !node.has_graph()) {
+                constants.extend(node.output);
+            } else if matches!(node.standard_op(), "Shape" | "Size")
+                || (inputs.clone().any(|name| shapes.contains(name))
+                    && inputs.all(|name| shapes.contains(name) || constants.contains(name)))
+            {
+                shapes.extend(node.output);
+                names.extend(node.name);
+            }
+        }
+        names
+    }
+
     /// Decodes the bytes of an ONNX file.
     ///
     /// # Errors

@@ -82,11 +82,15 @@ impl Project {
 #[test]
 fn usage_error_prints_the_problem_and_usage() {
     let project = Project::new();
-    let usage = "scripts/bundle.sh [--cuda|--openvino] [--media] OUT_DIR";
+    let usage = "scripts/bundle.sh [--openvino] [--webgpu] [--cuda] [--media] OUT_DIR, or --minimal";
     project.assert_fails(&["--rocm", "out"], 2, &["unknown option --rocm", usage]);
     project.assert_fails(&["--media"], 2, &["OUT_DIR is missing", usage]);
     project.assert_fails(&["one", "two"], 2, &["one OUT_DIR, not one and two", usage]);
-    project.assert_fails(&["--cuda", "--openvino", "out"], 2, &["one of --cuda and --openvino", usage]);
+    project.assert_fails(
+        &["--minimal", "--cuda", "out"],
+        2,
+        &["--minimal cannot be combined with --cuda or --media", usage],
+    );
 }
 
 #[test]
@@ -119,11 +123,10 @@ fn missing_file_error_names_the_setup_command() {
         1,
         &["onnxruntime-cuda/libonnxruntime.so.1", "run scripts/setup.sh --cuda\n"],
     );
-    project.assert_fails(
-        &["--openvino", "out"],
-        1,
-        &["onnxruntime-openvino/libonnxruntime.so.1", "run scripts/setup.sh --openvino\n"],
-    );
+    for provider in ["openvino", "webgpu"] {
+        let remedy = format!("run scripts/setup.sh --{provider}\n");
+        project.assert_fails(&[&format!("--{provider}"), "out"], 1, &[&format!("providers/{provider}"), &remedy]);
+    }
     project.assert_fails(&["--media", "out"], 1, &[".fetch/media", "run scripts/setup.sh\n"]);
     for (name, remedy) in [
         ("target/release/retinaface", "run make build\n"),

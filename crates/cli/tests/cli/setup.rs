@@ -113,17 +113,23 @@ fn damaged_download_is_not_installed() {
 }
 
 #[test]
-fn provider_runtime_is_installed_only_on_request() {
+fn execution_providers_are_installed_only_on_request() {
     let project = Project::new();
     std::fs::create_dir(project.path(".fetch")).unwrap();
     for name in ["media", "models", "onnxruntime"] {
         std::os::unix::fs::symlink(common::fetched(name), project.path(".fetch").join(name)).unwrap();
     }
     assert_eq!(project.setup(&["--check"]).status.code(), Some(0));
-    for (option, wheel) in [("--cuda", "onnxruntime-gpu"), ("--openvino", "onnxruntime-openvino")] {
+    for (option, wheel) in [
+        ("--cuda", "onnxruntime-gpu"),
+        ("--openvino", "onnxruntime-ep-openvino"),
+        ("--webgpu", "onnxruntime-ep-webgpu"),
+        ("--tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+    ] {
         let output = project.setup(&["--check", option]);
         assert_eq!(output.status.code(), Some(1));
-        assert!(stderr(&output).contains(&format!("ONNX Runtime for {}", &option[2..])), "{}", stderr(&output));
+        let missing = format!("setup: missing: {}, which scripts/setup.sh {option} installs\n", &option[2..]);
+        assert_eq!(stderr(&output), missing);
         project.fake_pip_download("echo broken >\"$directory/a.whl\"");
         let output = project.setup(&[option]);
         assert_eq!(output.status.code(), Some(1));
@@ -136,7 +142,7 @@ fn provider_runtime_is_installed_only_on_request() {
     project.tool("uname", "echo aarch64");
     let output = project.setup(&["--openvino"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("published for x86_64 only"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--openvino is for x86_64 only"), "{}", stderr(&output));
 }
 
 #[test]

@@ -83,11 +83,16 @@ impl Coded for RuntimeError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound(_) => ErrorCode::NotFound,
-            Self::TooOld { .. } | Self::Load { .. } | Self::CudaDriver { .. } => ErrorCode::LibraryInit,
+            Self::TooOld { .. } | Self::Load { .. } | Self::PluginLoad { .. } | Self::CudaDriver { .. } => {
+                ErrorCode::LibraryInit
+            }
             Self::CudaCall { .. } => ErrorCode::LibraryFailed,
             // The user named a provider or a precision that is unknown or that this machine does
             // not have.
             Self::Provider { .. }
+            | Self::PluginNotFound { .. }
+            | Self::NoGpu { .. }
+            | Self::NoDevice { .. }
             | Self::OneRuntime { .. }
             | Self::ProviderStart { .. }
             | Self::Precision { .. }

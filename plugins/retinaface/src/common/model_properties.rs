@@ -21,17 +21,25 @@ const DEFAULT_THREADS: u32 = 0;
 #[enum_type(name = "GstRetinaFaceExecutionProvider")]
 #[repr(i32)]
 pub(crate) enum ExecutionProvider {
+    // The numbers are part of the plugin's interface.
     #[default]
-    #[enum_value(name = "Auto: CUDA if available, else the faster one of OpenVINO and the CPU", nick = "auto")]
-    Auto,
+    #[enum_value(
+        name = "Auto: the first of CUDA, TensorRT for RTX, WebGPU and the CPU that is available; with precision=reduced, CUDA or OpenVINO",
+        nick = "auto"
+    )]
+    Auto = 0,
     #[enum_value(name = "CPU", nick = "cpu")]
-    Cpu,
-    #[enum_value(name = "NVIDIA CUDA", nick = "cuda")]
-    Cuda,
-    #[enum_value(name = "NVIDIA TensorRT", nick = "tensorrt")]
-    TensorRt,
+    Cpu = 1,
     #[enum_value(name = "Intel OpenVINO", nick = "openvino")]
-    OpenVino,
+    OpenVino = 4,
+    #[enum_value(name = "WebGPU, on GPUs with a Vulkan driver", nick = "webgpu")]
+    WebGpu = 5,
+    #[enum_value(name = "NVIDIA CUDA", nick = "cuda")]
+    Cuda = 2,
+    #[enum_value(name = "NVIDIA TensorRT", nick = "tensorrt")]
+    TensorRt = 3,
+    #[enum_value(name = "NVIDIA TensorRT for RTX", nick = "nv-tensorrt-rtx")]
+    NvTensorRtRtx = 6,
 }
 
 impl From<ExecutionProvider> for Provider {
@@ -39,9 +47,11 @@ impl From<ExecutionProvider> for Provider {
         match provider {
             ExecutionProvider::Auto => Self::Auto,
             ExecutionProvider::Cpu => Self::Cpu,
+            ExecutionProvider::OpenVino => Self::OpenVino,
+            ExecutionProvider::WebGpu => Self::WebGpu,
             ExecutionProvider::Cuda => Self::Cuda,
             ExecutionProvider::TensorRt => Self::TensorRt,
-            ExecutionProvider::OpenVino => Self::OpenVino,
+            ExecutionProvider::NvTensorRtRtx => Self::NvTensorRtRtx,
         }
     }
 }
@@ -54,7 +64,7 @@ pub(crate) enum Precision {
     #[default]
     #[enum_value(name = "Full: 32 bits", nick = "full")]
     Full,
-    #[enum_value(name = "Reduced: 16 bits if the provider supports them", nick = "reduced")]
+    #[enum_value(name = "Reduced: bfloat16, float16 or TF32; a start error if the provider has none", nick = "reduced")]
     Reduced,
 }
 
@@ -184,14 +194,14 @@ impl ModelProperties {
                 .build(),
             glib::ParamSpecUInt::builder("device-id")
                 .nick("Device")
-                .blurb("Index of the GPU (execution providers cuda and tensorrt)")
+                .blurb("Index of the device among those of the execution provider; `retinaface devices` lists them")
                 .maximum(255)
                 .default_value(DEFAULT_DEVICE_ID)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecEnum::builder_with_default("precision", Precision::default())
                 .nick("Precision")
-                .blurb("Precision of the arithmetic; reduced is faster on OpenVINO (bfloat16), TensorRT (fp16) and CUDA (TF32)")
+                .blurb("Precision of the arithmetic; reduced is faster on OpenVINO (bfloat16, on GPUs float16), TensorRT (float16) and CUDA (TF32)")
                 .mutable_ready()
                 .build(),
             glib::ParamSpecEnum::builder_with_default("kernels", Kernels::default())
@@ -306,13 +316,13 @@ pub(crate) fn post_provider_message(
     spec: &ModelSpec,
     backend: &BackendInfo,
 ) {
-    let BackendInfo { provider, library, kernels, notes } = backend;
+    let BackendInfo { provider, device, library, kernels, notes } = backend;
     let library = library.display().to_string();
     let notes = notes.iter().chain(&spec.notes).collect::<Vec<_>>();
     gst::info!(
         category,
         obj = element,
-        "{}: {} on {provider} of {library}, {kernels} kernels of this plugin",
+        "{}: {} on {provider}, device {device}, of {library}, {kernels} kernels of this plugin",
         path.display(),
         spec.family
     );
@@ -321,6 +331,7 @@ pub(crate) fn post_provider_message(
     }
     let structure = gst::Structure::builder("retinaface-provider")
         .field("provider", provider.name())
+        .field("device", device.to_string())
         .field("library", library)
         .field("notes", gst::Array::new(notes))
         .build();

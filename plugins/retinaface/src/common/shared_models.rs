@@ -29,7 +29,9 @@ pub(crate) fn get(path: &Path, options: &ModelOptions, context: &OpenContext) ->
     let file = ModelFile::read(path)?;
     // An element that names a provider shares its model with elements for which `auto` means that
     // provider.
-    let provider = match runtime::likely_provider(context.base_dir.as_deref(), options.provider, options.precision) {
+    let base_dir = context.base_dir.as_deref();
+    let likely = runtime::likely_provider(base_dir, options.provider, options.device_id, options.precision);
+    let provider = match likely {
         Ok(provider) => provider,
         // Opening the model reports the error, and runs it on the CPU.
         Err(_) if options.allow_cpu_fallback => options.provider,

@@ -178,7 +178,7 @@ impl BaseTransformImpl for RetinaFace {
         #[cfg(feature = "cuda-memory")]
         if let Some(detector) = self.detector()
             && !caps::is_in_system_memory(incaps)
-            && !detector.model().backend().is_gpu()
+            && !detector.model().backend().accepts_cuda_memory()
         {
             let provider = detector.model().backend().provider;
             let error = FrameModelError::Model(DetectError::DeviceFrame { provider });

@@ -22,7 +22,7 @@
 //! changes.
 //!
 //! # Messages
-//! Element messages: `retinaface-provider` at start (`provider`, `library`, `notes`),
+//! Element messages: `retinaface-provider` at start (`provider`, `device`, `library`, `notes`),
 //! `retinaface-stats` every `stats-interval`. Progress messages with the code `retinaface-engine`
 //! while a provider builds an engine.
 //!

@@ -502,7 +502,13 @@ fn roi_scales_and_thresholds_can_change_in_playing() {
 #[test]
 fn unavailable_provider_is_an_error_and_auto_uses_cpu() {
     with_watchdog(|| {
-        for (provider, option) in [("cuda", "cuda"), ("tensorrt", "cuda"), ("openvino", "openvino")] {
+        for (provider, option) in [
+            ("openvino", "openvino"),
+            ("webgpu", "webgpu"),
+            ("cuda", "cuda"),
+            ("tensorrt", "cuda"),
+            ("nv-tensorrt-rtx", "tensorrt-rtx"),
+        ] {
             let error = pipeline_error(&format!("retinaface execution-provider={provider}"));
             error.assert_code(gst::ResourceError::Settings);
             assert_contains(&error.text, &[provider, "not available", &format!("scripts/setup.sh --{option}")]);
