@@ -14,6 +14,7 @@ mod args;
 mod atomic_file;
 mod bench;
 mod detect;
+mod devices;
 mod eval;
 mod image_file;
 mod model;
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::Bench),
     /// Measure the accuracy of a detector on annotated images
     Eval(eval::Eval),
+    /// List the execution providers and their devices, and why a provider cannot be used
+    Devices(devices::Devices),
     /// Print the layout, inputs, outputs and strides of a model file, or why it is not supported
     Model(model::InspectModel),
 }
@@ -49,6 +52,7 @@ pub fn run() -> ExitCode {
     let result = match command {
         Command::Bench(command) => command.run(),
         Command::Detect(command) => command.run(),
+        Command::Devices(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Model(command) => command.run(),
     };

@@ -7,6 +7,7 @@ mod common;
 
 mod binary;
 mod bundle;
+mod devices;
 mod eval;
 mod images;
 mod openvino;
