@@ -13,3 +13,4 @@ mod images;
 mod openvino;
 mod program;
 mod setup;
+mod webgpu;

@@ -22,3 +22,4 @@ mod settings;
 mod streams;
 mod surface;
 mod unsupported_caps;
+mod webgpu;
