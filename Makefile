@@ -11,6 +11,7 @@
 # make fuzz        run each fuzz target for FUZZ_SECONDS=600 with cargo-fuzz (FUZZ_TARGETS="frame model")
 # make accuracy    evaluate every detector and the alignment of its crops, and write docs/accuracy.md
 # make models      make fp16 and int8 variants of the default model and compare them with it
+# make gpu-check   check and measure the execution providers of this machine (OUT=gpu-check GPU_CHECK_OPTIONS=)
 # make install     install plugin, program, ONNX Runtime and model (PREFIX=/usr/local)
 # make bundle      make a directory that runs without installed packages (BUNDLE=retinaface-bundle BUNDLE_OPTIONS=)
 # make bundle-test make the bundle and run it in an empty root
@@ -47,7 +48,7 @@ cargo_test := cargo test --release --locked --config .cargo/test.toml --workspac
 # Features of the build: gst-plugin-retinaface/cuda-memory.
 FEATURES ?=
 
-.PHONY: all setup build demo examples test cargo-test test-binaries soak fuzz test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
+.PHONY: all setup build demo gpu-check examples test cargo-test test-binaries soak fuzz test-tools test-roots lint docs deny bench accuracy models install bundle bundle-test clean
 
 all: build
 
@@ -59,6 +60,18 @@ build: setup
 	@# Copies, because `make test` writes builds with debug assertions to $(target)/release.
 	@install -D $(target)/release/libgstretinaface.so $(target)/plugins/libgstretinaface.so
 	@install -D $(target)/release/retinaface $(target)/bin/retinaface
+	@install -D $(target)/release/retinaface-gpu-check $(target)/bin/retinaface-gpu-check
+
+OUT ?= gpu-check
+GPU_CHECK_OPTIONS ?=
+frames := $(target)/frames_640x360.nv12
+$(frames): scripts/make-frames | setup
+	scripts/make-frames $(target)
+
+gpu-check: build $(frames)
+	RETINAFACE_RUNTIMES=$(CURDIR)/$(fetch) RETINAFACE_MODEL=$(CURDIR)/$(model) \
+	  $(target)/bin/retinaface-gpu-check $(OUT) --frames $(frames) $(GPU_CHECK_OPTIONS) \
+	  $(addprefix --fp16-model ,$(wildcard $(variants)/retinaface_mnet025_fp16.onnx))
 
 demo: build
 	@rm -rf $(demo_out)
