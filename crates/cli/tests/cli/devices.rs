@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use crate::binary::{program, status, stderr};
+use crate::binary::{path_str, program, status, stderr};
 use crate::common;
 use serde::Deserialize;
 
@@ -101,4 +101,18 @@ fn missing_onnx_runtime_is_an_error() {
     let output = program(&["devices"]).env("ORT_DYLIB_PATH", "/nowhere.so").output().unwrap();
     assert_eq!(status(&output), 2);
     assert!(stderr(&output).contains("ORT_DYLIB_PATH is set to /nowhere.so"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_device_that_does_not_exist_is_an_error_that_lists_the_devices() {
+    let photo = common::media("single_face.jpg");
+    let detect = |provider: &str| {
+        let arguments = ["detect", path_str(&photo), "--execution-provider", provider, "--device-id", "3"];
+        program(&arguments).env("RETINAFACE_RUNTIMES", only_runtime().path()).output().unwrap()
+    };
+    let output = detect("cpu");
+    assert_eq!(status(&output), 2);
+    let error = stderr(&output);
+    assert!(error.contains("cpu has no device 3; set device-id to one of its devices: 0: CPU"), "{error}");
+    assert_eq!(status(&detect("auto")), 0, "auto takes a provider that has the device, or else the processor");
 }
