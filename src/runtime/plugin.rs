@@ -88,9 +88,13 @@ impl Runtime {
             return Ok(DeviceInfo::cpu());
         }
         let hardware_only = hardware_only && provider.is_for_gpus();
-        // Before the library of the provider is loaded, which takes time and memory.
-        if hardware_only && !self.has_gpu_for(provider) {
-            return Err(RuntimeError::NoGpu { provider });
+        if hardware_only {
+            // Before Vulkan drivers and the library of the provider are loaded, which takes time and
+            // memory.
+            plugin_path(base_dir, provider)?;
+            if !self.has_gpu_for(provider) {
+                return Err(RuntimeError::NoGpu { provider });
+            }
         }
         self.register(base_dir, provider)?;
         self.device(DeviceRequest { provider, id: device_id, hardware_only })
@@ -101,7 +105,9 @@ impl Runtime {
     /// # Errors
     /// If the library is not found or cannot be loaded.
     pub(crate) fn register(&self, base_dir: Option<&Path>, provider: Provider) -> Result<PathBuf, RuntimeError> {
-        let Some(file) = provider.plugin_file() else { return Ok(self.path().to_path_buf()) };
+        if provider.plugin_file().is_none() {
+            return Ok(self.path().to_path_buf());
+        }
         let known = |registered: &[(Provider, PathBuf)]| {
             registered.iter().find(|(known, _)| *known == provider).map(|(_, path)| path.clone())
         };
@@ -112,8 +118,7 @@ impl Runtime {
         if let Some(path) = known(&registered) {
             return Ok(path);
         }
-        let path = locate::plugin(base_dir, provider.name(), file)
-            .map_err(|searched| RuntimeError::PluginNotFound { provider, file, searched })?;
+        let path = plugin_path(base_dir, provider)?;
         // The dynamic linker finds these libraries only if they are loaded already.
         preload(&path, provider.preloaded_libraries());
         self.environment().register_ep_library(provider.name(), &path).map_err(|error| {
@@ -202,6 +207,16 @@ impl Runtime {
         hardware_kinds(self.environment()).is_ok_and(|kinds| kinds.contains(&DeviceKind::Gpu))
             && (provider != Provider::WebGpu || vulkan_devices().iter().any(|device| device.is_hardware))
     }
+}
+
+/// The path of the library of a plug-in provider.
+fn plugin_path(base_dir: Option<&Path>, provider: Provider) -> Result<PathBuf, RuntimeError> {
+    let file = provider.plugin_file().unwrap_or_default();
+    locate::plugin(base_dir, provider.name(), file).map_err(|searched| RuntimeError::PluginNotFound {
+        provider,
+        file,
+        searched,
+    })
 }
 
 /// The devices of a provider, in the order of `device-id`: processors before GPUs and NPUs, but
