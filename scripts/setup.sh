@@ -440,7 +440,9 @@ install_wheels() {
       --platform manylinux2010_x86_64 --platform manylinux1_x86_64) || return 1
     # The libraries load each other from their own directory. The Python module is not needed.
     # cache.json has the tuned parameters of OpenVINO's GPU plugin.
-    unzip -q -j -o "$file" '*.so*' '*/cache.json' -x '*pybind11*' -d "$directory" 2>/dev/null || (( $? == 11 ))
+    # unzip ends with 11 if no file matches one of the patterns.
+    unzip -q -j -o "$file" '*.so*' '*/cache.json' -x '*pybind11*' -d "$directory" 2>/dev/null || (( $? == 11 )) ||
+      { say "$name cannot be unpacked: check the free space of $fetch, then run again"; return 1; }
     mkdir "$work/license"
     unzip -q -j -o "$file" '*LICENSE*' '*License*' '*ThirdPartyNotices*' '*third-party-programs*' '*Acknowledgements*' \
       '*.dist-info/METADATA' -d "$work/license" 2>/dev/null || (( $? == 11 ))
