@@ -331,6 +331,9 @@ pub(crate) fn start_remedy(provider: Provider, message: &str) -> String {
             "no NVIDIA GPU is visible: install the driver, and pass the GPU through to a container".to_owned()
         }
         None if is_nvidia => "check device-id and `nvidia-smi`; CUDA 13 requires driver 580 or newer".to_owned(),
+        None if provider == Provider::WebGpu && message.contains("f16") => {
+            "the GPU does not compute in half precision: use the model in full precision".to_owned()
+        }
         None if provider == Provider::WebGpu => provider.device_remedy().to_owned(),
         None if provider == Provider::OpenVino => "set another device-id, or use execution-provider=cpu".to_owned(),
         None => provider.remedy().to_owned(),
@@ -353,5 +356,8 @@ mod tests {
         let driver = "with error: libcuda.so.1: cannot open shared object file: No such file or directory";
         assert!(start_remedy(Provider::TensorRt, driver).contains("NVIDIA's driver"));
         assert_eq!(missing_library("CUDA failure 100: no CUDA-capable device is detected"), None);
+        let half = "Program Transpose requires f16 but the device does not support it.";
+        assert!(start_remedy(Provider::WebGpu, half).contains("full precision"));
+        assert!(start_remedy(Provider::WebGpu, "no adapter").contains("Vulkan driver"));
     }
 }
