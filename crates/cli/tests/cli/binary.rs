@@ -4,6 +4,19 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::common;
+use serde::Deserialize;
+
+/// What tests of an execution provider compare of a line of `detect`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct DetectedLine {
+    pub(crate) faces: Vec<DetectedFace>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct DetectedFace {
+    pub(crate) score: f32,
+    pub(crate) landmarks: [[f32; 2]; 5],
+}
 
 /// A command for the program, with the installed ONNX Runtime and default model.
 pub(crate) fn program(arguments: &[&str]) -> Command {

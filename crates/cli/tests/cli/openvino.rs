@@ -7,20 +7,8 @@
 
 use std::process::Command;
 
-use serde::Deserialize;
-
+use crate::binary::{DetectedFace, DetectedLine};
 use crate::common;
-
-#[derive(Debug, Deserialize)]
-struct Line {
-    faces: Vec<Face>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Face {
-    score: f32,
-    landmarks: [[f32; 2]; 5],
-}
 
 /// Whether the provider can run a model here. If it cannot, its refusal is checked.
 fn is_usable() -> bool {
@@ -61,23 +49,23 @@ fn command() -> Command {
 }
 
 /// The faces that `detect` finds in two photos, and its standard error.
-fn detect(arguments: &[&str]) -> (Vec<Vec<Face>>, String) {
+fn detect(arguments: &[&str]) -> (Vec<Vec<DetectedFace>>, String) {
     let photos = [common::media("multi_face.jpg"), common::media("single_face.jpg")];
     let output = command().arg("detect").args(photos).args(arguments).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
     let lines = String::from_utf8(output.stdout).unwrap();
-    (lines.lines().map(|line| serde_json::from_str::<Line>(line).unwrap().faces).collect(), stderr)
+    (lines.lines().map(|line| serde_json::from_str::<DetectedLine>(line).unwrap().faces).collect(), stderr)
 }
 
 /// The maximum differences between nearest faces: of scores, and of landmarks in pixels.
-fn max_differences(faces: &[Vec<Face>], expected: &[Vec<Face>]) -> (f32, f32) {
+fn max_differences(faces: &[Vec<DetectedFace>], expected: &[Vec<DetectedFace>]) -> (f32, f32) {
     assert_eq!(faces.iter().map(Vec::len).collect::<Vec<_>>(), [5, 1]);
     let (mut score, mut pixels) = (0.0f32, 0.0f32);
     for (faces, expected) in faces.iter().zip(expected) {
         assert_eq!(faces.len(), expected.len());
         for face in faces {
-            let distance = |other: &Face| {
+            let distance = |other: &DetectedFace| {
                 let points = face.landmarks.as_flattened().iter().zip(other.landmarks.as_flattened());
                 points.map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
             };

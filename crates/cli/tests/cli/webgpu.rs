@@ -4,21 +4,9 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::binary::{status, stderr};
+use crate::binary::{DetectedFace, DetectedLine, status, stderr};
 use crate::common;
 use crate::devices::Devices;
-use serde::Deserialize;
-
-#[derive(Debug, Deserialize)]
-struct Line {
-    faces: Vec<Face>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Face {
-    score: f32,
-    landmarks: [[f32; 2]; 5],
-}
 
 /// Whether provider and driver are installed. In CI they must be.
 fn is_installed() -> bool {
@@ -54,9 +42,9 @@ fn detect(command: &mut Command, provider: &str, options: &[&str]) -> Output {
     command.arg("detect").arg(common::media("multi_face.jpg")).args(small).args(options).output().unwrap()
 }
 
-fn faces(output: &Output) -> Vec<Face> {
+fn faces(output: &Output) -> Vec<DetectedFace> {
     assert_eq!(status(output), 0, "{}", stderr(output));
-    serde_json::from_slice::<Line>(&output.stdout).unwrap().faces
+    serde_json::from_slice::<DetectedLine>(&output.stdout).unwrap().faces
 }
 
 #[test]
