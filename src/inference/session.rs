@@ -1,5 +1,6 @@
 //! ONNX Runtime sessions, created from the bytes of a model for any input shape or for one shape.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
@@ -320,11 +321,16 @@ fn unassigned_nodes_note(session: &Session, provider: Provider, model: &[u8]) ->
     if provider == Provider::Cpu {
         return None;
     }
-    let model = onnx::Model::parse(model).unwrap_or_default();
-    let (names, shape_nodes) = (model.node_names(), model.shape_nodes());
+    // Most sessions have no such nodes, so that the model is not decoded again for them.
+    let known = LazyCell::new(|| {
+        let model = onnx::Model::parse(model).unwrap_or_default();
+        (model.node_names(), model.shape_nodes())
+    });
     // Where ONNX Runtime changes the layout of tensors, it adds nodes that permute shapes.
-    let is_ignored =
-        |name: &str, op_type: &str| shape_nodes.contains(name) || (op_type == "Gather" && !names.contains(name));
+    let is_ignored = |name: &str, op_type: &str| {
+        let (names, shape_nodes) = &*known;
+        shape_nodes.contains(name) || (op_type == "Gather" && !names.contains(name))
+    };
     match library::nodes_on_other_providers(session, provider, is_ignored) {
         Ok(kinds) if kinds.is_empty() => None,
         Ok(kinds) => {
