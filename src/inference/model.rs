@@ -128,7 +128,6 @@ impl Model {
         let runtime = library::load(base_dir, options.provider)?;
         let device =
             runtime.check_provider(base_dir, provider, options.device_id, options.provider == Provider::Auto)?;
-        library::preload(runtime.path(), provider.preloaded_libraries());
         let options = ModelOptions { provider, ..options.clone() };
         let mut cache_note = None;
         let engine_cache = match provider {

@@ -11,8 +11,8 @@ use super::options::{Kernels, ModelOptions};
 use super::session::SessionRequest;
 use crate::runtime::onnx::{Dim, Model};
 use crate::runtime::{
-    DeviceInfo, DeviceKind, Provider, Runtime, RuntimeError, exclusive, library, load, nvidia_gpus, panic_message,
-    single_line, vulkan_devices,
+    DeviceInfo, DeviceKind, Provider, Runtime, RuntimeError, exclusive, load, nvidia_gpus, panic_message, single_line,
+    vulkan_devices,
 };
 
 /// An execution provider on this machine.
@@ -78,7 +78,6 @@ fn fill(report: &mut ProviderReport, runtime: &Runtime, base_dir: Option<&Path>)
         device.name = device.name.take().or_else(processor_name);
     }
     let device = runtime.check_provider(base_dir, provider, 0, false)?;
-    library::preload(runtime.path(), provider.preloaded_libraries());
     run_one_node(runtime, provider, &device)
 }
 

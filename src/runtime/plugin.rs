@@ -34,16 +34,6 @@ pub(crate) fn registered() -> Registered {
     REGISTERED.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A device of an execution provider, for one session.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeviceRequest {
-    pub(crate) provider: Provider,
-    /// Index of the device, see [`DeviceInfo::id`].
-    pub(crate) id: u32,
-    /// Whether software that emulates a device is refused.
-    pub(crate) hardware_only: bool,
-}
-
 /// The provider that `provider` probably selects: for [`Provider::Auto`] the first candidate that is
 /// installed and has a device. Whether it starts is not checked.
 ///
@@ -81,6 +71,7 @@ impl Runtime {
             return Err(RuntimeError::Provider { provider, library: self.path().to_path_buf() });
         }
         if provider.uses_cuda_memory() {
+            preload(self.path(), provider.preloaded_libraries());
             return Ok(DeviceInfo::nvidia(device_id));
         }
         if provider == Provider::Cpu && hardware_only {
@@ -97,7 +88,7 @@ impl Runtime {
             }
         }
         self.register(base_dir, provider)?;
-        self.device(DeviceRequest { provider, id: device_id, hardware_only })
+        self.device(provider, device_id, hardware_only)
     }
 
     /// Registers the library of a plug-in provider, unless that was done before; returns its path.
@@ -148,12 +139,11 @@ impl Runtime {
         metadata(devices(self.environment(), provider).first()?, c"version")
     }
 
-    /// The device that `request` selects.
+    /// The device with the index `id`. With `hardware_only`, software that emulates one is refused.
     ///
     /// # Errors
     /// If the provider has no such device.
-    pub(crate) fn device(&self, request: DeviceRequest) -> Result<DeviceInfo, RuntimeError> {
-        let DeviceRequest { provider, id, hardware_only } = request;
+    fn device(&self, provider: Provider, id: u32, hardware_only: bool) -> Result<DeviceInfo, RuntimeError> {
         let mut devices = self.devices(provider);
         devices.retain(|device| !hardware_only || device.kind == DeviceKind::Gpu);
         match devices.iter().find(|device| device.id == id) {
