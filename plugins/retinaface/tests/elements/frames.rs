@@ -128,7 +128,9 @@ fn crops_of_all_formats_equal_those_after_videoconvert() {
             // Colours are lost by luma alone, and by the palette that videoconvert makes.
             if !name.starts_with("GRAY") && name != "RGB8P" {
                 let difference = mean_difference(&crops, &expected);
-                assert!(difference <= 2.5, "{name}: {difference} levels from the crops of BGR");
+                // What the way through this format loses, in this release of videoconvert.
+                let lost = mean_difference(&converted, &expected);
+                assert!(difference <= lost + 0.5, "{name}: {difference} levels from the crops of BGR, not {lost}");
             }
         }
         let gray = outputs("videoconvert ! video/x-raw,format=GRAY8 ! facealign", &photo, &[]);
@@ -153,7 +155,11 @@ fn ranges_matrices_and_interlaced_chroma_follow_the_caps() {
                     let back = "videoconvert dither=none ! video/x-raw,format=RGB,colorimetry=sRGB";
                     let expected = outputs(&format!("{convert} ! {back} ! facealign"), &photo, &extra);
                     let difference = mean_difference(&crops, &expected);
-                    let tolerance = tolerance(VideoFormat::from_string(name));
+                    // Chroma of fields is interpolated over twice the distance. Wrong colorimetry
+                    // differs by more than 4.
+                    let is_field = interlace_mode != "progressive";
+                    let tolerance =
+                        tolerance(VideoFormat::from_string(name)) + if is_field { 0.5 } else { 0.0 };
                     assert!(difference <= tolerance, "{format} {interlace_mode}: {difference} levels");
                 }
             }
