@@ -26,6 +26,7 @@
 //! | [`image`] | pixel formats, stride-aware views, YUV coding, drawing |
 //! | [`model`] | what a model is: its input, its output layout, the known detector families |
 //! | [`record`] | the JSON-lines schema |
+//! | [`track`] | [`Tracker`]: one id per face across frames, and predictions between inferences |
 //! | [`runtime`] | ONNX Runtime: locating and loading it, execution providers, the ONNX file format, CPU kernels |
 //! | [`inference`] | opening a model and running it: options, sessions, tensors, the batching engine |
 //! | [`detect`] | [`Detector`]: from an image to faces |
@@ -40,6 +41,7 @@ pub mod model;
 pub mod record;
 pub mod runtime;
 mod sync;
+pub mod track;
 
 pub use crops::align;
 pub use crops::{LandmarkSettings, Landmarker};
@@ -49,3 +51,4 @@ pub use image::{ImageInfo, ImageView, PixelFormat, draw_faces};
 pub use inference::{ModelError, ModelOptions, SharedModel};
 pub use record::FrameRecord;
 pub use runtime::Provider;
+pub use track::{Tracker, TrackerSettings};

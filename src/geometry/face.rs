@@ -114,13 +114,19 @@ pub struct Face {
     pub points: Vec<Point>,
     /// Track id, constant for one person across frames; `None` without a tracker.
     pub track_id: Option<u64>,
+    /// Standard deviation of the position in pixels, if a tracker predicted it; `None` if the face was
+    /// found in this frame.
+    pub uncertainty: Option<f32>,
 }
 
 impl Face {
-    /// Whether the score, the box, the landmarks and the points are finite.
+    /// Whether the score, the box, the landmarks, the points and the uncertainty are finite.
     pub fn is_finite(&self) -> bool {
         let mut points = self.landmarks.iter().flatten().chain(&self.points);
-        self.score.is_finite() && self.rect.is_finite() && points.all(|point| point.is_finite())
+        self.score.is_finite()
+            && self.rect.is_finite()
+            && points.all(|point| point.is_finite())
+            && self.uncertainty.is_none_or(f32::is_finite)
     }
 
     /// This face with `transform` applied to the box, the landmarks and the points.
@@ -130,8 +136,12 @@ impl Face {
     pub fn mapped(&self, transform: impl Fn(Point) -> Point) -> Self {
         let from = transform(Point::new(self.rect.x, self.rect.y));
         let to = transform(Point::new(self.rect.right(), self.rect.bottom()));
+        let rect = Rect::new(from.x, from.y, to.x - from.x, to.y - from.y);
+        // The larger one of the two scales: an uncertainty must not shrink by more than the face.
+        let scale = (rect.w / self.rect.w).max(rect.h / self.rect.h);
         Self {
-            rect: Rect::new(from.x, from.y, to.x - from.x, to.y - from.y),
+            rect,
+            uncertainty: self.uncertainty.map(|pixels| if scale.is_finite() { pixels * scale } else { pixels }),
             landmarks: self.landmarks.map(|points| points.map(&transform)),
             points: self.points.iter().map(|point| transform(*point)).collect(),
             ..*self

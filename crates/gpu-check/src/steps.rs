@@ -405,7 +405,7 @@ mod tests {
 
     fn face(score: f32, x: f32) -> Face {
         let rect = Rect { x, y: 10.0, w: 40.0, h: 50.0 };
-        Face { score, rect, landmarks: Some([Point { x, y: 20.0 }; 5]), points: Vec::new(), track_id: None }
+        Face { score, rect, landmarks: Some([Point { x, y: 20.0 }; 5]), ..Face::default() }
     }
 
     #[test]

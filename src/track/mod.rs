@@ -1,0 +1,13 @@
+//! Tracks: one id per face across frames, and where faces are between two inferences.
+
+mod association;
+mod motion;
+mod tracker;
+
+pub use tracker::{
+    DEFAULT_LOST_TIMEOUT, DEFAULT_MIN_HITS, DEFAULT_SCORE, TrackEvent, TrackEventKind, Tracker, TrackerSettings,
+};
+
+/// Largest number of tracks of a stream, and of faces of a frame that take part in the association. The
+/// time of an assignment grows with its third power.
+const MAX_TRACKS: usize = 256;
