@@ -8,8 +8,14 @@ use std::path::{Path, PathBuf};
 use crate::common;
 
 /// The modules of the library by their level. A module imports only modules of lower levels.
-const LEVELS: [&[&str]; 5] =
-    [&["geometry", "sync"], &["image", "model", "record"], &["runtime"], &["inference"], &["detect", "crops"]];
+const LEVELS: [&[&str]; 6] = [
+    &["geometry", "sync"],
+    &["image", "model", "track"],
+    &["record"],
+    &["runtime"],
+    &["inference"],
+    &["detect", "crops"],
+];
 
 fn level(module: &str) -> usize {
     let level = LEVELS.iter().position(|modules| modules.contains(&module));

@@ -14,7 +14,7 @@ use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{DetectionSettings, Detector, SettingsProblem};
 use retinaface::geometry::{ARCFACE_SIZE, Face, InputSize};
 use retinaface::image::{ImageInfo, OverlayBuffers, OverlayStyle, OwnedImage, PixelFormat, draw_faces};
-use retinaface::record::{FrameRecord, Origin};
+use retinaface::record::{FrameRecord, FrameState, Origin};
 
 use crate::args::{ModelArgs, ViewArgs, check_settings, parse_fraction, parse_refine_large_faces, parse_threshold};
 use crate::image_file::{self, InputImage};
@@ -174,6 +174,7 @@ impl ImageProcessor<'_> {
         let faces = self.detector.detect(&image.view(), &settings)?.faces;
         let source = input.to_string_lossy();
         let line = FrameRecord::new(Origin::Source(&source), index as u64, image.view().info().size(), &faces)
+            .with_state(FrameState::Detected)
             .with_age(Some(Duration::ZERO))
             .to_line();
         let error = self.write_files(input, &mut image, &faces, &mut notes).err();

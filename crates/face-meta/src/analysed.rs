@@ -13,12 +13,14 @@ use gst::meta::CustomMeta;
 use crate::fields::face_from;
 use crate::frame::{FrameFace, age_from, entries, entry, roi_from, size_from};
 use crate::{ANALYSED_META, FRAME_META, register};
-use retinaface::geometry::{Face, FrameSize};
+use retinaface::geometry::{Face, FrameSize, PixelAspect};
 
 /// Field of the analysed frame.
 const FRAME: &str = "frame";
 /// Field of the number of the analysis.
 const NUMBER: &str = "analysis";
+/// Field of the faces in pixels of the analysed frame, if they are not those of the frame's meta.
+const FACES: &str = "faces";
 
 /// A frame that a detector has analysed: a reference to its buffer and its caps.
 #[derive(Clone, Debug)]
@@ -60,10 +62,31 @@ impl AnalysedFrame {
         Ok(())
     }
 
+    /// As [`Self::attach`], with the faces in pixels of this frame: those of the buffer's own meta
+    /// are elsewhere.
+    pub(crate) fn attach_with_faces(
+        &self,
+        buffer: &mut gst::BufferRef,
+        faces: &[FrameFace],
+        pixel_aspect: PixelAspect,
+    ) -> Result<(), glib::BoolError> {
+        self.attach(buffer)?;
+        let entries = faces.iter().map(|found| entry(found.roi_id, [0; 4], &found.face, pixel_aspect));
+        let entries = gst::Array::new(entries.collect::<Vec<_>>());
+        CustomMeta::from_mut_buffer(buffer, ANALYSED_META)?.mut_structure().set(FACES, entries);
+        Ok(())
+    }
+
     fn from(buffer: &gst::BufferRef) -> Option<Self> {
         let meta = CustomMeta::from_buffer(buffer, ANALYSED_META).ok()?;
         Some(Self { sample: meta.structure().get(FRAME).ok()?, number: meta.structure().get(NUMBER).ok()? })
     }
+}
+
+/// Removes the frame in which faces were found, with its pixels. The faces stay.
+pub fn remove_analysed(buffer: &mut gst::BufferRef) {
+    register();
+    remove(buffer);
 }
 
 /// Removes the frame that was attached before.
@@ -100,9 +123,12 @@ pub fn read_analysed(buffer: &gst::BufferRef) -> Option<AnalysedFaces> {
     let frame = AnalysedFrame::from(buffer)?;
     let meta = CustomMeta::from_buffer(buffer, FRAME_META).ok()?;
     let structure = meta.structure();
+    let age = age_from(structure);
+    let own = CustomMeta::from_buffer(buffer, ANALYSED_META).ok()?;
+    let own = own.structure();
+    let structure = if own.has_field(FACES) { own } else { structure };
     let face =
         |entry: &gst::Structure| Some(FrameFace { roi_id: entry.get::<i32>("roi-id").ok()?, face: face_from(entry)? });
-    let age = age_from(structure);
     Some(AnalysedFaces { frame, age, faces: entries(structure).iter().filter_map(face).collect() })
 }
 
@@ -110,7 +136,7 @@ pub fn read_analysed(buffer: &gst::BufferRef) -> Option<AnalysedFaces> {
 /// Their regions of interest on this buffer stay as they are.
 ///
 /// # Errors
-/// If the buffer does not carry this number of faces.
+/// If the buffer does not carry this number of faces, or if a tracker predicted where they are in it.
 pub fn update_analysed(buffer: &mut gst::BufferRef, faces: &[Face]) -> Result<(), glib::BoolError> {
     let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
     let structure = meta.mut_structure();

@@ -65,6 +65,7 @@ pub(crate) fn with_face(builder: gst::structure::Builder, face: &Face, pixel_asp
             face.pose(pixel_aspect).map(|HeadPose { yaw, pitch, roll }| doubles([yaw, pitch, roll].map(f64::from))),
         )
         .field_if_some("track-id", face.track_id)
+        .field_if_some("uncertainty", face.uncertainty.map(f64::from))
         .build()
 }
 
@@ -76,6 +77,7 @@ pub(crate) fn face_from(structure: &gst::StructureRef) -> Option<Face> {
         landmarks: landmarks_from(structure),
         points: points_from(structure).unwrap_or_default(),
         track_id: structure.get("track-id").ok(),
+        uncertainty: structure.get::<f64>("uncertainty").ok().map(|pixels| pixels as f32),
     })
 }
 

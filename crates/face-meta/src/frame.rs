@@ -10,14 +10,17 @@ use gst::glib;
 use gst::meta::CustomMeta;
 use gst_video::VideoRegionOfInterestMeta;
 use retinaface::geometry::{Face, FrameSize, PixelAspect, Rect};
+use retinaface::record::FrameState;
 
-use crate::analysed::{self, AnalysedFrame};
+use crate::analysed::{self, AnalysedFaces, AnalysedFrame};
 use crate::fields::{face_from, pixel_aspect, pixel_aspect_from, with_face};
 use crate::position::{follow, may_have_borders, roi_rect};
 use crate::{FRAME_META, ROI_TYPE, register};
 
 /// Field of the frame's pixel aspect ratio.
 const PIXEL_ASPECT: &str = "pixel-aspect-ratio";
+/// Field of the name of the [`FrameState`].
+const STATE: &str = "state";
 
 /// A face on a frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,10 +35,10 @@ pub struct FrameFace {
 /// The faces read from a frame.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FrameFaces {
-    /// Whether a detector analysed this frame. If not, an empty list says nothing.
-    pub detected: bool,
+    /// Whether the faces were detected or predicted. If neither, an empty list says nothing.
+    pub state: FrameState,
     /// Difference between the times of this frame and of the frame in which the faces were found;
-    /// zero for the same frame.
+    /// zero for the same frame. The positions of predicted faces are those in this frame.
     pub age: Duration,
     /// The faces, in the order in which they were attached: best score first.
     pub faces: Vec<FrameFace>,
@@ -49,7 +52,7 @@ impl FrameFaces {
     /// The age of the faces; `None` if no detection result applies to this frame or all of its faces
     /// are lost. Only if the age is known does an empty list mean that the frame has no faces.
     pub fn known_age(&self) -> Option<Duration> {
-        (self.detected && (self.lost == 0 || !self.faces.is_empty())).then_some(self.age)
+        (self.state.has_result() && (self.lost == 0 || !self.faces.is_empty())).then_some(self.age)
     }
 
     /// The faces alone. Whether the frame was analysed, the age and the number of lost faces are
@@ -78,7 +81,12 @@ fn next_roi_id() -> i32 {
 /// # Errors
 /// If GStreamer cannot add the meta.
 pub fn attach(buffer: &mut gst::BufferRef, faces: &[Face], size: impl Into<FrameSize>) -> Result<(), glib::BoolError> {
-    attach_found(buffer, faces, size.into(), Duration::ZERO, None)
+    attach_found(
+        buffer,
+        faces,
+        size.into(),
+        &Found { state: FrameState::Detected, age: Duration::ZERO, lost: 0, analysed: None },
+    )
 }
 
 /// As [`attach`], for faces that were found in the frame `analysed`, which has the same size. `age` is
@@ -93,15 +101,54 @@ pub fn attach_aged(
     age: Duration,
     analysed: &AnalysedFrame,
 ) -> Result<(), glib::BoolError> {
-    attach_found(buffer, faces, size.into(), age, Some(analysed))
+    let found = Found { state: FrameState::Detected, age, lost: 0, analysed: Some(analysed) };
+    attach_found(buffer, faces, size.into(), &found)
+}
+
+/// As [`attach`], for faces that a tracker expects in this frame.
+///
+/// # Errors
+/// If GStreamer cannot add the meta.
+pub fn attach_predicted(
+    buffer: &mut gst::BufferRef,
+    faces: &[Face],
+    size: impl Into<FrameSize>,
+    from: &Prediction<'_>,
+) -> Result<(), glib::BoolError> {
+    let size = size.into();
+    let Prediction { age, lost, analysed } = *from;
+    attach_found(buffer, faces, size, &Found { state: FrameState::Predicted, age, lost, analysed: None })?;
+    match analysed {
+        Some(analysed) => analysed.frame.attach_with_faces(buffer, &analysed.faces, size.pixel_aspect),
+        None => Ok(()),
+    }
+}
+
+/// What faces were predicted from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Prediction<'a> {
+    /// The time since the frame in which the faces were detected.
+    pub age: Duration,
+    /// Number of faces of that frame whose position was lost.
+    pub lost: usize,
+    /// That frame with the faces in its own pixels, for readers of pixels, if it is known.
+    pub analysed: Option<&'a AnalysedFaces>,
+}
+
+/// How the faces of a frame were found.
+struct Found<'a> {
+    state: FrameState,
+    age: Duration,
+    lost: usize,
+    /// The frame in which they were found, if it is another one.
+    analysed: Option<&'a AnalysedFrame>,
 }
 
 fn attach_found(
     buffer: &mut gst::BufferRef,
     faces: &[Face],
     size: FrameSize,
-    age: Duration,
-    analysed: Option<&AnalysedFrame>,
+    found: &Found<'_>,
 ) -> Result<(), glib::BoolError> {
     register();
     let FrameSize { width, height, .. } = size;
@@ -125,16 +172,17 @@ fn attach_found(
         entries.push(entry(roi_id, [x, y, w, h], face, size.pixel_aspect));
     }
     let mut meta = CustomMeta::add(buffer, FRAME_META)?;
-    write(meta.mut_structure(), entries, size, age, 0);
-    analysed.map_or(Ok(()), |analysed| analysed.attach(buffer))
+    write(meta.mut_structure(), entries, size, found);
+    found.analysed.map_or(Ok(()), |analysed| analysed.attach(buffer))
 }
 
-fn write(structure: &mut gst::StructureRef, entries: Vec<gst::Structure>, size: FrameSize, age: Duration, lost: usize) {
+fn write(structure: &mut gst::StructureRef, entries: Vec<gst::Structure>, size: FrameSize, found: &Found<'_>) {
+    structure.set(STATE, found.state.name());
     structure.set("width", size.width as u32);
     structure.set("height", size.height as u32);
     structure.set(PIXEL_ASPECT, pixel_aspect(size.pixel_aspect));
-    structure.set("age-ns", u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
-    structure.set("lost", u32::try_from(lost).unwrap_or(u32::MAX));
+    structure.set("age-ns", u64::try_from(found.age.as_nanos()).unwrap_or(u64::MAX));
+    structure.set("lost", u32::try_from(found.lost).unwrap_or(u32::MAX));
     structure.set("faces", gst::Array::new(entries));
 }
 
@@ -163,7 +211,8 @@ pub fn update(
     // A face without an ROI stays a lost one for the next reader.
     let lost = faces.lost + (faces.faces.len() - entries.len());
     let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
-    write(meta.mut_structure(), entries, size, faces.age, lost);
+    let found = Found { state: faces.state, age: faces.age, lost, analysed: None };
+    write(meta.mut_structure(), entries, size, &found);
     Ok(())
 }
 
@@ -187,6 +236,12 @@ impl Rois {
     fn get(&self, id: i32) -> Option<[u32; 4]> {
         self.0.get(&id).copied().flatten()
     }
+}
+
+/// Removes all metadata of faces, with their regions of interest. Those of other detectors stay.
+pub fn strip(buffer: &mut gst::BufferRef) {
+    register();
+    remove(buffer);
 }
 
 /// Removes the faces that were attached before: the results of two detectors must not be mixed.
@@ -236,7 +291,15 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
         // faces.
         None => (lost + entries.len()).max(1),
     };
-    FrameFaces { detected: true, age, faces: faces.unwrap_or_default(), lost }
+    FrameFaces { state: state_from(structure), age, faces: faces.unwrap_or_default(), lost }
+}
+
+/// Where the faces come from; `Detected` if the field is missing, as in older metadata.
+fn state_from(structure: &gst::StructureRef) -> FrameState {
+    match structure.get::<&str>(STATE) {
+        Ok(name) if name == FrameState::Predicted.name() => FrameState::Predicted,
+        _ => FrameState::Detected,
+    }
 }
 
 /// The age of the faces.

@@ -19,6 +19,11 @@
 //! [`read_analysed`] returns that frame, for readers of pixels. It is a meta of its own, which does
 //! not pass through encoders and converters.
 //!
+//! # Predicted faces
+//! A tracker attaches faces to frames that no detector has analysed ([`attach_predicted`]):
+//! [`FrameFaces::state`] tells them apart, and each face whose position is predicted has an
+//! uncertainty. Their coordinates are those of the frame that carries them.
+//!
 //! # Foreign regions of interest
 //! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at
 //! a random number, and a face whose id belongs to different ROIs is lost and counted, so that a
@@ -29,12 +34,13 @@
 //!
 //! ```
 //! # gst::init().unwrap();
+//! use face_meta::FrameState;
 //! use retinaface::{Face, Rect};
 //! let mut buffer = gst::Buffer::new();
 //! let face = Face { score: 0.9, rect: Rect::new(10.0, 20.0, 40.0, 50.0), ..Face::default() };
 //! face_meta::attach(buffer.get_mut().unwrap(), &[face], (640, 360))?;
 //! let found = face_meta::read(&buffer, (640, 360));
-//! assert_eq!((found.detected, found.faces.len(), found.lost), (true, 1, 0));
+//! assert_eq!((found.state, found.faces.len(), found.lost), (FrameState::Detected, 1, 0));
 //! # Ok::<(), gst::glib::BoolError>(())
 //! ```
 
@@ -47,11 +53,14 @@ mod crop;
 mod fields;
 mod frame;
 mod position;
+mod track_event;
 
-pub use analysed::{AnalysedFaces, AnalysedFrame, analysis_number, read_analysed, update_analysed};
+pub use analysed::{AnalysedFaces, AnalysedFrame, analysis_number, read_analysed, remove_analysed, update_analysed};
 pub use crop::{CropOrigin, attach_crop, read_crop};
 pub use fields::to_pixel_aspect;
-pub use frame::{FrameFace, FrameFaces, attach, attach_aged, read, update};
+pub use frame::{FrameFace, FrameFaces, Prediction, attach, attach_aged, attach_predicted, read, strip, update};
+pub use retinaface::record::FrameState;
+pub use track_event::{TRACK_EVENT, read_track_event, track_event};
 
 /// Type of the region of interest of a face.
 pub const ROI_TYPE: &str = "face";

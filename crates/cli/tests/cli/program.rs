@@ -20,6 +20,7 @@ struct Line {
     width: u32,
     height: u32,
     pixel_aspect_ratio: [u32; 2],
+    state: String,
     age_ns: u64,
     lost: usize,
     faces: Vec<serde_json::Value>,

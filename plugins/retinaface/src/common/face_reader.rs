@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use face_meta::{AnalysedFaces, FrameFaces};
+use face_meta::{AnalysedFaces, FrameFaces, FrameState};
 use gst::prelude::*;
 use gst_video::VideoInfo;
 
@@ -58,7 +58,7 @@ impl FaceReader {
             return FacesToCrop::Earlier(analysed, info);
         }
         let found = self.read(element, buffer, info, use_of_faces);
-        if found.age.is_zero() {
+        if found.age.is_zero() || found.state == FrameState::Predicted {
             return FacesToCrop::Here(found);
         }
         if !self.has_reported_unknown_frame.swap(true, Ordering::Relaxed) {
@@ -85,7 +85,7 @@ impl FaceReader {
     ) -> FrameFaces {
         let found = face_meta::read(buffer, frame::frame_size(buffer, info));
         let element = element.as_ref();
-        if found.detected {
+        if found.state.has_result() {
             self.without_detection.store(u32::MAX, Ordering::Relaxed);
         } else {
             self.count_frame_without_detection(element, use_of_faces);

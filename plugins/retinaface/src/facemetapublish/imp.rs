@@ -9,7 +9,7 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use retinaface::record::{FrameRecord, Origin};
+use retinaface::record::{FrameRecord, Origin, TrackRecord};
 
 use super::sink::{LineSink, OpenError, Written};
 use crate::common::face_reader::FaceReader;
@@ -217,50 +217,73 @@ impl BaseTransformImpl for FaceMetaPublish {
         match event.type_() {
             gst::EventType::FlushStart => self.flushing.store(true, Ordering::Relaxed),
             gst::EventType::FlushStop => self.flushing.store(false, Ordering::Relaxed),
+            gst::EventType::CustomDownstream => self.publish_track_event(&event),
             _ => {}
         }
         self.parent_sink_event(event)
     }
 
     fn transform_ip_passthrough(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let Settings { add_empty_results, stream_id, .. } = lock(&self.settings).clone();
-        let stream =
-            stream_id.or_else(|| self.obj().sink_pad().stream_id().map(|id| id.to_string())).unwrap_or_default();
+        let add_empty_results = lock(&self.settings).add_empty_results;
+        let stream = self.stream();
         let info = lock(&self.state).as_ref().ok_or(gst::FlowError::Flushing)?.info.clone();
         let info = info.ok_or(gst::FlowError::NotNegotiated)?;
         let size = frame::frame_size(buffer, &info);
         let found = self.faces.read(&*self.obj(), buffer, &info, "published");
-        let failed = {
-            // Held during the write: only this thread uses the state.
+        let number = {
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
-            let number = state.frames;
             state.frames += 1;
-            let age = found.known_age();
-            let lost = found.lost;
-            let faces = found.into_faces();
-            // A frame that has lost its faces is not an empty one.
-            if faces.is_empty() && lost == 0 && !add_empty_results {
-                return Ok(gst::FlowSuccess::Ok);
-            }
-            let record = FrameRecord::new(Origin::Stream(&stream), number, size, &faces)
-                .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
-                .with_utc(utc(buffer).map(gst::ClockTime::nseconds))
-                .with_age(age)
-                .with_lost(lost);
-            match state.sink.write(&record.to_line(), || {
-                self.stopping.load(Ordering::Relaxed) || self.flushing.load(Ordering::Relaxed)
-            }) {
-                Ok(Written::Whole) => return Ok(gst::FlowSuccess::Ok),
-                Ok(Written::GivenUp) => return Err(gst::FlowError::Flushing),
-                Err(error) => (error, state.name.clone()),
-            }
+            state.frames - 1
         };
-        Err(self.write_error(&failed.0, &failed.1))
+        let (age, state, lost) = (found.known_age(), found.state, found.lost);
+        let faces = found.into_faces();
+        // A frame that has lost its faces is not an empty one.
+        if faces.is_empty() && lost == 0 && !add_empty_results {
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        let record = FrameRecord::new(Origin::Stream(&stream), number, size, &faces)
+            .with_pts(buffer.pts().map(gst::ClockTime::nseconds))
+            .with_utc(utc(buffer).map(gst::ClockTime::nseconds))
+            .with_state(state)
+            .with_age(age)
+            .with_lost(lost);
+        self.write(&record.to_line()).map(|()| gst::FlowSuccess::Ok)
     }
 }
 
 impl FaceMetaPublish {
+    /// Name of the stream in lines.
+    fn stream(&self) -> String {
+        let name = lock(&self.settings).stream_id.clone();
+        name.or_else(|| self.obj().sink_pad().stream_id().map(|id| id.to_string())).unwrap_or_default()
+    }
+
+    /// Writes a line for an event of a track, as `facetrack` sends it.
+    fn publish_track_event(&self, event: &gst::Event) {
+        if let Some(event) = event.structure().and_then(face_meta::read_track_event) {
+            // A failure is posted. The next frame ends the stream with the same one.
+            let _ = self.write(&TrackRecord::new(&self.stream(), &event).to_line());
+        }
+    }
+
+    fn write(&self, line: &str) -> Result<(), gst::FlowError> {
+        let (error, name) = {
+            // Held during the write: only this thread uses the state.
+            let mut state = lock(&self.state);
+            let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
+            match state
+                .sink
+                .write(line, || self.stopping.load(Ordering::Relaxed) || self.flushing.load(Ordering::Relaxed))
+            {
+                Ok(Written::Whole) => return Ok(()),
+                Ok(Written::GivenUp) => return Err(gst::FlowError::Flushing),
+                Err(error) => (error, state.name.clone()),
+            }
+        };
+        Err(self.write_error(&error, &name))
+    }
+
     fn write_error(&self, error: &io::Error, name: &str) -> gst::FlowError {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

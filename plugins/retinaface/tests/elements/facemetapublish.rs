@@ -18,6 +18,7 @@ struct Line {
     width: u32,
     height: u32,
     pixel_aspect_ratio: [u32; 2],
+    state: String,
     age_ns: Option<u64>,
     lost: usize,
     faces: Vec<LineFace>,
@@ -33,6 +34,7 @@ struct LineFace {
     points: Option<Vec<[f32; 2]>>,
     pose: Option<LinePose>,
     track_id: Option<u64>,
+    uncertainty: Option<f32>,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -142,8 +144,16 @@ fn age_is_null_without_detection() {
         let earlier = face_meta::AnalysedFrame::new(&common::frame(&info, 0), &info.to_caps().unwrap());
         face_meta::attach_aged(aged.get_mut().unwrap(), &faces, (320, 180), age, &earlier).unwrap();
         let frames = vec![common::frame(&info, 0), common::frame_with_faces(&info, 1, &faces), aged];
-        let ages = publish("", frames).into_iter().map(|line| line.age_ns).collect::<Vec<_>>();
-        assert_eq!(ages, [None, Some(0), Some(80_000_000)]);
+        let mut predicted = common::frame(&info, 3);
+        let face = Face { uncertainty: Some(2.5), track_id: Some(1), ..faces[0].clone() };
+        let from = face_meta::Prediction { age, ..Default::default() };
+        face_meta::attach_predicted(predicted.get_mut().unwrap(), &[face], (320, 180), &from).unwrap();
+        let lines = publish("", frames.into_iter().chain([predicted]).collect());
+        let ages = lines.iter().map(|line| (line.state.as_str(), line.age_ns)).collect::<Vec<_>>();
+        let age = Some(80_000_000);
+        assert_eq!(ages, [("none", None), ("detected", Some(0)), ("detected", age), ("predicted", age)]);
+        assert_eq!(lines[3].faces[0].uncertainty, Some(2.5));
+        assert_eq!(lines[2].faces[0].uncertainty, None);
     });
 }
 
@@ -167,13 +177,14 @@ fn schema_file_matches_the_published_fields() {
         "pts_ns",
         "schema",
         "source",
+        "state",
         "stream",
         "utc",
         "width",
     ];
     assert_eq!(names(&schema), frame);
     let face = &schema["$defs"]["face"];
-    assert_eq!(names(face), ["box", "landmarks", "points", "pose", "score", "track_id"]);
+    assert_eq!(names(face), ["box", "landmarks", "points", "pose", "score", "track_id", "uncertainty"]);
     assert_eq!(names(&face["properties"]["box"]), ["h", "w", "x", "y"]);
     assert_eq!(schema["properties"]["schema"]["const"], "retinaface.frame/1");
 }

@@ -260,9 +260,9 @@ fn roi_has_rectangle_and_normalised_detection() {
 fn undetected_frame_differs_from_frame_without_faces() {
     common::init();
     let info = info(VideoFormat::I420, 64, 64);
-    assert!(!face_meta::read(&common::frame(&info, 0), (64, 64)).detected);
+    assert!(!face_meta::read(&common::frame(&info, 0), (64, 64)).state.has_result());
     let empty = face_meta::read(&frame_with_faces(&info, 0, &[]), (64, 64));
-    assert!(empty.detected && empty.faces.is_empty());
+    assert!(empty.state.has_result() && empty.faces.is_empty());
 }
 
 fn roi_ids(buffer: &gst::BufferRef) -> Vec<i32> {
@@ -302,7 +302,7 @@ fn foreign_rois_are_never_matched_to_faces() {
                 assert_near(&found.clone().into_faces(), &faces(), 1e-3);
                 assert_eq!(found.lost, 0);
             } else {
-                assert_eq!((found.detected, found.faces, found.lost), (true, vec![], 4));
+                assert_eq!((found.state.has_result(), found.faces, found.lost), (true, vec![], 4));
             }
         }
     });
@@ -357,7 +357,7 @@ fn lost_faces_are_counted() {
         let info = info(VideoFormat::I420, 640, 360);
         let read = |buffer: &gst::BufferRef, size: (usize, usize)| {
             let found = face_meta::read(buffer, size);
-            (found.detected, found.faces.len(), found.lost)
+            (found.state.has_result(), found.faces.len(), found.lost)
         };
         assert_eq!(read(&common::frame(&info, 0), (640, 360)), (false, 0, 0));
         assert_eq!(read(&frame_with_faces(&info, 0, &[]), (640, 360)), (true, 0, 0));

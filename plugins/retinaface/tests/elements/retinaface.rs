@@ -222,7 +222,7 @@ fn frames_from_16x16_to_8k_are_processed() {
             let mut harness = harness("input-size=160");
             harness.set_src_caps(info.to_caps().unwrap());
             let out = harness.push_and_pull(common::frame(&info, 0)).unwrap();
-            assert!(face_meta::read(&out, (width as usize, height as usize)).detected, "{info:?}");
+            assert!(face_meta::read(&out, (width as usize, height as usize)).state.has_result(), "{info:?}");
         }
     });
 }
@@ -236,8 +236,8 @@ fn pixels_shared_by_tee_are_not_copied() {
         let buffer = common::frame(&info, 3);
         let other_branch = buffer.clone();
         let out = harness.push_and_pull(buffer).unwrap();
-        assert!(face_meta::read(&out, (640, 360)).detected);
-        assert!(!face_meta::read(&other_branch, (640, 360)).detected, "the other branch has no metadata");
+        assert!(face_meta::read(&out, (640, 360)).state.has_result());
+        assert!(!face_meta::read(&other_branch, (640, 360)).state.has_result(), "the other branch has no metadata");
         let address = |buffer: &gst::Buffer| buffer.map_readable().unwrap().as_ptr();
         assert_eq!(address(&out), address(&other_branch), "both buffers share their memory");
         assert_eq!((out.pts(), out.duration()), (other_branch.pts(), other_branch.duration()));
@@ -278,7 +278,7 @@ fn inference_interval_skips_frames_and_stats_count_them() {
         harness.set_src_caps(info.to_caps().unwrap());
         let detected = (0..7).map(|number| {
             let out = harness.push_and_pull(common::frame(&info, number)).unwrap();
-            face_meta::read(&out, (320, 180)).detected
+            face_meta::read(&out, (320, 180)).state.has_result()
         });
         assert_eq!(detected.collect::<Vec<_>>(), [true, false, false, true, false, false, true]);
         let element = element(&harness);
@@ -344,7 +344,7 @@ fn caps_can_change_in_playing() {
             let info = info(format, width, height);
             harness.set_src_caps(info.to_caps().unwrap());
             let out = harness.push_and_pull(common::frame(&info, number as u64)).unwrap();
-            assert!(face_meta::read(&out, (width as usize, height as usize)).detected);
+            assert!(face_meta::read(&out, (width as usize, height as usize)).state.has_result());
         }
     });
 }

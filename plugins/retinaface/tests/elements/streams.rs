@@ -52,7 +52,7 @@ fn frame_is_pushed_without_a_following_frame() {
         harness.set_src_caps(info.to_caps().unwrap());
         for number in 0..3 {
             let out = harness.push_and_pull(common::frame(&info, number)).unwrap();
-            assert!(face_meta::read(&out, (320, 180)).detected);
+            assert!(face_meta::read(&out, (320, 180)).state.has_result());
         }
     });
 }
@@ -262,7 +262,7 @@ fn streams_with_inference_interval_take_turns() {
             harness.set_src_caps(info.to_caps().unwrap());
             let detected = |number| {
                 let out = harness.push_and_pull(common::frame(&info, number)).unwrap();
-                face_meta::read(&out, (160, 90)).detected
+                face_meta::read(&out, (160, 90)).state.has_result()
             };
             (0..6).map(detected).collect::<Vec<_>>()
         });
@@ -278,7 +278,7 @@ fn streams_with_inference_interval_take_turns() {
         new_stream.set_src_caps(info.to_caps().unwrap());
         let detected = |number| {
             let out = new_stream.push_and_pull(common::frame(&info, number)).unwrap();
-            face_meta::read(&out, (160, 90)).detected
+            face_meta::read(&out, (160, 90)).state.has_result()
         };
         analysed.push((0..6).map(detected).collect());
         assert!((0..6).all(|number| analysed.iter().filter(|stream| stream[number]).count() == 1), "{analysed:?}");
@@ -393,7 +393,7 @@ fn mode_latest_passes_frames_during_detection() {
             progress.advance();
             assert_eq!(milliseconds(out.pts()), 10 * frames, "frames are pushed immediately and in order");
             let found = face_meta::read(&out, (1000, 667));
-            if found.detected {
+            if found.state.has_result() {
                 assert_eq!(found.faces.len(), 5);
                 ages.push(found.age);
             } else {
@@ -426,14 +426,14 @@ fn faces_older_than_max_age_are_not_reused() {
             let out = harness.push_and_pull(buffer).unwrap();
             face_meta::read(&out, (1000, 667))
         };
-        assert!(!push(&mut harness, 0).detected, "no result is known yet");
+        assert!(!push(&mut harness, 0).state.has_result(), "no result is known yet");
         let mut found = push(&mut harness, 500);
         wait_until(|| {
             found = push(&mut harness, 500);
-            found.detected
+            found.state.has_result()
         });
         assert_eq!((found.age, found.faces.len()), (Duration::from_millis(500), 5));
-        assert!(!push(&mut harness, 501).detected, "the only result is 501 ms old");
+        assert!(!push(&mut harness, 501).state.has_result(), "the only result is 501 ms old");
         assert_eq!(inferred(&harness), 1);
     });
 }
