@@ -3,6 +3,7 @@
 //! | element | what it does |
 //! |---|---|
 //! | `retinaface` | detects faces and attaches them to the buffer |
+//! | `facetrack` | gives each face an id across frames, and predicts faces between inferences |
 //! | `facelandmarks` | adds the points of a landmark model to each face |
 //! | `facealign` | outputs each face as an aligned crop |
 //! | `facemetaoverlay` | draws boxes, landmarks, scores and ids |
@@ -19,6 +20,7 @@ mod facealign;
 mod facelandmarks;
 mod facemetaoverlay;
 mod facemetapublish;
+mod facetrack;
 mod retinaface;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
@@ -27,6 +29,7 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     retinaface::register(plugin)?;
     facealign::register(plugin)?;
     facelandmarks::register(plugin)?;
+    facetrack::register(plugin)?;
     facemetaoverlay::register(plugin)?;
     facemetapublish::register(plugin)
 }

@@ -24,7 +24,7 @@ use super::in_flight::{FrameJob, InFlight, Pusher};
 use super::latency::{self, Latency};
 use super::latest::{Latest, LatestFrame};
 use super::sync::lock;
-use super::{caps, frame};
+use super::{allocation, caps, frame};
 
 /// How the user wants frames to be scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -348,7 +348,7 @@ impl<M: FrameModel> Scheduler<M> {
                 let is_latest = model.mode() == SchedulingMode::Latest;
                 let answered = element.src_pad().peer_query(query);
                 if is_latest {
-                    reserve_held_frames(query);
+                    allocation::reserve(query, HELD_FRAMES);
                 }
                 answered || is_latest
             }
@@ -499,23 +499,6 @@ impl<M: FrameModel> Scheduler<M> {
             let message = gst::message::Latency::builder().src(element.upcast_ref::<gst::Element>()).build();
             // Without a bus there is no receiver.
             let _ = element.post_message(message);
-        }
-    }
-}
-
-/// Asks upstream for as many more buffers as [`SchedulingMode::Latest`] holds, so that a source with a
-/// fixed number of buffers does not run out of them.
-fn reserve_held_frames(query: &mut gst::QueryRef) {
-    let gst::QueryViewMut::Allocation(allocation) = query.view_mut() else { return };
-    let pools = allocation.allocation_pools().collect::<Vec<_>>();
-    for (index, (pool, size, min, max)) in (0..).zip(&pools) {
-        let more = |count: u32| if count == 0 { 0 } else { count.saturating_add(HELD_FRAMES) };
-        allocation.set_nth_allocation_pool(index, pool.as_ref(), *size, min.saturating_add(HELD_FRAMES), more(*max));
-    }
-    if pools.is_empty() {
-        let (Some(caps), _) = allocation.get_owned() else { return };
-        if let Ok(info) = VideoInfo::from_caps(&caps) {
-            allocation.add_allocation_pool(None::<&gst::BufferPool>, info.size() as u32, HELD_FRAMES, 0);
         }
     }
 }

@@ -25,6 +25,7 @@ const DEFAULT_MAX_FACES: u32 = 0;
 const DEFAULT_GAP_INTERVAL: u32 = 0;
 const DEFAULT_ALIGN_WITHOUT_LANDMARKS: bool = false;
 const DEFAULT_ANTIALIAS: bool = false;
+const DEFAULT_ALIGN_PREDICTED: bool = false;
 /// Range of the width and height of a crop, in pixels.
 pub(super) const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
 
@@ -40,6 +41,7 @@ struct Settings {
     gap_interval: u32,
     align_without_landmarks: bool,
     antialias: bool,
+    align_predicted: bool,
 }
 
 impl Default for Settings {
@@ -52,13 +54,15 @@ impl Default for Settings {
             gap_interval: DEFAULT_GAP_INTERVAL,
             align_without_landmarks: DEFAULT_ALIGN_WITHOUT_LANDMARKS,
             antialias: DEFAULT_ANTIALIAS,
+            align_predicted: DEFAULT_ALIGN_PREDICTED,
         }
     }
 }
 
 impl Settings {
     fn wants(&self, face: &Face) -> bool {
-        face.score >= self.min_score && face.rect.w.min(face.rect.h) >= self.min_face_size as f32
+        let is_wanted = self.align_predicted || face.uncertainty.is_none();
+        is_wanted && face.score >= self.min_score && face.rect.w.min(face.rect.h) >= self.min_face_size as f32
     }
 
     fn max_faces(&self) -> usize {
@@ -213,6 +217,15 @@ impl ObjectImpl for FaceAlign {
                     .default_value(DEFAULT_ANTIALIAS)
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecBoolean::builder("align-predicted")
+                    .nick("Align predicted faces")
+                    .blurb(
+                        "Also crop faces whose position facetrack predicted, between inferences; their landmarks are less \
+                         exact",
+                    )
+                    .default_value(DEFAULT_ALIGN_PREDICTED)
+                    .mutable_playing()
+                    .build(),
             ]
         });
         &PROPERTIES
@@ -229,6 +242,7 @@ impl ObjectImpl for FaceAlign {
             "gap-interval" => settings.gap_interval = value.get().expect(CHECKED),
             "align-without-landmarks" => settings.align_without_landmarks = value.get().expect(CHECKED),
             "antialias" => settings.antialias = value.get().expect(CHECKED),
+            "align-predicted" => settings.align_predicted = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets writable properties only"),
         }
     }
@@ -243,6 +257,7 @@ impl ObjectImpl for FaceAlign {
             "gap-interval" => settings.gap_interval.to_value(),
             "align-without-landmarks" => settings.align_without_landmarks.to_value(),
             "antialias" => settings.antialias.to_value(),
+            "align-predicted" => settings.align_predicted.to_value(),
             _ => unreachable!("GObject reads listed properties only"),
         }
     }

@@ -158,8 +158,7 @@ fn ranges_matrices_and_interlaced_chroma_follow_the_caps() {
                     // Chroma of fields is interpolated over twice the distance. Wrong colorimetry
                     // differs by more than 4.
                     let is_field = interlace_mode != "progressive";
-                    let tolerance =
-                        tolerance(VideoFormat::from_string(name)) + if is_field { 0.5 } else { 0.0 };
+                    let tolerance = tolerance(VideoFormat::from_string(name)) + if is_field { 0.5 } else { 0.0 };
                     assert!(difference <= tolerance, "{format} {interlace_mode}: {difference} levels");
                 }
             }

@@ -54,7 +54,7 @@ fn frame_count(file: &Path) -> usize {
 fn each_pipeline_file_has_a_test() {
     let files = files(&project::root().join("pipelines"), "launch");
     let names = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap()).collect::<BTreeSet<_>>();
-    let tested = ["annotate", "crops", "landmarks", "many", "metadata", "recogniser", "rtsp-record", "webcam"];
+    let tested = ["annotate", "crops", "landmarks", "many", "metadata", "recogniser", "rtsp-record", "track", "webcam"];
     assert_eq!(names, BTreeSet::from(tested));
     for file in files {
         let first = std::fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned();
@@ -97,6 +97,26 @@ fn annotate_pipeline_writes_video_crops_and_metadata() {
         assert!(faces >= 460, "{faces} faces in a clip that shows one");
         assert_eq!(files(directory.path(), "png").len(), faces);
         assert_eq!(frame_count(&directory.path().join("annotated.mp4")), lines.len());
+    });
+}
+
+#[test]
+fn track_pipeline_follows_the_face_between_inferences() {
+    with_watchdog(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let clip = project::media("WolfgangLanger_Pexels.mp4");
+        launch_without_warnings("track", &[("INPUT", path_str(&clip)), ("OUT", path_str(directory.path()))]);
+        let lines = lines(&directory.path().join("faces.jsonl"));
+        let (events, frames) = lines.iter().partition::<Vec<_>, _>(|line| line["schema"] == "retinaface.track/1");
+        assert_eq!(frames.len(), 472);
+        let predicted = frames.iter().filter(|line| line["state"] == "predicted").count();
+        assert!((370..380).contains(&predicted), "{predicted} of {} frames are predicted", frames.len());
+        let faces = frames.iter().flat_map(|line| line["faces"].as_array().unwrap()).collect::<Vec<_>>();
+        assert!(faces.len() >= 460, "{} faces in a clip that shows one", faces.len());
+        let ids = faces.iter().filter_map(|face| face["track_id"].as_u64()).collect::<BTreeSet<_>>();
+        assert_eq!(ids.len(), 1, "one face has one id: {events:?}");
+        assert_eq!(events.last().unwrap()["event"], "ended");
+        assert_eq!(frame_count(&directory.path().join("annotated.mp4")), frames.len());
     });
 }
 
