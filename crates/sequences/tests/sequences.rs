@@ -1,9 +1,10 @@
-//! The scenarios: their truth, their frames and what the detector finds in them.
+//! The scenarios: their truth, their frames, what the detector finds in them, and the program.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::collections::HashSet;
 use std::fs;
+use std::process::{Command, Output};
 
 use retinaface::geometry::{Rect, iou};
 use retinaface::image::{ImageInfo, ImageView, PixelFormat};
@@ -335,4 +336,51 @@ fn the_detector_finds_the_faces_and_nothing_in_the_background() {
     assert!(iou > 0.85, "mean IoU {iou}");
     assert!(landmarks < 0.04, "mean distance of the landmarks {landmarks}");
     assert_eq!(total.false_positives, 0);
+}
+
+fn program(arguments: &[&str]) -> Output {
+    // Not the variable of cargo: a shell that wraps the compiler drops names with hyphens.
+    let tests = std::env::current_exe().unwrap();
+    let mut command = Command::new(tests.ancestors().nth(2).unwrap().join("retinaface-sequences"));
+    command.args(arguments).arg("--media").arg(common::fetched("media")).output().unwrap()
+}
+
+#[test]
+fn the_program_writes_video_times_and_truth() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().to_str().unwrap();
+    let output = program(&[out, "low-rate", "enter-leave"]);
+    assert!(output.status.success(), "{output:?}");
+    let file = |name: &str| fs::read(directory.path().join(name)).unwrap();
+    let text = |name: &str| String::from_utf8(file(name)).unwrap();
+
+    let video = file("low-rate/frames.y4m");
+    let header = b"YUV4MPEG2 W640 H360 F5:1 Ip A1:1 C420jpeg\n";
+    assert!(video.starts_with(header));
+    assert_eq!(video.len(), header.len() + 45 * (b"FRAME\n".len() + 640 * 360 * 3 / 2));
+    assert!(text("low-rate/times.csv").starts_with("frame,pts_ns\n1,0\n2,200000000\n"));
+    assert!(text("low-rate/seqinfo.ini").contains("\nframeRate=5\nseqLength=45\nimWidth=640\nimHeight=360\n"));
+
+    let truth = truth("enter-leave");
+    let lines = text("enter-leave/gt/gt.txt");
+    let lines = lines.lines().map(|line| line.split(',').map(|field| field.parse().unwrap()).collect::<Vec<f32>>());
+    let expected = truth.iter().enumerate().flat_map(|(index, (_, faces))| faces.iter().map(move |face| (index, face)));
+    let mut ignored = 0;
+    for (line, (index, TrueFace { id, rect, visibility, .. })) in lines.zip(expected) {
+        assert_eq!(line[..2], [index as f32 + 1.0, *id as f32]);
+        let rounded = line[2..6].iter().zip([rect.x, rect.y, rect.w, rect.h]);
+        assert!(rounded.clone().all(|(a, b)| (a - b).abs() < 0.01), "{line:?} is not {rect:?}");
+        assert_eq!(line[6..8], [f32::from(u8::from(*visibility >= 0.1)), 1.0]);
+        assert!((line[8] - visibility).abs() < 0.001);
+        ignored += usize::from(line[6] == 0.0);
+    }
+    assert!(ignored > 0, "no face is nearly invisible");
+}
+
+#[test]
+fn the_program_names_the_scenarios_if_one_is_unknown() {
+    let output = program(&["out", "crossroads"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("crossing, meet, crowd"), "{message}");
 }
