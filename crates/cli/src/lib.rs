@@ -37,7 +37,7 @@ enum Command {
     Detect(detect::Detect),
     /// Measure the frame rate of the GStreamer element retinaface and the time of each stage
     Bench(bench::Bench),
-    /// Measure the accuracy of a detector on annotated images
+    /// Measure the accuracy of a detector on annotated images, or of a tracker
     Eval(eval::Eval),
     /// List the execution providers and their devices, and why a provider cannot be used
     Devices(devices::Devices),

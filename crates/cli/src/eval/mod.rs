@@ -1,4 +1,4 @@
-//! `retinaface eval`: accuracy of a detector on annotated images.
+//! `retinaface eval`: accuracy of a detector on annotated images, and of a tracker.
 
 use clap::{Args, Subcommand};
 
@@ -11,6 +11,7 @@ mod plot;
 mod predict;
 mod predictions;
 mod protocol;
+mod track;
 pub(crate) mod truth;
 mod widerface;
 
@@ -31,6 +32,8 @@ enum Command {
     /// Compute the normalised mean error of landmarks: their distance to the true ones, relative to
     /// the distance between the eyes
     Landmarks(landmarks::Landmarks),
+    /// Compute HOTA, MOTA, IDF1 and related metrics of a tracker, as the MOT challenge does
+    Track(track::Track),
 }
 
 impl Eval {
@@ -39,6 +42,7 @@ impl Eval {
             Command::WiderFace(command) => command.run(),
             Command::Predict(command) => command.run(),
             Command::Landmarks(command) => command.run(),
+            Command::Track(command) => command.run(),
         }
     }
 }

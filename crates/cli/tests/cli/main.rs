@@ -9,6 +9,7 @@ mod binary;
 mod bundle;
 mod devices;
 mod eval;
+mod eval_track;
 mod images;
 mod openvino;
 mod program;
