@@ -40,6 +40,19 @@ def texts():
         write("json_line", name, text)
 
 
+def tracks():
+    truth = "1,1,10,20,30,40,1,1,1\n1,2,60,20,30,40,1,1,1\n2,1,12,20,30,40,1,1,1\n2,2,58,20,30,40,0,1,1\n3,3,5,5,9,9,1,8,1\n"
+    mot = "1,7,11,20,30,40,0.9,-1,-1,-1\n1,8,61,20,30,40,0.8,-1,-1,-1\n2,8,12,21,30,40,0.7,-1,-1,-1\n3,7,5,5,9,9,1,-1,-1,-1\n"
+    line = '{"schema":"retinaface.frame/1","stream":"cam","frame":%d,"faces":[%s]}\n'
+    face = '{"score":0.75,"box":{"x":%.1f,"y":20,"w":30,"h":40},"track_id":%s}'
+    lines = line % (0, face % (11, 7)) + line % (1, face % (12.5, 8) + "," + face % (70, "null"))
+    write("tracks", "mot", truth + "\n" + mot)
+    write("tracks", "json_lines", truth.replace(",1,1,1\n", ",1,-1,-1,-1\n") + "\n" + lines)
+    write("tracks", "equal", mot)
+    group = "".join(f"1,{index},{index},0,20,20,1\n" for index in range(12))
+    write("tracks", "group", group + "\n" + group.replace(",0,20,", ",0.5,20,"))
+
+
 def exif(orientation, order):
     """EXIF data with an orientation and a text, in the byte order "<" or ">"."""
     head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8)
@@ -157,5 +170,5 @@ def frames():
         write("frame", f"seed{index}", generator.randbytes(300))
 
 
-for make in (texts, images, mat_files, models, frames):
+for make in (texts, tracks, images, mat_files, models, frames):
     make()

@@ -103,3 +103,14 @@ pub fn image_file(file: &[u8]) {
 pub fn mat_file(file: &[u8]) {
     let _ = retinaface_cli::parsers::mat_file(file);
 }
+
+/// True and predicted tracks, with an empty line between them; without one, the tracks are both.
+pub fn tracks(text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    let (truth, predictions) = text.split_once("\n\n").unwrap_or((&text, &text));
+    if let Ok(values) = retinaface_cli::parsers::tracks(truth, predictions) {
+        let [metrics @ .., mota] = values;
+        assert!(metrics.iter().all(|metric| (0.0..=1.0 + 1e-9).contains(metric)), "{metrics:?}");
+        assert!(mota.is_finite() && mota <= 1.0, "{mota}");
+    }
+}

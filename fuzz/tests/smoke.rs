@@ -139,6 +139,11 @@ fn any_text_is_an_error_or_valid_model_options() {
 }
 
 #[test]
+fn damaged_tracks_are_errors_or_have_finite_metrics() {
+    smoke(retinaface_fuzz::tracks, &["fuzz/corpus/tracks"], 4000);
+}
+
+#[test]
 fn any_text_is_an_error_or_valid_views() {
     smoke(retinaface_fuzz::views, &["fuzz/corpus/views"], 2000);
 }

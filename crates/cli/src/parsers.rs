@@ -2,7 +2,7 @@
 
 use opencv::prelude::*;
 
-use crate::eval::truth;
+use crate::eval::{track, truth};
 use crate::image_file::{self, container};
 
 /// The orientation of an image by its EXIF data, 1..=8 with the meaning of TIFF's tag 274.
@@ -31,4 +31,14 @@ pub fn webp_first_frame(file: &[u8]) -> Option<Vec<u8>> {
 /// If the file is damaged, or is no ground truth of WIDER FACE.
 pub fn mat_file(file: &[u8]) -> anyhow::Result<usize> {
     truth::read_file(file)
+}
+
+/// Evaluates predicted tracks, in the format of the MOT challenge or as JSON lines, with true tracks
+/// in the format of the MOT challenge. Returns HOTA, DetA, AssA, LocA, MOTP, IDF1, IDP, IDR and
+/// MOTA.
+///
+/// # Errors
+/// If one of the files is damaged, or has too many boxes to compare.
+pub fn tracks(truth: &str, predictions: &str) -> anyhow::Result<[f64; 9]> {
+    track::evaluate_texts(truth, predictions)
 }

@@ -11,7 +11,7 @@ mod plot;
 mod predict;
 mod predictions;
 mod protocol;
-mod track;
+pub(crate) mod track;
 pub(crate) mod truth;
 mod widerface;
 

@@ -208,6 +208,15 @@ fn evaluate(files: &SequenceFiles) -> anyhow::Result<Sums> {
     Sums::new(&sequence, predictions.untracked).with_context(|| files.name.clone())
 }
 
+/// Parses a truth and predictions and evaluates them, for the fuzz target. The predictions are JSON
+/// lines if they begin with `{`. Returns HOTA, DetA, AssA, LocA, MOTP, IDF1, IDP, IDR and MOTA.
+pub(crate) fn evaluate_texts(truth: &str, predictions: &str) -> anyhow::Result<[f64; 9]> {
+    let parse = if predictions.starts_with('{') { json_lines::parse } else { mot::parse_predictions };
+    let sequence = Sequence::new(&mot::parse_truth(truth)?, &parse(predictions)?)?;
+    let Scores { hota, deta, assa, loca, mota, motp, idf1, idp, idr, .. } = Scores::new(&Sums::new(&sequence, 0)?);
+    Ok([hota, deta, assa, loca, motp, idf1, idp, idr, mota])
+}
+
 impl Report {
     fn table(&self) -> String {
         const COMBINED: &str = "combined";
