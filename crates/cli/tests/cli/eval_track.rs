@@ -109,7 +109,7 @@ fn assert_equal(name: &str, scores: &Scores, expected: &BTreeMap<String, f64>) {
 
 fn assert_equals_trackeval(benchmark: &str, truth: &Path, predictions: &Path) -> Report {
     let (expected, (report, messages)) = (expected(benchmark), report(truth, predictions));
-    assert_eq!((report.schema.as_str(), messages.as_str()), ("retinaface.track/1", ""));
+    assert_eq!((report.schema.as_str(), messages.as_str()), ("retinaface.tracking/1", ""));
     let names = report.sequences.iter().map(|scores| scores.name.as_ref().unwrap());
     assert!(names.eq(expected.sequences.keys()), "{report:?}");
     for (scores, (name, values)) in report.sequences.iter().zip(&expected.sequences) {

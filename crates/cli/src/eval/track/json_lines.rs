@@ -57,7 +57,7 @@ struct File {
 
 impl File {
     fn add(&mut self, number: usize, text: &str) -> anyhow::Result<()> {
-        let Line { stream, frame, faces } = parse_line(text)?;
+        let Some(Line { stream, frame, faces }) = parse_line(text)? else { return Ok(()) };
         if let Some(stream) = stream {
             let first = self.stream.get_or_insert_with(|| stream.clone());
             ensure!(
@@ -87,14 +87,18 @@ impl File {
     }
 }
 
-fn parse_line(text: &str) -> anyhow::Result<Line> {
+/// The frame of a line; `None` if the line is an event of a track.
+fn parse_line(text: &str) -> anyhow::Result<Option<Line>> {
     let expected = || format!("not a line of the schema {}", record::SCHEMA);
     if record::is_unfinished(text.as_bytes()) {
         anyhow::bail!("the line is unfinished: remove it, or record again");
     }
     let Header { schema } = serde_json::from_str(text).with_context(expected)?;
+    if schema == record::TRACK_SCHEMA {
+        return Ok(None);
+    }
     ensure!(schema == record::SCHEMA, "the schema is {} instead of {}", quote(&schema), record::SCHEMA);
-    serde_json::from_str(text).with_context(expected)
+    serde_json::from_str(text).map(Some).with_context(expected)
 }
 
 #[cfg(test)]
@@ -112,8 +116,9 @@ mod tests {
 
     #[test]
     fn frames_count_from_1_and_faces_without_an_id_are_counted() {
+        let event = "{\"schema\":\"retinaface.track/1\",\"stream\":\"a\",\"event\":\"ended\",\"track_id\":9}";
         let text =
-            line("a", 0, &[(1.0, Some(9)), (5.0, None)]) + "\n" + &line("a", 4, &[]) + &line("a", 7, &[(1.5, Some(9))]);
+            event.to_owned() + "\n" + &line("a", 0, &[(1.0, Some(9)), (5.0, None)]) + "\n" + &line("a", 4, &[]) + &line("a", 7, &[(1.5, Some(9))]);
         let tracks = parse(&text).unwrap();
         assert_eq!((tracks.frames.len(), tracks.untracked), (2, 1));
         assert_eq!(tracks.frames[&1], [TrackBox { id: 9, corners: [1.0, 2.5, 4.0, 6.5], role: Role::Evaluated }]);

@@ -192,7 +192,7 @@ impl Track {
             "no face of {} has a track_id: record the lines behind a tracker",
             self.predictions.display()
         );
-        let report = Report { schema: "retinaface.track/1", sequences, combined: Scores::new(&combined) };
+        let report = Report { schema: "retinaface.tracking/1", sequences, combined: Scores::new(&combined) };
         if self.json {
             writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
         } else {
