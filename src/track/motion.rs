@@ -9,7 +9,7 @@
 use crate::geometry::{Face, Landmarks, Point, Rect};
 
 /// Standard deviation of a measured centre, as a fraction of the face's size.
-const CENTRE_NOISE: f64 = 0.03;
+const CENTRE_NOISE: f64 = 0.04;
 /// Standard deviation of the logarithm of a measured size and aspect ratio.
 const SHAPE_NOISE: f64 = 0.04;
 /// Intensity of the random acceleration of the centre: after one second it has changed the velocity by
@@ -23,9 +23,9 @@ const ASPECT_ACCELERATION: f64 = 0.2;
 const INITIAL_SPEED: f64 = 2.0;
 /// Standard deviation of the change of the logarithms of a face that was seen once, per second.
 const INITIAL_SHAPE_SPEED: f64 = 0.3;
-/// Largest change of the logarithm of the size or the aspect ratio by a prediction. Faces do not grow
-/// without limit while nobody looks.
-const MAX_SHAPE_CHANGE: f64 = 0.5;
+/// Largest change of the logarithm of the size or the aspect ratio by a prediction. The box of a face
+/// that disappears behind something shrinks quickly, and does not go on doing so.
+const MAX_SHAPE_CHANGE: f64 = 0.2;
 
 /// A value, its velocity per second, and their covariance.
 #[derive(Clone, Copy, Debug)]

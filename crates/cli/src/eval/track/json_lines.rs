@@ -117,8 +117,12 @@ mod tests {
     #[test]
     fn frames_count_from_1_and_faces_without_an_id_are_counted() {
         let event = "{\"schema\":\"retinaface.track/1\",\"stream\":\"a\",\"event\":\"ended\",\"track_id\":9}";
-        let text =
-            event.to_owned() + "\n" + &line("a", 0, &[(1.0, Some(9)), (5.0, None)]) + "\n" + &line("a", 4, &[]) + &line("a", 7, &[(1.5, Some(9))]);
+        let text = event.to_owned()
+            + "\n"
+            + &line("a", 0, &[(1.0, Some(9)), (5.0, None)])
+            + "\n"
+            + &line("a", 4, &[])
+            + &line("a", 7, &[(1.5, Some(9))]);
         let tracks = parse(&text).unwrap();
         assert_eq!((tracks.frames.len(), tracks.untracked), (2, 1));
         assert_eq!(tracks.frames[&1], [TrackBox { id: 9, corners: [1.0, 2.5, 4.0, 6.5], role: Role::Evaluated }]);
