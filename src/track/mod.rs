@@ -1,9 +1,15 @@
 //! Tracks: one id per face across frames, and where faces are between two inferences.
 
 mod association;
+mod coverage;
 mod motion;
+mod smoothing;
 mod tracker;
 
+pub use coverage::{
+    Coverage, CoverageSettings, DEFAULT_HOLD, DEFAULT_MARGIN, DEFAULT_MAX_FACE_AGE, Doubt, KnownFaces, Verdict,
+};
+pub use smoothing::Smoother;
 pub use tracker::{
     DEFAULT_LOST_TIMEOUT, DEFAULT_MIN_HITS, DEFAULT_SCORE, TrackEvent, TrackEventKind, Tracker, TrackerSettings,
 };

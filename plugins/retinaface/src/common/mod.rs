@@ -7,7 +7,7 @@ pub(crate) mod errors;
 pub(crate) mod face_reader;
 pub(crate) mod frame;
 mod in_flight;
-mod latency;
+pub(crate) mod latency;
 mod latest;
 pub(crate) mod logging;
 pub(crate) mod model_properties;

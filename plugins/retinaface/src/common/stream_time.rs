@@ -37,6 +37,11 @@ impl StreamTime {
         }
     }
 
+    /// The time between two frames.
+    pub(crate) fn frame_time(&self) -> Duration {
+        self.frame_time
+    }
+
     /// The time of the latest frame.
     pub(crate) fn last(&self) -> Option<Duration> {
         self.last

@@ -7,9 +7,11 @@ use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::image::{OverlayBuffers, OverlayStyle, Rgb, draw_faces};
+use retinaface::track::Smoother;
 
 use crate::common::errors::Coded;
 use crate::common::face_reader::FaceReader;
+use crate::common::stream_time::StreamTime;
 use crate::common::sync::lock;
 use crate::common::{caps, frame};
 
@@ -27,9 +29,27 @@ fn color_from_number(number: u32) -> Rgb {
     [r, g, b]
 }
 
+/// Whether boxes and landmarks are steadied, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstFaceMetaOverlaySmoothing")]
+#[repr(i32)]
+pub(crate) enum Smoothing {
+    #[default]
+    #[enum_value(name = "None: faces are drawn where they were found", nick = "none")]
+    None,
+    #[enum_value(name = "1 € filter: a low-pass that follows fast motion", nick = "one-euro")]
+    OneEuro,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Settings {
+    style: OverlayStyle,
+    smoothing: Smoothing,
+}
+
 #[derive(Default)]
 pub(crate) struct FaceMetaOverlay {
-    settings: Mutex<OverlayStyle>,
+    settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
     faces: FaceReader,
 }
@@ -38,6 +58,8 @@ pub(crate) struct FaceMetaOverlay {
 struct State {
     info: VideoInfo,
     buffers: OverlayBuffers,
+    smoother: Smoother,
+    time: StreamTime,
 }
 
 #[glib::object_subclass]
@@ -88,6 +110,14 @@ impl ObjectImpl for FaceMetaOverlay {
                     .default_value(default.line_width)
                     .mutable_playing()
                     .build(),
+                glib::ParamSpecEnum::builder_with_default("smoothing", Smoothing::default())
+                    .nick("Smoothing")
+                    .blurb(
+                        "Steady the boxes and landmarks that are drawn, over the track of a face; needs facetrack. The \
+                         metadata stays as it is",
+                    )
+                    .mutable_playing()
+                    .build(),
             ]
         });
         &PROPERTIES
@@ -96,30 +126,33 @@ impl ObjectImpl for FaceMetaOverlay {
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         const CHECKED: &str = "GObject checks the type of a property";
         let mut settings = lock(&self.settings);
+        let style = &mut settings.style;
         match pspec.name() {
-            "draw-boxes" => settings.boxes = value.get().expect(CHECKED),
-            "draw-landmarks" => settings.landmarks = value.get().expect(CHECKED),
-            "draw-points" => settings.points = value.get().expect(CHECKED),
-            "draw-score" => settings.score = value.get().expect(CHECKED),
-            "draw-id" => settings.id = value.get().expect(CHECKED),
-            "box-color" => settings.box_color = color_from_number(value.get().expect(CHECKED)),
-            "landmark-color" => settings.landmark_color = color_from_number(value.get().expect(CHECKED)),
-            "line-width" => settings.line_width = value.get().expect(CHECKED),
+            "draw-boxes" => style.boxes = value.get().expect(CHECKED),
+            "draw-landmarks" => style.landmarks = value.get().expect(CHECKED),
+            "draw-points" => style.points = value.get().expect(CHECKED),
+            "draw-score" => style.score = value.get().expect(CHECKED),
+            "draw-id" => style.id = value.get().expect(CHECKED),
+            "box-color" => style.box_color = color_from_number(value.get().expect(CHECKED)),
+            "landmark-color" => style.landmark_color = color_from_number(value.get().expect(CHECKED)),
+            "line-width" => style.line_width = value.get().expect(CHECKED),
+            "smoothing" => settings.smoothing = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets writable properties only"),
         }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let settings = lock(&self.settings);
+        let Settings { style, smoothing } = *lock(&self.settings);
         match pspec.name() {
-            "draw-boxes" => settings.boxes.to_value(),
-            "draw-landmarks" => settings.landmarks.to_value(),
-            "draw-points" => settings.points.to_value(),
-            "draw-score" => settings.score.to_value(),
-            "draw-id" => settings.id.to_value(),
-            "box-color" => number_from_color(settings.box_color).to_value(),
-            "landmark-color" => number_from_color(settings.landmark_color).to_value(),
-            "line-width" => settings.line_width.to_value(),
+            "draw-boxes" => style.boxes.to_value(),
+            "draw-landmarks" => style.landmarks.to_value(),
+            "draw-points" => style.points.to_value(),
+            "draw-score" => style.score.to_value(),
+            "draw-id" => style.id.to_value(),
+            "box-color" => number_from_color(style.box_color).to_value(),
+            "landmark-color" => number_from_color(style.landmark_color).to_value(),
+            "line-width" => style.line_width.to_value(),
+            "smoothing" => smoothing.to_value(),
             _ => unreachable!("GObject reads listed properties only"),
         }
     }
@@ -165,7 +198,9 @@ impl BaseTransformImpl for FaceMetaOverlay {
 
     fn set_caps(&self, incaps: &gst::Caps, _outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
         let info = VideoInfo::from_caps(incaps).map_err(|_| gst::loggable_error!(CAT, "{incaps} is not raw video"))?;
-        *lock(&self.state) = Some(State { info, buffers: OverlayBuffers::default() });
+        let mut time = StreamTime::default();
+        time.set_info(&info);
+        *lock(&self.state) = Some(State { info, buffers: OverlayBuffers::default(), smoother: Smoother::new(), time });
         Ok(())
     }
 
@@ -179,9 +214,13 @@ impl BaseTransformImpl for FaceMetaOverlay {
     }
 
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let style = *lock(&self.settings);
+        let Settings { style, smoothing } = *lock(&self.settings);
         let info = lock(&self.state).as_ref().map(|state| state.info.clone()).ok_or(gst::FlowError::NotNegotiated)?;
-        let faces = self.faces.read(&*self.obj(), buffer, &info, "drawn").into_faces();
+        let mut faces = self.faces.read(&*self.obj(), buffer, &info, "drawn").into_faces();
+        if let (Smoothing::OneEuro, Some(state)) = (smoothing, &mut *lock(&self.state)) {
+            let time = state.time.frame(buffer.pts());
+            state.smoother.smooth(time, &mut faces);
+        }
         if faces.is_empty() {
             return Ok(gst::FlowSuccess::Ok);
         }

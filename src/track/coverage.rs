@@ -1,0 +1,418 @@
+//! Which areas of a frame redaction covers, and whether the frame can be vouched for.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::association::size;
+use super::motion::Motion;
+use crate::geometry::{Face, Rect, iou};
+
+/// Default of [`CoverageSettings::margin`].
+pub const DEFAULT_MARGIN: f32 = 1.3;
+/// Default of [`CoverageSettings::hold`].
+pub const DEFAULT_HOLD: Duration = Duration::from_secs(1);
+/// Default of [`CoverageSettings::max_age`].
+pub const DEFAULT_MAX_FACE_AGE: Duration = Duration::from_millis(500);
+
+/// An area grows by this many standard deviations of the position on each side.
+const DEVIATIONS: f32 = 2.0;
+/// Largest growth on each side, in sizes of the face.
+const MAX_GROWTH: f32 = 1.0;
+/// Faces without an id are the same if their boxes overlap by this.
+const SAME_IOU: f32 = 0.3;
+/// Most areas that are remembered. Above it, the frame is in doubt.
+const MAX_HELD: usize = 1024;
+
+/// Settings of [`Coverage`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CoverageSettings {
+    /// Size of an area relative to the box of the face, at least 1.
+    pub margin: f32,
+    /// Time for which a face that is no longer there stays covered.
+    pub hold: Duration,
+    /// Detections older than this do not vouch for a frame.
+    pub max_age: Duration,
+    /// Ids of tracks that are not covered.
+    pub exempt: BTreeSet<u64>,
+}
+
+impl Default for CoverageSettings {
+    fn default() -> Self {
+        Self { margin: DEFAULT_MARGIN, hold: DEFAULT_HOLD, max_age: DEFAULT_MAX_FACE_AGE, exempt: BTreeSet::new() }
+    }
+}
+
+/// What is known about the faces of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownFaces {
+    /// Whether the faces were detected or predicted at all.
+    pub has_result: bool,
+    /// The time since the frame in which they were detected.
+    pub age: Duration,
+    /// Number of faces whose position is lost.
+    pub lost: usize,
+    /// The faces, in pixels of the frame.
+    pub faces: Vec<Face>,
+}
+
+/// Why a frame cannot be vouched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Doubt {
+    /// Neither a detector nor a tracker says where the faces are.
+    #[error("it carries no detection result")]
+    NoResult,
+    /// Faces were found whose position is not known.
+    #[error("faces have lost their position")]
+    Lost,
+    /// The detection is too old.
+    #[error("the detection is older than the limit")]
+    Old,
+    /// A face has no finite position.
+    #[error("a face has no valid position")]
+    Invalid,
+    /// There are too many faces to remember.
+    #[error("there are too many faces")]
+    TooMany,
+}
+
+/// What to do with a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// Why the areas are not enough; `None` if the frame shows no face once they are covered.
+    pub doubt: Option<Doubt>,
+    /// The areas to cover, grown by the margin and by the uncertainty. They can extend beyond the
+    /// frame.
+    pub areas: Vec<Rect>,
+    /// Number of faces that are covered where they are; the other areas are held.
+    pub faces: usize,
+    /// Number of faces that are not covered, because their track is exempt.
+    pub exempt: usize,
+}
+
+/// A face that was covered.
+#[derive(Clone, Debug)]
+struct Held {
+    id: Option<u64>,
+    rect: Rect,
+    motion: Motion,
+    last_seen: Duration,
+}
+
+/// The covered faces of a stream, so that a face stays covered while the detector does not see it.
+///
+/// Times must not decrease; call [`Self::clear`] where the stream starts elsewhere. To cover a face
+/// before it is found, play frames backwards through a second one.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    held: Vec<Held>,
+    /// Exempt tracks that are covered nevertheless, because they may now be another person.
+    revoked: BTreeSet<u64>,
+    /// Exempt tracks of the previous frame with a result.
+    exempt_before: BTreeSet<u64>,
+    exempt_setting: BTreeSet<u64>,
+}
+
+impl Coverage {
+    /// Nothing is covered yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets the covered faces. Exempt tracks stay revoked.
+    pub fn clear(&mut self) {
+        self.held.clear();
+        self.exempt_before.clear();
+    }
+
+    /// The areas to cover in the frame with this time.
+    pub fn frame(&mut self, time: Duration, known: &KnownFaces, settings: &CoverageSettings) -> Verdict {
+        if self.exempt_setting != settings.exempt {
+            // The user has looked at the tracks again.
+            self.exempt_setting.clone_from(&settings.exempt);
+            self.revoked.clear();
+        }
+        let doubt = doubt(known, settings);
+        let valid = known.faces.iter().filter(|face| is_valid(face)).collect::<Vec<_>>();
+        let exempt = self.exempt(&valid, doubt.is_some(), known.has_result, settings);
+        self.held.retain(|held| time.saturating_sub(held.last_seen) <= settings.hold);
+        let mut areas = Vec::new();
+        for face in valid.iter().filter(|face| !is_exempt(face, &exempt)) {
+            areas.push(area_now(face, known.age, settings.margin));
+            self.see(time, face);
+        }
+        let faces = areas.len();
+        let is_unseen = |held: &&Held| held.last_seen < time && !held.id.is_some_and(|id| exempt.contains(&id));
+        areas.extend(self.held.iter().filter(is_unseen).map(|held| area_held(held, time, settings.margin)));
+        let too_many = (self.held.len() > MAX_HELD).then_some(Doubt::TooMany);
+        self.held.truncate(MAX_HELD);
+        let exempt = valid.len() - faces;
+        Verdict { doubt: doubt.or(too_many), areas, faces, exempt }
+    }
+
+    /// The tracks that stay visible in this frame.
+    ///
+    /// An exempt track is revoked when it disappears, because it may resume as another person, and when
+    /// it overlaps another face, because the two may swap their ids.
+    fn exempt(
+        &mut self,
+        faces: &[&Face],
+        is_in_doubt: bool,
+        has_result: bool,
+        settings: &CoverageSettings,
+    ) -> BTreeSet<u64> {
+        if settings.exempt.is_empty() {
+            return BTreeSet::new();
+        }
+        let here = faces.iter().filter_map(|face| face.track_id.filter(|id| settings.exempt.contains(id)));
+        let here = here.collect::<BTreeSet<_>>();
+        if has_result {
+            self.revoked.extend(self.exempt_before.difference(&here));
+            self.exempt_before.clone_from(&here);
+        }
+        for face in faces {
+            let Some(id) = face.track_id.filter(|id| here.contains(id)) else { continue };
+            let touches = |other: &&&Face| !std::ptr::eq(**other, *face) && iou(other.rect, face.rect) > 0.0;
+            if faces.iter().filter(touches).count() > 0 {
+                self.revoked.insert(id);
+            }
+        }
+        if is_in_doubt { BTreeSet::new() } else { here.difference(&self.revoked).copied().collect() }
+    }
+
+    /// Remembers a face that is covered.
+    fn see(&mut self, time: Duration, face: &Face) {
+        let is_same = |held: &&mut Held| {
+            let is_track = face.track_id.is_some() && held.id == face.track_id;
+            is_track || ((held.id.is_none() || face.track_id.is_none()) && iou(held.rect, face.rect) >= SAME_IOU)
+        };
+        match self.held.iter_mut().filter(|held| held.last_seen < time).find(is_same) {
+            Some(held) => {
+                held.motion.measure(time.saturating_sub(held.last_seen).as_secs_f64(), face, 1.0);
+                (held.id, held.rect, held.last_seen) = (face.track_id.or(held.id), face.rect, time);
+            }
+            None => {
+                self.held.push(Held { id: face.track_id, rect: face.rect, motion: Motion::new(face), last_seen: time })
+            }
+        }
+    }
+}
+
+fn is_exempt(face: &Face, exempt: &BTreeSet<u64>) -> bool {
+    face.track_id.is_some_and(|id| exempt.contains(&id))
+}
+
+fn doubt(known: &KnownFaces, settings: &CoverageSettings) -> Option<Doubt> {
+    if !known.has_result {
+        Some(Doubt::NoResult)
+    } else if known.lost > 0 {
+        Some(Doubt::Lost)
+    } else if known.age > settings.max_age {
+        Some(Doubt::Old)
+    } else if !known.faces.iter().all(is_valid) {
+        Some(Doubt::Invalid)
+    } else {
+        None
+    }
+}
+
+/// Whether a box can be covered.
+fn is_valid(face: &Face) -> bool {
+    /// Boxes that are larger than any frame by far.
+    const MAX: f32 = 1e6;
+    let Rect { x, y, w, h } = face.rect;
+    let is_position = face.rect.is_finite() && x.abs() <= MAX && y.abs() <= MAX;
+    is_position && w > 0.0 && h > 0.0 && w <= MAX && h <= MAX && face.uncertainty.is_none_or(f32::is_finite)
+}
+
+/// The area of a face that is there. A detection of an earlier frame is uncertain by what a face can
+/// move since then.
+fn area_now(face: &Face, age: Duration, margin: f32) -> Rect {
+    let uncertainty = match face.uncertainty {
+        Some(pixels) => pixels,
+        None if age.is_zero() => 0.0,
+        None => Motion::new(face).predict(age.as_secs_f64()).uncertainty,
+    };
+    grown(face.rect, margin, uncertainty)
+}
+
+/// The area of a face that is no longer seen: where it was, and where its motion leads.
+fn area_held(held: &Held, time: Duration, margin: f32) -> Rect {
+    let predicted = held.motion.predict(time.saturating_sub(held.last_seen).as_secs_f64());
+    let (a, b) =
+        (grown(held.rect, margin, predicted.uncertainty), grown(predicted.rect, margin, predicted.uncertainty));
+    let (x, y) = (a.x.min(b.x), a.y.min(b.y));
+    Rect::new(x, y, a.right().max(b.right()) - x, a.bottom().max(b.bottom()) - y)
+}
+
+/// The box grown by the margin about its centre, and by the uncertainty in pixels on each side.
+fn grown(rect: Rect, margin: f32, uncertainty: f32) -> Rect {
+    let growth = (DEVIATIONS * uncertainty).clamp(0.0, MAX_GROWTH * size(rect));
+    let (dx, dy) = (rect.w * (margin - 1.0) / 2.0 + growth, rect.h * (margin - 1.0) / 2.0 + growth);
+    Rect::new(rect.x - dx, rect.y - dy, rect.w + 2.0 * dx, rect.h + 2.0 * dy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn face(x: f32, id: Option<u64>) -> Face {
+        Face { score: 0.9, rect: Rect::new(x, 50.0, 40.0, 50.0), track_id: id, ..Face::default() }
+    }
+
+    fn known(faces: &[Face]) -> KnownFaces {
+        KnownFaces { has_result: true, age: Duration::ZERO, lost: 0, faces: faces.to_vec() }
+    }
+
+    fn ms(time: u64) -> Duration {
+        Duration::from_millis(time)
+    }
+
+    fn contains(area: &Rect, rect: Rect) -> bool {
+        const ROUNDING: f32 = 1e-2;
+        area.x <= rect.x + ROUNDING
+            && area.y <= rect.y + ROUNDING
+            && area.right() >= rect.right() - ROUNDING
+            && area.bottom() >= rect.bottom() - ROUNDING
+    }
+
+    fn exempting(ids: &[u64]) -> CoverageSettings {
+        CoverageSettings { exempt: ids.iter().copied().collect(), ..CoverageSettings::default() }
+    }
+
+    #[test]
+    fn a_detected_face_is_covered_with_its_margin_and_a_predicted_one_with_its_uncertainty() {
+        let settings = CoverageSettings::default();
+        let verdict = Coverage::new().frame(ms(0), &known(&[face(100.0, None)]), &settings);
+        assert_eq!((verdict.doubt, verdict.faces), (None, 1));
+        let area = verdict.areas[0];
+        assert!((area.w - 52.0).abs() < 1e-3 && (area.h - 65.0).abs() < 1e-3 && (area.x - 94.0).abs() < 1e-3);
+        let predicted = Face { uncertainty: Some(5.0), ..face(100.0, None) };
+        let wide = Coverage::new().frame(ms(0), &known(&[predicted]), &settings).areas[0];
+        assert!((wide.w - 72.0).abs() < 1e-3, "two standard deviations on each side: {wide:?}");
+        // Faces of an earlier frame can have moved since.
+        let aged = KnownFaces { age: ms(200), ..known(&[face(100.0, None)]) };
+        assert!(Coverage::new().frame(ms(0), &aged, &settings).areas[0].w > area.w + 10.0);
+    }
+
+    #[test]
+    fn a_frame_without_a_fresh_complete_result_is_in_doubt() {
+        let of = |known: KnownFaces| Coverage::new().frame(ms(0), &known, &CoverageSettings::default()).doubt;
+        assert_eq!(of(known(&[])), None);
+        assert_eq!(of(KnownFaces { has_result: false, ..known(&[]) }), Some(Doubt::NoResult));
+        assert_eq!(of(KnownFaces { lost: 1, ..known(&[face(0.0, None)]) }), Some(Doubt::Lost));
+        assert_eq!(of(KnownFaces { age: ms(501), ..known(&[]) }), Some(Doubt::Old));
+        for odd in [f32::NAN, f32::INFINITY, 0.0, -1.0, 1e9] {
+            let odd = Face { rect: Rect::new(0.0, 0.0, odd, 10.0), ..Face::default() };
+            assert_eq!(of(known(&[face(0.0, None), odd])), Some(Doubt::Invalid));
+        }
+    }
+
+    #[test]
+    fn a_face_that_disappears_stays_covered_and_its_area_grows_until_the_hold_ends() {
+        for id in [None, Some(7)] {
+            let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
+            for number in 0..5 {
+                coverage.frame(ms(40 * number), &known(&[face(100.0 + 4.0 * number as f32, id)]), &settings);
+            }
+            let held = |coverage: &mut Coverage, time: u64| coverage.frame(ms(time), &known(&[]), &settings);
+            let first = held(&mut coverage, 200);
+            assert_eq!((first.faces, first.areas.len()), (0, 1));
+            assert!(contains(&first.areas[0], face(120.0, None).rect), "{first:?}");
+            let later = held(&mut coverage, 600).areas[0];
+            assert!(contains(&later, first.areas[0]) && later.w > first.areas[0].w);
+            assert_eq!(held(&mut coverage, 1160).areas.len(), 1);
+            assert_eq!(held(&mut coverage, 1161).areas.len(), 0);
+        }
+    }
+
+    #[test]
+    fn a_face_that_moves_is_one_face_with_and_without_an_id() {
+        for id in [None, Some(7)] {
+            let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
+            for number in 0..20 {
+                let verdict = coverage.frame(ms(40 * number), &known(&[face(10.0 * number as f32, id)]), &settings);
+                assert_eq!(verdict.areas.len(), 1, "frame {number}: {verdict:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_exempt_track_is_visible_until_it_is_lost_or_overlaps_another_face() {
+        let settings = exempting(&[1]);
+        let count = |coverage: &mut Coverage, time: u64, faces: &[Face]| {
+            let verdict = coverage.frame(ms(time), &known(faces), &settings);
+            (verdict.faces, verdict.exempt, verdict.areas.len())
+        };
+        let mut coverage = Coverage::new();
+        assert_eq!(count(&mut coverage, 0, &[face(0.0, Some(1)), face(200.0, Some(2))]), (1, 1, 1));
+        // Lost and found: it may be another person.
+        assert_eq!(count(&mut coverage, 40, &[face(200.0, Some(2))]), (1, 0, 1));
+        assert_eq!(count(&mut coverage, 80, &[face(0.0, Some(1)), face(200.0, Some(2))]), (2, 0, 2));
+        let mut coverage = Coverage::new();
+        assert_eq!(count(&mut coverage, 0, &[face(0.0, Some(1)), face(100.0, None)]), (1, 1, 1));
+        assert_eq!(count(&mut coverage, 40, &[face(0.0, Some(1)), face(30.0, None)]), (2, 0, 3));
+        assert_eq!(count(&mut coverage, 80, &[face(0.0, Some(1))]).1, 0);
+        // Set again by the user.
+        let again = coverage.frame(ms(120), &known(&[face(0.0, Some(2))]), &exempting(&[2]));
+        assert_eq!(again.exempt, 1);
+    }
+
+    #[test]
+    fn a_frame_in_doubt_exempts_nobody() {
+        let known = KnownFaces { age: ms(800), ..known(&[face(0.0, Some(1))]) };
+        let verdict = Coverage::new().frame(ms(0), &known, &exempting(&[1]));
+        assert_eq!((verdict.doubt, verdict.exempt, verdict.faces), (Some(Doubt::Old), 0, 1));
+    }
+
+    fn any_face() -> impl Strategy<Value = Face> {
+        let number = || prop_oneof![8 => -200.0f32..800.0, 1 => Just(f32::NAN), 1 => Just(1e30f32)];
+        let size = || prop_oneof![8 => 1.0f32..300.0, 1 => -5.0f32..1.0];
+        let id = prop::option::of(0u64..4);
+        let uncertainty = prop::option::of(0.0f32..50.0);
+        ((number(), number()), (size(), size()), id, uncertainty).prop_map(|((x, y), (w, h), track_id, uncertainty)| {
+            Face { score: 0.5, rect: Rect::new(x, y, w, h), track_id, uncertainty, ..Face::default() }
+        })
+    }
+
+    fn any_known() -> impl Strategy<Value = KnownFaces> {
+        let faces = prop::collection::vec(any_face(), 0..4);
+        (any::<bool>(), 0u64..1000, 0usize..2, faces).prop_map(|(has_result, age, lost, faces)| KnownFaces {
+            has_result,
+            age: ms(age),
+            lost,
+            faces,
+        })
+    }
+
+    proptest! {
+        // Whatever the metadata says and however it changes: a frame is in doubt, or every face that it
+        // has is covered, or exempt and nothing speaks against that.
+        #[test]
+        fn every_frame_is_covered_or_vouched_for(
+            frames in prop::collection::vec((any_known(), 0u64..400, prop::collection::btree_set(0u64..4, 0..2)), 1..20)
+        ) {
+            let (mut coverage, mut time) = (Coverage::new(), 0);
+            for (known, step, exempt) in frames {
+                time += step;
+                let settings = CoverageSettings { exempt: exempt.clone(), ..CoverageSettings::default() };
+                let verdict = coverage.frame(ms(time), &known, &settings);
+                prop_assert!(verdict.areas.iter().all(|area| area.is_finite()));
+                let is_vouched = known.has_result
+                    && known.lost == 0
+                    && known.age <= settings.max_age
+                    && known.faces.iter().all(is_valid);
+                prop_assert_eq!(verdict.doubt.is_none(), is_vouched);
+                if verdict.doubt.is_none() {
+                    for face in &known.faces {
+                        let is_covered = verdict.areas.iter().any(|area| contains(area, face.rect));
+                        let is_exempt = face.track_id.is_some_and(|id| exempt.contains(&id));
+                        prop_assert!(is_covered || is_exempt, "{face:?} {verdict:?}");
+                    }
+                } else {
+                    prop_assert_eq!(verdict.exempt, 0);
+                }
+            }
+        }
+    }
+}
