@@ -85,6 +85,12 @@ impl Rect {
         (w > 0.0 && h > 0.0).then_some(Self { x, y, w, h })
     }
 
+    /// This rectangle with width and height multiplied by `factor`, about the same centre.
+    pub fn grown(self, factor: f32) -> Self {
+        let (w, h) = (self.w * factor, self.h * factor);
+        Self { x: self.x + (self.w - w) / 2.0, y: self.y + (self.h - h) / 2.0, w, h }
+    }
+
     /// Whether position and size are finite.
     pub fn is_finite(self) -> bool {
         self.x.is_finite() && self.y.is_finite() && self.w.is_finite() && self.h.is_finite()
@@ -174,6 +180,12 @@ mod tests {
         let inverted = Rect::new(5.0, 5.0, -3.0, -3.0);
         assert_eq!(iou(empty, empty), 0.0);
         assert_eq!(iou(inverted, inverted), 0.0);
+    }
+
+    #[test]
+    fn a_grown_box_has_the_same_centre() {
+        assert_eq!(Rect::new(10.0, 20.0, 40.0, 20.0).grown(1.5), Rect::new(0.0, 15.0, 60.0, 30.0));
+        assert_eq!(Rect::new(10.0, 20.0, 40.0, 20.0).grown(1.0), Rect::new(10.0, 20.0, 40.0, 20.0));
     }
 
     #[test]
