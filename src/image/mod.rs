@@ -1,4 +1,4 @@
-//! Images in memory: pixel formats, stride-aware views, YUV coding, drawing.
+//! Images in memory: pixel formats, stride-aware views, YUV coding, drawing, redaction.
 
 mod canvas;
 mod draw;
@@ -6,6 +6,7 @@ mod error;
 mod format;
 mod layout;
 pub(crate) mod mat;
+mod redact;
 mod samples;
 pub(crate) mod simd;
 #[cfg(test)]
@@ -17,6 +18,10 @@ mod yuv;
 pub use draw::{OverlayBuffers, OverlayStyle, Rgb, draw_faces};
 pub use error::{ImageError, OpenCvErrorKind};
 pub use format::{ImageInfo, PixelFormat, Region};
+pub use redact::{
+    MAX_MOSAIC_BLOCKS, MIN_BLUR_SIGMA, MIN_SMOOTHED_SIZE, RedactedArea, RedactionBuffers, RedactionMethod,
+    RedactionShape, RedactionStyle, redact, redact_all, redact_polygons,
+};
 pub use unpack::UnpackBuffers;
 pub(crate) use unpack::UnpackPool;
 pub(crate) use view::Plane;

@@ -49,7 +49,7 @@ impl ByteScale {
     }
 
     /// The nearest sample of an 8-bit value.
-    fn sample(self, value: u8) -> u32 {
+    pub(super) fn sample(self, value: u8) -> u32 {
         let sample = (f32::from(value) - self.offset) / self.scale;
         // `as` saturates at 0.
         (sample.round() as u32).min(self.sample.max())

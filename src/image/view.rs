@@ -246,6 +246,9 @@ pub struct ImageViewMut<'a> {
     info: ImageInfo,
     /// As in [`ImageView`].
     origin: (usize, usize),
+    /// Column and line of the first pixel within its chroma sample. Not (0, 0) in direct formats at
+    /// an odd offset only.
+    chroma_phase: (usize, usize),
     planes: [Option<PlaneMut<'a>>; MAX_PLANES],
 }
 
@@ -273,8 +276,10 @@ impl<'a> ImageViewMut<'a> {
         for ((view, data), (layout, offset)) in views.iter_mut().zip(planes).zip(layouts) {
             *view = Some(PlaneMut { data: &mut data[offset..], layout });
         }
+        let (shift_x, shift_y) = if info.is_direct() { info.format.chroma_shift() } else { (0, 0) };
+        let chroma_phase = (region.x % (1 << shift_x), region.y % (1 << shift_y));
         let (info, origin) = info.part(region);
-        Ok(Self { info, origin, planes: views })
+        Ok(Self { info, origin, chroma_phase, planes: views })
     }
 
     /// A read-only view of the same pixels.
@@ -296,6 +301,16 @@ impl<'a> ImageViewMut<'a> {
     /// Height in pixels.
     pub fn height(&self) -> usize {
         self.info.height
+    }
+
+    /// Column and line of the first pixel, counted from the start of the planes: the luma or RGB
+    /// sample of pixel `x` has the index `x + column`, its chroma sample `(x + column) >> shift`.
+    ///
+    /// At an odd offset of a direct format, the chroma samples of the last column and line can lie
+    /// one behind the layout of the plane, but within its data.
+    pub(super) fn sample_origin(&self, is_chroma: bool) -> (usize, usize) {
+        let phase = if is_chroma { self.chroma_phase } else { (0, 0) };
+        (self.origin.0 + phase.0, self.origin.1 + phase.1)
     }
 
     /// The plane with that index; every format has plane 0. In formats that are not direct it is
