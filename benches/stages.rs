@@ -14,9 +14,10 @@ use opencv::prelude::*;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{Decoded, DetectionSettings, Detector, PreprocessBuffers, decode, fill_input};
-use retinaface::geometry::{InputSize, Letterbox, PixelAspect, nms};
+use retinaface::geometry::{InputSize, Letterbox, PixelAspect, Rect, nms};
 use retinaface::image::{
-    ImageInfo, ImageView, ImageViewMut, OverlayBuffers, OverlayStyle, OwnedImage, PixelFormat, draw_faces,
+    ImageInfo, ImageView, ImageViewMut, OverlayBuffers, OverlayStyle, OwnedImage, PixelFormat, RedactedArea,
+    RedactionBuffers, RedactionMethod, RedactionShape, RedactionStyle, draw_faces, redact, redact_all,
 };
 use retinaface::inference::{HeadOutputs, InputSpec, Model, ModelOptions, RunOutput, SharedModel};
 
@@ -110,5 +111,46 @@ fn stages(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, stages);
+/// Redaction of faces of 100 pixels, and copying the frame for comparison.
+fn redaction(c: &mut Criterion) {
+    let (width, height) = (1920, 1080);
+    let mut group = c.benchmark_group("redact");
+    group.sample_size(60);
+    for format in [PixelFormat::Nv12, PixelFormat::I420, PixelFormat::Bgrx, PixelFormat::P010] {
+        let info = ImageInfo::new(format, width, height);
+        let layout = (0..format.planes()).map(|plane| format.plane_bytes(plane, width, height)).collect::<Vec<_>>();
+        let strides = layout.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+        let pixels = |(row, rows): &(usize, usize)| (0..row * rows).map(|at| (at * at % 251) as u8).collect::<Vec<_>>();
+        let mut planes = layout.iter().map(pixels).collect::<Vec<_>>();
+        let mut copy = planes.clone();
+        group.bench_function(format!("copy_{format}"), |b| {
+            b.iter(|| {
+                black_box(&mut copy).iter_mut().zip(&planes).for_each(|(copy, plane)| copy.copy_from_slice(plane));
+            });
+        });
+        let mut image = ImageViewMut::new(info, planes.iter_mut().map(Vec::as_mut_slice).collect(), &strides).unwrap();
+        group.bench_function(format!("all_{format}"), |b| b.iter(|| redact_all(&mut image, black_box([0; 3]))));
+        let areas = (0..20).map(|index| {
+            let (x, y) = (20.0 + 360.5 * (index % 5) as f32, 30.3 + 250.5 * (index / 5) as f32);
+            RedactedArea { rect: Rect::new(x, y, 100.0, 100.0), shape: RedactionShape::Ellipse }
+        });
+        let areas = areas.collect::<Vec<_>>();
+        let mut buffers = RedactionBuffers::default();
+        for (name, method) in [
+            ("solid", RedactionMethod::Solid),
+            ("pixelate", RedactionMethod::Pixelate { blocks: 5 }),
+            ("blur", RedactionMethod::Blur { sigma: 0.5 }),
+        ] {
+            let style = RedactionStyle { method, ..RedactionStyle::default() };
+            for count in [1, 20] {
+                group.bench_function(format!("{name}_{count}_{format}"), |b| {
+                    b.iter(|| redact(&mut image, black_box(&areas[..count]), &style, &mut buffers));
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, stages, redaction);
 criterion_main!(benches);
