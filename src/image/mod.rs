@@ -6,6 +6,7 @@ mod error;
 mod format;
 mod layout;
 pub(crate) mod mat;
+mod polygon;
 mod redact;
 mod samples;
 pub(crate) mod simd;
@@ -18,6 +19,7 @@ mod yuv;
 pub use draw::{OverlayBuffers, OverlayStyle, Rgb, draw_faces};
 pub use error::{ImageError, OpenCvErrorKind};
 pub use format::{ImageInfo, PixelFormat, Region};
+pub use polygon::{PolygonError, parse_polygons};
 pub use redact::{
     MAX_MOSAIC_BLOCKS, MIN_BLUR_SIGMA, MIN_SMOOTHED_SIZE, RedactedArea, RedactionBuffers, RedactionMethod,
     RedactionShape, RedactionStyle, redact, redact_all, redact_polygons,

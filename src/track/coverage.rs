@@ -191,7 +191,7 @@ impl Coverage {
                 (held.id, held.rect, held.last_seen) = (face.track_id.or(held.id), face.rect, time);
             }
             None => {
-                self.held.push(Held { id: face.track_id, rect: face.rect, motion: Motion::new(face), last_seen: time })
+                self.held.push(Held { id: face.track_id, rect: face.rect, motion: Motion::new(face), last_seen: time });
             }
         }
     }

@@ -129,7 +129,7 @@ mod tests {
         let noise = |number: u32| if number.wrapping_mul(2_654_435_761) >> 31 == 0 { 1.0 } else { -1.0 };
         let faces = smoothed((0..200).map(|number| 100.0 + noise(number)));
         let steps = faces.windows(2).map(|pair| (pair[1].rect.x - pair[0].rect.x).abs());
-        let raw = (1..200).map(|number| (noise(number) - noise(number - 1) as f32).abs());
+        let raw = (1..200).map(|number| (noise(number) - noise(number - 1)).abs());
         let (mean, raw) = (steps.sum::<f32>() / 199.0, raw.sum::<f32>() / 199.0);
         assert!(mean < raw / 3.0, "{mean} {raw}");
     }

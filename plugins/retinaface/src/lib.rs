@@ -7,6 +7,7 @@
 //! | `facelandmarks` | adds the points of a landmark model to each face |
 //! | `facealign` | outputs each face as an aligned crop |
 //! | `facemetaoverlay` | draws boxes, landmarks, scores and ids |
+//! | `faceredact` | covers faces, and the whole frame if it is in doubt where they are |
 //! | `facemetapublish` | writes one JSON line per frame |
 //!
 //! Other Rust programs read the metadata with the crate [`face_meta`].
@@ -20,6 +21,7 @@ mod facealign;
 mod facelandmarks;
 mod facemetaoverlay;
 mod facemetapublish;
+mod faceredact;
 mod facetrack;
 mod retinaface;
 
@@ -30,6 +32,7 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     facealign::register(plugin)?;
     facelandmarks::register(plugin)?;
     facetrack::register(plugin)?;
+    faceredact::register(plugin)?;
     facemetaoverlay::register(plugin)?;
     facemetapublish::register(plugin)
 }

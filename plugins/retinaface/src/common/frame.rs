@@ -123,13 +123,35 @@ pub(crate) fn write<T>(
     info: &VideoInfo,
     work: impl FnOnce(&mut ImageViewMut<'_>) -> T,
 ) -> Result<T, FrameError> {
-    check_video_meta(buffer, info)?;
     let region = region(buffer, info);
+    write_region(buffer, info, Some(region), work)
+}
+
+/// Calls `work` with a writable view of all pixels in `buffer`, also those outside of its crop, and
+/// with the region of the crop.
+pub(crate) fn write_all<T>(
+    buffer: &mut gst::BufferRef,
+    info: &VideoInfo,
+    work: impl FnOnce(&mut ImageViewMut<'_>, Region) -> T,
+) -> Result<T, FrameError> {
+    let crop = region(buffer, info);
+    write_region(buffer, info, None, |view| work(view, crop))
+}
+
+/// Calls `work` with a writable view of a region of the stored frame, or of all of it.
+fn write_region<T>(
+    buffer: &mut gst::BufferRef,
+    info: &VideoInfo,
+    region: Option<Region>,
+    work: impl FnOnce(&mut ImageViewMut<'_>) -> T,
+) -> Result<T, FrameError> {
+    check_video_meta(buffer, info)?;
     let interlaced = is_interlaced(buffer, info);
     let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, info).map_err(|_| FrameError::Map)?;
     let image = ImageInfo { interlaced, ..image_info(frame.info())? };
     let strides = strides(&frame);
     let planes = frame.planes_data_mut().into_iter().take(image.format.planes()).collect();
+    let region = region.unwrap_or(Region { x: 0, y: 0, width: image.width, height: image.height });
     let mut view = ImageViewMut::cropped(image, planes, &strides, region)?;
     Ok(work(&mut view))
 }

@@ -19,7 +19,8 @@ fn pixel_format(format: VideoFormat) -> PixelFormat {
     PixelFormat::from_name(format.to_str()).unwrap()
 }
 
-const POST_DETECTION_ELEMENTS: [&str; 3] = ["facealign", "facemetaoverlay", "facemetapublish location=/dev/null"];
+const POST_DETECTION_ELEMENTS: [&str; 5] =
+    ["facealign", "facemetaoverlay", "faceredact", "facetrack", "facemetapublish location=/dev/null"];
 
 fn harness(description: &str, info: &gst_video::VideoInfo) -> gst_check::Harness {
     common::init();

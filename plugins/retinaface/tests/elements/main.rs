@@ -13,6 +13,7 @@ mod facealign;
 mod facelandmarks;
 mod facemetaoverlay;
 mod facemetapublish;
+mod faceredact;
 mod facetrack;
 mod frames;
 mod metadata;

@@ -1,0 +1,524 @@
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_video::{VideoCropMeta, VideoInfo};
+use retinaface::geometry::{Point, Rect};
+use retinaface::image::{
+    ImageInfo, ImageViewMut, RedactedArea, RedactionBuffers, RedactionMethod, RedactionShape, RedactionStyle, Region,
+    redact, redact_all, redact_polygons,
+};
+use retinaface::track::{Coverage, CoverageSettings, Doubt, KnownFaces, Verdict};
+
+use super::settings::{self, OnDoubt, Settings};
+use crate::common::errors::{Coded, ErrorCode};
+use crate::common::face_reader::FaceReader;
+use crate::common::stream_time::StreamTime;
+use crate::common::sync::lock;
+use crate::common::{allocation, caps, frame, latency};
+
+/// Name of the message that reports a doubt.
+const DOUBT_MESSAGE: &str = "faceredact-doubt";
+
+static CAT: LazyLock<gst::DebugCategory> =
+    LazyLock::new(|| gst::DebugCategory::new("faceredact", gst::DebugColorFlags::empty(), Some("Redaction of faces")));
+
+/// A frame that is held until the frames after it are known.
+struct Frame {
+    buffer: gst::Buffer,
+    info: VideoInfo,
+    time: Duration,
+    known: KnownFaces,
+    verdict: Verdict,
+    /// The settings when it arrived.
+    settings: CoverageSettings,
+}
+
+/// What leaves in the order in which it arrived.
+enum Item {
+    Frame(Box<Frame>),
+    Event(gst::Event),
+}
+
+/// Counts since start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stats {
+    frames: u64,
+    covered: u64,
+    dropped: u64,
+    faces: u64,
+    exempt: u64,
+}
+
+impl Stats {
+    fn structure(self) -> gst::Structure {
+        gst::Structure::builder("faceredact-stats")
+            .field("frames", self.frames)
+            .field("frames-covered", self.covered)
+            .field("frames-dropped", self.dropped)
+            .field("faces", self.faces)
+            .field("exempt", self.exempt)
+            .build()
+    }
+}
+
+/// What exists between READY and PAUSED.
+#[derive(Default)]
+struct State {
+    info: Option<VideoInfo>,
+    time: StreamTime,
+    coverage: Coverage,
+    queue: VecDeque<Item>,
+    buffers: RedactionBuffers,
+    stats: Stats,
+    /// The doubt about the previous frame.
+    doubt: Option<Doubt>,
+    /// The previous frame was dropped.
+    is_discont: bool,
+}
+
+impl State {
+    /// Forgets frames and faces: the stream continues elsewhere.
+    fn clear(&mut self) {
+        self.queue.clear();
+        self.coverage.clear();
+        self.time.clear();
+        self.doubt = None;
+    }
+
+    /// Takes the oldest item if more than `held` frames wait. Events do not wait for frames behind
+    /// them.
+    fn take(&mut self, held: usize, settings: &CoverageSettings) -> Option<Item> {
+        let is_frame = |item: &Item| matches!(item, Item::Frame(_));
+        let frames = self.queue.iter().filter(|item| is_frame(item)).count();
+        if frames <= held && self.queue.front().is_some_and(is_frame) {
+            return None;
+        }
+        let mut item = self.queue.pop_front()?;
+        if let Item::Frame(frame) = &mut item {
+            let areas = areas_before(frame, &self.queue, settings);
+            frame.verdict.areas.extend(areas);
+            if !frame.settings.exempt.is_subset(&settings.exempt) {
+                // A track is no longer exempt.
+                frame.verdict = without_exemptions(frame, settings);
+            }
+        }
+        Some(item)
+    }
+}
+
+/// The verdict about a held frame without exempt tracks.
+fn without_exemptions(frame: &Frame, settings: &CoverageSettings) -> Verdict {
+    let settings = CoverageSettings { exempt: BTreeSet::new(), ..settings.clone() };
+    let all = Coverage::new().frame(frame.time, &frame.known, &settings);
+    Verdict {
+        areas: frame.verdict.areas.iter().chain(&all.areas).copied().collect(),
+        exempt: 0,
+        faces: all.faces,
+        ..all
+    }
+}
+
+/// The areas of faces that later frames show and that this one does not: faces before they were found.
+fn areas_before(frame: &Frame, later: &VecDeque<Item>, settings: &CoverageSettings) -> Vec<Rect> {
+    let later = later.iter().filter_map(|item| match item {
+        Item::Frame(frame) => Some(frame),
+        Item::Event(_) => None,
+    });
+    let later = later.collect::<Vec<_>>();
+    let Some(newest) = later.last().map(|frame| frame.time) else { return Vec::new() };
+    // Time runs backwards.
+    let mut backwards = Coverage::new();
+    for frame in later.iter().rev() {
+        backwards.frame(newest.saturating_sub(frame.time), &frame.known, settings);
+    }
+    let Verdict { mut areas, faces, .. } = backwards.frame(newest.saturating_sub(frame.time), &frame.known, settings);
+    areas.split_off(faces)
+}
+
+pub(crate) struct FaceRedact {
+    sink: gst::Pad,
+    src: gst::Pad,
+    settings: Mutex<Settings>,
+    state: Mutex<Option<State>>,
+    faces: FaceReader,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for FaceRedact {
+    const NAME: &'static str = "GstFaceRedact";
+    type Type = super::FaceRedact;
+    type ParentType = gst::Element;
+
+    fn with_class(class: &Self::Class) -> Self {
+        let template = |name: &str| class.pad_template(name).expect("the templates below");
+        let sink = gst::Pad::builder_from_template(&template("sink"))
+            .chain_function(|_, parent, buffer| {
+                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |this| this.chain(buffer))
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.sink_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.sink_query(pad, query))
+            })
+            .flags(gst::PadFlags::PROXY_CAPS)
+            .build();
+        let src = gst::Pad::builder_from_template(&template("src"))
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |this| this.src_query(pad, query))
+            })
+            .flags(gst::PadFlags::PROXY_CAPS)
+            .build();
+        Self { sink, src, settings: Mutex::default(), state: Mutex::default(), faces: FaceReader::default() }
+    }
+}
+
+impl ObjectImpl for FaceRedact {
+    fn properties() -> &'static [glib::ParamSpec] {
+        settings::properties()
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let problem = {
+            let mut settings = lock(&self.settings);
+            settings.set(pspec.name(), value);
+            settings.problem_with(pspec.name())
+        };
+        if let Some(problem) = problem.filter(|_| lock(&self.state).is_some()) {
+            let rest =
+                if pspec.name() == "masks" { "the previous value stays in effect" } else { "no track is exempt" };
+            gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{problem}; {rest}"));
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "stats" => {
+                let stats = lock(&self.state).as_ref().map_or_else(Stats::default, |state| state.stats);
+                stats.structure().to_value()
+            }
+            name => lock(&self.settings).get(name),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        for pad in [&self.sink, &self.src] {
+            self.obj().add_pad(pad).expect("a new element has no pads yet");
+        }
+        caps::report_unsupported_caps(&*self.obj(), &self.sink);
+    }
+}
+
+impl GstObjectImpl for FaceRedact {}
+
+impl ElementImpl for FaceRedact {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Face redaction",
+                "Filter/Effect/Video",
+                "Covers the faces of a frame, and the whole frame if it is in doubt where they are",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            vec![caps::frame_pad("sink", gst::PadDirection::Sink), caps::frame_pad("src", gst::PadDirection::Src)]
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::ReadyToPaused {
+            if let Some(problem) = lock(&self.settings).problem() {
+                self.post_error_message(ErrorCode::Settings.message(&problem));
+                return Err(gst::StateChangeError);
+            }
+            *lock(&self.state) = Some(State::default());
+        }
+        let result = self.parent_change_state(transition);
+        if transition == gst::StateChange::PausedToReady {
+            *lock(&self.state) = None;
+        }
+        result
+    }
+}
+
+impl FaceRedact {
+    fn lookahead(&self) -> u32 {
+        lock(&self.settings).lookahead
+    }
+
+    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if query.type_() == gst::QueryType::Allocation {
+            // Every stride and crop is supported, so downstream decides which memory upstream may use.
+            let is_answered = self.src.peer_query(query);
+            let held = self.lookahead();
+            if held > 0 {
+                allocation::reserve(query, held);
+            }
+            return is_answered || held > 0;
+        }
+        gst::Pad::query_default(pad, Some(&*self.obj()), query)
+    }
+
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        if let gst::QueryViewMut::Latency(query) = query.view_mut() {
+            let frame_time = lock(&self.state).as_ref().map_or(Duration::ZERO, |state| state.time.frame_time());
+            let own = gst::ClockTime::try_from(frame_time * self.lookahead()).unwrap_or(gst::ClockTime::MAX);
+            return latency::answer(query, &self.sink, own);
+        }
+        gst::Pad::query_default(pad, Some(&*self.obj()), query)
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::FlushStop(_) => {
+                if let Some(state) = &mut *lock(&self.state) {
+                    state.clear();
+                }
+            }
+            gst::EventView::FlushStart(_) => {}
+            gst::EventView::Caps(caps) => {
+                self.drain();
+                let Ok(info) = VideoInfo::from_caps(caps.caps()) else {
+                    gst::error!(CAT, imp = self, "{} is not raw video", caps.caps());
+                    return false;
+                };
+                let mut changes_latency = false;
+                if let Some(state) = &mut *lock(&self.state) {
+                    let before = state.time.frame_time();
+                    state.time.set_info(&info);
+                    changes_latency = state.time.frame_time() != before;
+                    let size = |info: &VideoInfo| (info.width(), info.height());
+                    if state.info.as_ref().is_some_and(|old| size(old) != size(&info)) {
+                        state.coverage.clear();
+                    }
+                    state.info = Some(info);
+                }
+                if changes_latency && self.lookahead() > 0 {
+                    // Without a bus there is no receiver.
+                    let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+                }
+            }
+            gst::EventView::Eos(_) | gst::EventView::StreamStart(_) => self.drain(),
+            gst::EventView::Segment(segment) => {
+                self.drain();
+                let rate = segment.segment().rate();
+                if let Some(state) = &mut *lock(&self.state)
+                    && state.time.set_rate(rate)
+                {
+                    state.clear();
+                }
+            }
+            _ if event.is_serialized() => {
+                // It must not overtake the frames before it.
+                if let Some(state) = &mut *lock(&self.state)
+                    && !state.queue.is_empty()
+                {
+                    state.queue.push_back(Item::Event(event));
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    /// Pushes all frames that are held.
+    fn drain(&self) {
+        if let Err(error @ (gst::FlowError::NotLinked | gst::FlowError::NotNegotiated)) = self.push(0) {
+            // No frame follows that could return it.
+            let text = format!("The last frames could not be pushed: {error}; check the elements after this one");
+            self.post_error_message(ErrorCode::Failed.message(&text));
+        }
+    }
+
+    fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let settings = lock(&self.settings).coverage();
+        let info = lock(&self.state).as_ref().ok_or(gst::FlowError::Flushing)?.info.clone();
+        let info = info.ok_or(gst::FlowError::NotNegotiated)?;
+        let found = self.faces.read(&*self.obj(), &buffer, &info, "covered");
+        let known = KnownFaces {
+            has_result: found.state.has_result(),
+            age: found.age,
+            lost: found.lost,
+            faces: found.into_faces(),
+        };
+        if let Some(state) = &mut *lock(&self.state) {
+            let last = state.time.last();
+            let time = state.time.frame(buffer.pts());
+            if last.is_some_and(|last| time < last) {
+                state.coverage.clear();
+            }
+            let verdict = state.coverage.frame(time, &known, &settings);
+            state.queue.push_back(Item::Frame(Box::new(Frame { buffer, info, time, known, verdict, settings })));
+        }
+        self.push(self.lookahead() as usize)
+    }
+
+    /// Pushes the oldest frames until `held` are left.
+    fn push(&self, held: usize) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let mut flow = Ok(gst::FlowSuccess::Ok);
+        loop {
+            let settings = lock(&self.settings).clone();
+            let (item, buffers) = {
+                let mut state = lock(&self.state);
+                let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
+                match state.take(held, &settings.coverage()) {
+                    Some(item) => (item, std::mem::take(&mut state.buffers)),
+                    None => return flow,
+                }
+            };
+            // No lock is held while pixels are covered or a buffer is pushed.
+            match item {
+                Item::Event(event) => {
+                    self.src.push_event(event);
+                }
+                Item::Frame(frame) => {
+                    if let Some(buffer) = self.redact(*frame, &settings, buffers)? {
+                        flow = self.src.push(buffer);
+                        flow?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Covers the areas of a frame. `None` if it is dropped.
+    fn redact(
+        &self,
+        frame: Frame,
+        settings: &Settings,
+        mut buffers: RedactionBuffers,
+    ) -> Result<Option<gst::Buffer>, gst::FlowError> {
+        let Frame { buffer, info, verdict, .. } = frame;
+        self.report(verdict.doubt, settings.on_doubt, buffer.pts());
+        if let (Some(doubt), OnDoubt::Error) = (verdict.doubt, settings.on_doubt) {
+            let text = format!(
+                "A frame may show faces that are not covered: {doubt}; put `retinaface` (and `facetrack`, with \
+                 inference-interval above 1) directly before this element, or set on-doubt=cover"
+            );
+            return Err(self.fail(ErrorCode::Failed, &text));
+        }
+        let is_dropped = verdict.doubt.is_some() && settings.on_doubt == OnDoubt::Drop;
+        let is_discont = {
+            let mut state = lock(&self.state);
+            let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
+            state.stats.frames += 1;
+            state.stats.faces += verdict.faces as u64;
+            state.stats.exempt += verdict.exempt as u64;
+            match (verdict.doubt, is_dropped) {
+                (Some(_), true) => state.stats.dropped += 1,
+                (Some(_), false) => state.stats.covered += 1,
+                (None, _) => {}
+            }
+            std::mem::replace(&mut state.is_discont, is_dropped)
+        };
+        if is_dropped {
+            return Ok(None);
+        }
+        let mut buffer = own_memory(buffer).map_err(|error| self.fail(error.code(), &error.to_string()))?;
+        let out = buffer.make_mut();
+        face_meta::remove_analysed(out);
+        if settings.strip_metadata {
+            face_meta::strip(out);
+        }
+        if is_discont {
+            out.set_flags(gst::BufferFlags::DISCONT);
+        }
+        let masks = settings.masks();
+        let is_cropped = out.meta::<VideoCropMeta>().is_some();
+        if verdict.doubt.is_some() || !verdict.areas.is_empty() || !masks.is_empty() || is_cropped {
+            let covered = frame::write_all(out, &info, |view, crop| {
+                if verdict.doubt.is_some() {
+                    redact_all(view, settings.color());
+                } else {
+                    cover(view, crop, &verdict.areas, &masks, settings, &mut buffers);
+                }
+            });
+            covered.map_err(|error| self.fail(error.code(), &error.to_string()))?;
+        }
+        if let Some(state) = &mut *lock(&self.state) {
+            state.buffers = buffers;
+        }
+        Ok(Some(buffer))
+    }
+
+    /// Posts a message when a doubt begins.
+    fn report(&self, doubt: Option<Doubt>, on_doubt: OnDoubt, pts: Option<gst::ClockTime>) {
+        let before = lock(&self.state).as_mut().and_then(|state| std::mem::replace(&mut state.doubt, doubt));
+        let Some(doubt) = doubt.filter(|doubt| before != Some(*doubt)) else { return };
+        gst::warning!(CAT, imp = self, "a frame at {pts:?} is in doubt ({on_doubt:?}): {doubt}");
+        let structure = gst::Structure::builder(DOUBT_MESSAGE)
+            .field("reason", doubt.to_string())
+            .field_if_some("pts", pts.map(gst::ClockTime::nseconds))
+            .build();
+        // Without a bus there is no receiver.
+        let _ = self.obj().post_message(gst::message::Element::builder(structure).src(&*self.obj()).build());
+    }
+
+    fn fail(&self, code: ErrorCode, text: &str) -> gst::FlowError {
+        self.post_error_message(code.message(&format!("Faces cannot be covered: {text}")));
+        gst::FlowError::Error
+    }
+}
+
+/// Covers areas and masks, which are relative to the crop, and what lies outside of the crop: the
+/// detector has not seen it.
+fn cover(
+    view: &mut ImageViewMut<'_>,
+    crop: Region,
+    areas: &[Rect],
+    masks: &[Vec<Point>],
+    settings: &Settings,
+    buffers: &mut RedactionBuffers,
+) {
+    let (x, y) = (crop.x as f32, crop.y as f32);
+    let area =
+        |rect: &Rect| RedactedArea { rect: Rect { x: rect.x + x, y: rect.y + y, ..*rect }, shape: settings.shape() };
+    redact(view, &areas.iter().map(area).collect::<Vec<_>>(), &settings.style(), buffers);
+    let moved = |mask: &Vec<Point>| mask.iter().map(|corner| Point::new(corner.x + x, corner.y + y)).collect();
+    redact_polygons(view, &masks.iter().map(moved).collect::<Vec<_>>(), settings.color(), buffers);
+    let ImageInfo { width, height, .. } = view.info();
+    let (right, bottom) = (crop.x + crop.width, crop.y + crop.height);
+    let outside = [
+        (0, 0, width, crop.y),
+        (0, bottom, width, height.saturating_sub(bottom)),
+        (0, crop.y, crop.x, crop.height),
+        (right, crop.y, width.saturating_sub(right), crop.height),
+    ];
+    let outside = outside.into_iter().filter(|(.., width, height)| *width > 0 && *height > 0);
+    let outside = outside.map(|(x, y, width, height)| RedactedArea {
+        rect: Rect::new(x as f32, y as f32, width as f32, height as f32),
+        shape: RedactionShape::Box,
+    });
+    let style = RedactionStyle { method: RedactionMethod::Solid, color: settings.color() };
+    redact(view, &outside.collect::<Vec<_>>(), &style, buffers);
+}
+
+/// The buffer without a reference to the one that its memory belongs to. That one shows the faces.
+fn own_memory(buffer: gst::Buffer) -> Result<gst::Buffer, glib::BoolError> {
+    if buffer.meta::<gst::ParentBufferMeta>().is_none() {
+        return Ok(buffer);
+    }
+    // Without the reference, the memory could be used for another frame.
+    let mut copy = buffer.copy_deep()?;
+    copy.make_mut().foreach_meta_mut(|mut meta| {
+        let is_parent = meta.downcast_ref::<gst::ParentBufferMeta>().is_some();
+        std::ops::ControlFlow::Continue(if is_parent {
+            gst::buffer::BufferMetaForeachAction::Remove
+        } else {
+            gst::buffer::BufferMetaForeachAction::Keep
+        })
+    });
+    Ok(copy)
+}
