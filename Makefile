@@ -81,7 +81,7 @@ demo: build
 	@echo "Results:"
 	@echo "  annotated video  $(demo_out)/annotated.mp4"
 	@echo "  aligned crops    $(demo_out)/crops/  ($$(ls $(demo_out)/crops | wc -l) PNG files of 112 x 112)"
-	@echo "  face metadata    $(demo_out)/faces.jsonl  ($$(wc -l <$(demo_out)/faces.jsonl) frames)"
+	@echo "  face metadata    $(demo_out)/faces.jsonl  ($$(grep -c retinaface.frame/1 $(demo_out)/faces.jsonl) frames)"
 	@echo "Next: '. ./env.sh', then 'gst-inspect-1.0 retinaface', or a pipeline of README.md."
 
 $(examples_venv)/.complete: examples/requirements.txt

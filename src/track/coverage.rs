@@ -137,8 +137,9 @@ impl Coverage {
         self.held.retain(|held| time.saturating_sub(held.last_seen) <= settings.hold);
         let mut areas = Vec::new();
         for face in valid.iter().filter(|face| !is_exempt(face, &exempt)) {
-            areas.push(area_now(face, known.age, settings.margin));
-            self.see(time, face);
+            let now = area_now(face, known.age, settings.margin);
+            let expected = self.see(time, face).map(|rect| grown(rect, settings.margin, 0.0));
+            areas.push(expected.map_or(now, |expected| union(now, expected)));
         }
         let faces = areas.len();
         let is_unseen = |held: &&Held| held.last_seen < time && !held.id.is_some_and(|id| exempt.contains(&id));
@@ -179,19 +180,25 @@ impl Coverage {
         if is_in_doubt { BTreeSet::new() } else { here.difference(&self.revoked).copied().collect() }
     }
 
-    /// Remembers a face that is covered.
-    fn see(&mut self, time: Duration, face: &Face) {
+    /// Remembers a face that is covered. Returns where its motion led, if it was found about there: of a
+    /// face that another one covers, a detector finds the part that is left.
+    fn see(&mut self, time: Duration, face: &Face) -> Option<Rect> {
         let is_same = |held: &&mut Held| {
             let is_track = face.track_id.is_some() && held.id == face.track_id;
             is_track || ((held.id.is_none() || face.track_id.is_none()) && iou(held.rect, face.rect) >= SAME_IOU)
         };
         match self.held.iter_mut().filter(|held| held.last_seen < time).find(is_same) {
             Some(held) => {
-                held.motion.measure(time.saturating_sub(held.last_seen).as_secs_f64(), face, 1.0);
+                let seconds = time.saturating_sub(held.last_seen).as_secs_f64();
+                let expected = held.motion.predict(seconds).rect;
+                held.motion.measure(seconds, face, 1.0);
                 (held.id, held.rect, held.last_seen) = (face.track_id.or(held.id), face.rect, time);
+                (iou(expected, face.rect) >= SAME_IOU).then_some(expected)
             }
             None => {
-                self.held.push(Held { id: face.track_id, rect: face.rect, motion: Motion::new(face), last_seen: time });
+                let (id, rect, motion) = (face.track_id, face.rect, Motion::new(face));
+                self.held.push(Held { id, rect, motion, last_seen: time });
+                None
             }
         }
     }
@@ -238,8 +245,11 @@ fn area_now(face: &Face, age: Duration, margin: f32) -> Rect {
 /// The area of a face that is no longer seen: where it was, and where its motion leads.
 fn area_held(held: &Held, time: Duration, margin: f32) -> Rect {
     let predicted = held.motion.predict(time.saturating_sub(held.last_seen).as_secs_f64());
-    let (a, b) =
-        (grown(held.rect, margin, predicted.uncertainty), grown(predicted.rect, margin, predicted.uncertainty));
+    union(grown(held.rect, margin, predicted.uncertainty), grown(predicted.rect, margin, predicted.uncertainty))
+}
+
+/// The smallest rectangle that contains both.
+fn union(a: Rect, b: Rect) -> Rect {
     let (x, y) = (a.x.min(b.x), a.y.min(b.y));
     Rect::new(x, y, a.right().max(b.right()) - x, a.bottom().max(b.bottom()) - y)
 }
@@ -313,12 +323,12 @@ mod tests {
         for id in [None, Some(7)] {
             let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
             for number in 0..5 {
-                coverage.frame(ms(40 * number), &known(&[face(100.0 + 4.0 * number as f32, id)]), &settings);
+                coverage.frame(ms(40 * number), &known(&[face(300.0 + 4.0 * number as f32, id)]), &settings);
             }
             let held = |coverage: &mut Coverage, time: u64| coverage.frame(ms(time), &known(&[]), &settings);
             let first = held(&mut coverage, 200);
             assert_eq!((first.faces, first.areas.len()), (0, 1));
-            assert!(contains(&first.areas[0], face(120.0, None).rect), "{first:?}");
+            assert!(contains(&first.areas[0], face(320.0, None).rect), "{first:?}");
             let later = held(&mut coverage, 600).areas[0];
             assert!(contains(&later, first.areas[0]) && later.w > first.areas[0].w);
             assert_eq!(held(&mut coverage, 1160).areas.len(), 1);
@@ -331,7 +341,8 @@ mod tests {
         for id in [None, Some(7)] {
             let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
             for number in 0..20 {
-                let verdict = coverage.frame(ms(40 * number), &known(&[face(10.0 * number as f32, id)]), &settings);
+                let verdict =
+                    coverage.frame(ms(40 * number), &known(&[face(300.0 + 10.0 * number as f32, id)]), &settings);
                 assert_eq!(verdict.areas.len(), 1, "frame {number}: {verdict:?}");
             }
         }

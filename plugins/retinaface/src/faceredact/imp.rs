@@ -125,18 +125,31 @@ fn without_exemptions(frame: &Frame, settings: &CoverageSettings) -> Verdict {
 /// The areas of faces that later frames show and that this one does not: faces before they were found.
 fn areas_before(frame: &Frame, later: &VecDeque<Item>, settings: &CoverageSettings) -> Vec<Rect> {
     let later = later.iter().filter_map(|item| match item {
-        Item::Frame(frame) => Some(frame),
+        Item::Frame(frame) => Some(&**frame),
         Item::Event(_) => None,
     });
     let later = later.collect::<Vec<_>>();
     let Some(newest) = later.last().map(|frame| frame.time) else { return Vec::new() };
-    // Time runs backwards.
-    let mut backwards = Coverage::new();
-    for frame in later.iter().rev() {
-        backwards.frame(newest.saturating_sub(frame.time), &frame.known, settings);
-    }
-    let Verdict { mut areas, faces, .. } = backwards.frame(newest.saturating_sub(frame.time), &frame.known, settings);
-    areas.split_off(faces)
+    let backwards = |known: &dyn Fn(&Frame) -> KnownFaces| {
+        // Time runs backwards.
+        let (mut coverage, mut held) = (Coverage::new(), Vec::new());
+        for frame in later.iter().rev().copied().chain([frame]) {
+            let time = newest.saturating_sub(frame.time);
+            let Verdict { mut areas, faces, .. } = coverage.frame(time, &known(frame), settings);
+            held = areas.split_off(faces);
+        }
+        held
+    };
+    // Where a prediction was wrong, because a face turned or the camera moved, the next detection says
+    // where the face came from.
+    let detected = |frame: &Frame| {
+        let faces = frame.known.faces.iter().filter(|face| face.uncertainty.is_none());
+        let has_result = frame.known.has_result && frame.known.faces.iter().all(|face| face.uncertainty.is_none());
+        KnownFaces { has_result, faces: faces.cloned().collect(), ..frame.known }
+    };
+    let mut areas = backwards(&|frame| frame.known.clone());
+    areas.extend(backwards(&detected));
+    areas
 }
 
 pub(crate) struct FaceRedact {
@@ -483,8 +496,14 @@ fn cover(
     buffers: &mut RedactionBuffers,
 ) {
     let (x, y) = (crop.x as f32, crop.y as f32);
-    let area =
-        |rect: &Rect| RedactedArea { rect: Rect { x: rect.x + x, y: rect.y + y, ..*rect }, shape: settings.shape() };
+    let area = |rect: &Rect| {
+        // The box of a face that the edge cuts ends there. Its ellipse would be narrow where the face is
+        // not.
+        let is_cut =
+            rect.x < 0.0 || rect.y < 0.0 || rect.right() > crop.width as f32 || rect.bottom() > crop.height as f32;
+        let shape = if is_cut { RedactionShape::Box } else { settings.shape() };
+        RedactedArea { rect: Rect { x: rect.x + x, y: rect.y + y, ..*rect }, shape }
+    };
     redact(view, &areas.iter().map(area).collect::<Vec<_>>(), &settings.style(), buffers);
     let moved = |mask: &Vec<Point>| mask.iter().map(|corner| Point::new(corner.x + x, corner.y + y)).collect();
     redact_polygons(view, &masks.iter().map(moved).collect::<Vec<_>>(), settings.color(), buffers);

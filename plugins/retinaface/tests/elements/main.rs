@@ -20,6 +20,7 @@ mod metadata;
 mod orientation;
 mod pipelines;
 mod retinaface;
+mod sequences;
 mod settings;
 mod streams;
 mod surface;

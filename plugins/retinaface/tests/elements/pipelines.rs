@@ -40,9 +40,16 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-fn lines(file: &Path) -> Vec<serde_json::Value> {
+/// The lines of frames and of events of tracks.
+fn lines_and_events(file: &Path) -> (Vec<serde_json::Value>, Vec<serde_json::Value>) {
     let text = std::fs::read_to_string(file).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.partition(|line| line["schema"] == "retinaface.frame/1")
+}
+
+/// The lines of frames.
+fn lines(file: &Path) -> Vec<serde_json::Value> {
+    lines_and_events(file).0
 }
 
 /// The number of frames that a video file decodes to.
@@ -54,7 +61,18 @@ fn frame_count(file: &Path) -> usize {
 fn each_pipeline_file_has_a_test() {
     let files = files(&project::root().join("pipelines"), "launch");
     let names = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap()).collect::<BTreeSet<_>>();
-    let tested = ["annotate", "crops", "landmarks", "many", "metadata", "recogniser", "rtsp-record", "track", "webcam"];
+    let tested = [
+        "annotate",
+        "crops",
+        "landmarks",
+        "many",
+        "metadata",
+        "recogniser",
+        "redact",
+        "rtsp-record",
+        "track",
+        "webcam",
+    ];
     assert_eq!(names, BTreeSet::from(tested));
     for file in files {
         let first = std::fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned();
@@ -106,8 +124,7 @@ fn track_pipeline_follows_the_face_between_inferences() {
         let directory = tempfile::tempdir().unwrap();
         let clip = project::media("WolfgangLanger_Pexels.mp4");
         launch_without_warnings("track", &[("INPUT", path_str(&clip)), ("OUT", path_str(directory.path()))]);
-        let lines = lines(&directory.path().join("faces.jsonl"));
-        let (events, frames) = lines.iter().partition::<Vec<_>, _>(|line| line["schema"] == "retinaface.track/1");
+        let (frames, events) = lines_and_events(&directory.path().join("faces.jsonl"));
         assert_eq!(frames.len(), 472);
         let predicted = frames.iter().filter(|line| line["state"] == "predicted").count();
         assert!((370..380).contains(&predicted), "{predicted} of {} frames are predicted", frames.len());
@@ -117,6 +134,20 @@ fn track_pipeline_follows_the_face_between_inferences() {
         assert_eq!(ids.len(), 1, "one face has one id: {events:?}");
         assert_eq!(events.last().unwrap()["event"], "ended");
         assert_eq!(frame_count(&directory.path().join("annotated.mp4")), frames.len());
+    });
+}
+
+#[test]
+fn redact_pipeline_leaves_no_face_that_a_detector_finds() {
+    with_watchdog(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let clip = project::media("single_face.mp4");
+        launch_without_warnings("redact", &[("INPUT", path_str(&clip)), ("OUT", path_str(directory.path()))]);
+        let redacted = directory.path().join("redacted.mp4");
+        let samples =
+            run(&format!("filesrc location={} ! decodebin ! retinaface ! appsink name=out", quoted(&redacted)));
+        assert_eq!(samples.len(), frame_count(&clip));
+        assert!(samples.iter().all(|sample| common::read_faces(sample).is_empty()));
     });
 }
 
