@@ -76,5 +76,49 @@ fn element(c: &mut Criterion) {
     std::fs::write(file, serde_json::to_string(&pairs.collect::<Vec<_>>()).unwrap()).unwrap();
 }
 
-criterion_group!(benches, element);
+/// What elements without a model cost per 1080p frame with 0, 1 and 20 faces. `identity` is the cost of
+/// the harness.
+fn followers(c: &mut Criterion) {
+    common::init();
+    let info = common::info(gst_video::VideoFormat::Nv12, 1920, 1080);
+    let mut group = c.benchmark_group("followers");
+    group.throughput(Throughput::Elements(FRAMES as u64));
+    for count in [0, 1, 20] {
+        // Every fifth frame is analysed, as with inference-interval=5.
+        let frame = |number: u64, is_analysed: bool| {
+            let at = |face: usize| ((face % 5 * 350 + 40) as f32 + 2.0 * number as f32, (face / 5 * 250 + 40) as f32);
+            let faces = (0..count).map(|face| common::face(0.9, at(face).0, at(face).1, 90.0, 110.0));
+            if is_analysed {
+                common::frame_with_faces(&info, number, &faces.collect::<Vec<_>>())
+            } else {
+                common::frame(&info, number)
+            }
+        };
+        for (name, description, interval) in [
+            ("identity", "identity", 1),
+            ("facetrack", "facetrack", 1),
+            ("facetrack_interval_5", "facetrack", 5),
+            ("faceredact", "faceredact", 1),
+            ("faceredact_lookahead_10", "faceredact lookahead=10", 1),
+        ] {
+            let frames = (0..FRAMES as u64).map(|number| frame(number, number % interval == 0)).collect::<Vec<_>>();
+            let mut harness = gst_check::Harness::new_parse(description);
+            harness.set_src_caps(info.to_caps().unwrap());
+            group.bench_function(format!("{name}_{count}"), |b| {
+                b.iter(|| {
+                    for frame in &frames {
+                        // The pixels are copied where they are changed, because this list shares them.
+                        harness.push(frame.clone()).unwrap();
+                        while let Some(out) = harness.try_pull() {
+                            black_box(out);
+                        }
+                    }
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, element, followers);
 criterion_main!(benches);

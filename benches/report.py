@@ -103,6 +103,18 @@ def element(report, peers):
     ratio = common.summary(common.paired_ratios(bare["rounds"], per_core["rounds"])) if "rounds" in bare and "rounds" in per_core else None
     row = "one 1080p stream, one single-threaded session per core: the element's frame rate / the bare ONNX Runtime loop's on all cores"
     report.bound(row, ratio and ratio["median"], at_least=0.97, note=range_note(ratio) if ratio else per_core.get("unavailable", ""))
+    def follower(name):
+        time, harness = median_us(f"followers/{name}"), median_us(f"followers/identity_{name.rsplit('_', 1)[1]}")
+        return time - harness if time and harness else None
+
+    model = median_us("clip/bare_session")
+    for title, name in [("facetrack", "facetrack"), ("facetrack with an inference every fifth frame", "facetrack_interval_5"), ("faceredact, with the copy of the frame", "faceredact"), ("the same with lookahead=10", "faceredact_lookahead_10")]:
+        for faces in [0, 1, 20]:
+            time = follower(f"{name}_{faces}")
+            target = {"at_most": 0.01} if name == "facetrack" and faces == 20 else {}
+            row = f"{title}, a 1080p frame with {faces} faces / the model's run at 640 x 384"
+            ratio = time / model if time is not None and model else None
+            report.bound(row, ratio, **target) if target else report.row(row, ratio)
     paired = load(TARGET / "tmp/paired.json")
     for column, name in [(1, "the element"), (2, "with overlay and alignment")]:
         ratio = common.summary([pair[0] / pair[column] for pair in paired]) if paired else None

@@ -23,10 +23,10 @@
 //! | module | content |
 //! |---|---|
 //! | [`geometry`] | points, boxes, faces, head pose, letterbox, IoU, non-maximum suppression |
-//! | [`image`] | pixel formats, stride-aware views, YUV coding, drawing |
+//! | [`image`] | pixel formats, stride-aware views, YUV coding, drawing, redaction |
 //! | [`model`] | what a model is: its input, its output layout, the known detector families |
 //! | [`record`] | the JSON-lines schema |
-//! | [`track`] | [`Tracker`]: one id per face across frames, and predictions between inferences |
+//! | [`track`] | [`Tracker`]: ids across frames and predictions between inferences; what redaction covers; smoothing |
 //! | [`runtime`] | ONNX Runtime: locating and loading it, execution providers, the ONNX file format, CPU kernels |
 //! | [`inference`] | opening a model and running it: options, sessions, tensors, the batching engine |
 //! | [`detect`] | [`Detector`]: from an image to faces |

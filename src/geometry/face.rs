@@ -120,8 +120,8 @@ pub struct Face {
     pub points: Vec<Point>,
     /// Track id, constant for one person across frames; `None` without a tracker.
     pub track_id: Option<u64>,
-    /// Standard deviation of the position in pixels, if a tracker predicted it; `None` if the face was
-    /// found in this frame.
+    /// Standard deviation of the centre of the box in pixels, the larger one of x and y, if a tracker
+    /// predicted the position; `None` if a detector found the face, in this or an earlier frame.
     pub uncertainty: Option<f32>,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::geometry::Point;
 
-/// Most polygons of a text, and most corners of a polygon.
+/// Maximum number of polygons, and of corners of a polygon.
 const MAX_COUNT: usize = 256;
 /// Largest coordinate in pixels, in both directions.
 const MAX_COORDINATE: f32 = 100_000.0;

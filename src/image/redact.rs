@@ -14,7 +14,7 @@
 //! the place of a mosaic or a blur in `RGB8P` and in areas of less than [`MIN_SMOOTHED_SIZE`]
 //! pixels. There are no errors.
 
-mod coverage;
+mod raster;
 mod smooth;
 #[cfg(test)]
 mod tests;
@@ -28,15 +28,15 @@ use super::unpack::palette;
 use super::view::ImageViewMut;
 use super::yuv::{YuvCoding, YuvMatrix};
 use crate::geometry::Point;
-use coverage::{Coverage, SampleGrid, Span, all_pixels, push_polygon};
-pub use coverage::{RedactedArea, RedactionShape};
+use raster::{RasterShape, SampleGrid, Span, all_pixels, push_polygon};
+pub use raster::{RedactedArea, RedactionShape};
 use smooth::{SmoothBuffers, Smoothing};
 use words::{SampleWords, fill};
 
-/// Largest number of blocks of a mosaic across a face.
+/// Maximum number of mosaic blocks along the longer side of an area.
 pub const MAX_MOSAIC_BLOCKS: u32 = 8;
 
-/// Least standard deviation of a blur, relative to the size of the face.
+/// Minimum standard deviation of a blur, relative to the longer side of an area.
 pub const MIN_BLUR_SIGMA: f32 = 0.5;
 
 /// Areas whose longer side is below this number of pixels are covered with the colour: a mosaic or
@@ -109,7 +109,7 @@ pub fn redact(
 ) {
     let RedactionBuffers { smooth, spans, .. } = buffers;
     let info = image.info();
-    let coverages = || areas.iter().map(|area| Coverage::new(area, info));
+    let coverages = || areas.iter().map(|area| RasterShape::new(area, info));
     if coverages().any(|coverage| coverage.is_none()) {
         redact_all(image, style.color);
         return;
@@ -166,7 +166,7 @@ pub fn redact_polygons(
 
 impl RedactionStyle {
     /// How an area is smoothed; `None` if the colour covers it.
-    fn smoothing(&self, info: ImageInfo, coverage: &Coverage) -> Option<Smoothing> {
+    fn smoothing(&self, info: ImageInfo, coverage: &RasterShape) -> Option<Smoothing> {
         if info.format.layout().has_palette || coverage.size() < f64::from(MIN_SMOOTHED_SIZE) {
             return None;
         }

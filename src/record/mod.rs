@@ -1,4 +1,4 @@
-//! The JSON Lines records: one line per frame or image.
+//! The JSON Lines records: one line per frame or image, and one per event of a track.
 //!
 //! `assets/retinaface.frame-1.schema.json` is the JSON schema. New fields keep the version `/1`; a
 //! changed meaning requires a new version.

@@ -1,9 +1,9 @@
 //! Which detection belongs to which track.
 //!
-//! The order is that of ByteTrack (Zhang et al. 2022): detections with a high score choose first among
-//! all tracks, then those with a low score among the tracks that are left. A third step joins what is
-//! left by distance, for faces that moved by more than their width. Each step is an optimal assignment
-//! (Kuhn and Munkres).
+//! The order is that of ByteTrack (Zhang et al. 2022): detections with a high score are assigned
+//! first, to all tracks; then those with a low score, to tracks that are not lost. A third step assigns
+//! the remaining detections with a high score by distance, for faces that moved by more than their
+//! width. Each step is an optimal assignment (Kuhn and Munkres).
 
 use pathfinding::prelude::{Matrix, kuhn_munkres_min};
 
@@ -24,7 +24,7 @@ const LANDMARK_WEIGHT: f32 = 0.5;
 const MAX_DEVIATIONS: f32 = 3.0;
 /// Largest distance of the centres in the third step, in sizes of the face.
 const MAX_DISTANCE: f32 = 3.0;
-/// Smallest share of a camera's shift that must explain each face, as intersection over union.
+/// Smallest intersection over union of a detection and a prediction moved by the camera shift.
 const MIN_SHIFTED_IOU: f32 = 0.5;
 /// Integer cost of a pair that is not allowed. Costs of allowed pairs are below 10 million, and at most
 /// [`super::MAX_TRACKS`] pairs are summed.

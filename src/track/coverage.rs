@@ -1,4 +1,4 @@
-//! Which areas of a frame redaction covers, and whether the frame can be vouched for.
+//! Which areas of a frame redaction covers, and whether the known faces of the frame are complete.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const DEVIATIONS: f32 = 2.0;
 const MAX_GROWTH: f32 = 1.0;
 /// Faces without an id are the same if their boxes overlap by this.
 const SAME_IOU: f32 = 0.3;
-/// Most areas that are remembered. Above it, the frame is in doubt.
+/// Maximum number of faces that are remembered. With more, the frame is in doubt.
 const MAX_HELD: usize = 1024;
 
 /// Settings of [`Coverage`].
@@ -28,9 +28,9 @@ const MAX_HELD: usize = 1024;
 pub struct CoverageSettings {
     /// Size of an area relative to the box of the face, at least 1.
     pub margin: f32,
-    /// Time for which a face that is no longer there stays covered.
+    /// Time for which a face stays covered after it was seen last.
     pub hold: Duration,
-    /// Detections older than this do not vouch for a frame.
+    /// Maximum age of detections; a frame with older ones is in doubt.
     pub max_age: Duration,
     /// Ids of tracks that are not covered.
     pub exempt: BTreeSet<u64>,
@@ -55,30 +55,30 @@ pub struct KnownFaces {
     pub faces: Vec<Face>,
 }
 
-/// Why a frame cannot be vouched for.
+/// Why the known faces of a frame may be incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Doubt {
     /// Neither a detector nor a tracker says where the faces are.
-    #[error("it carries no detection result")]
+    #[error("no detection result")]
     NoResult,
     /// Faces were found whose position is not known.
-    #[error("faces have lost their position")]
+    #[error("lost faces")]
     Lost,
     /// The detection is too old.
-    #[error("the detection is older than the limit")]
+    #[error("detection older than the limit")]
     Old,
     /// A face has no finite position.
-    #[error("a face has no valid position")]
+    #[error("invalid face box")]
     Invalid,
     /// There are too many faces to remember.
-    #[error("there are too many faces")]
+    #[error("too many faces")]
     TooMany,
 }
 
 /// What to do with a frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// Why the areas are not enough; `None` if the frame shows no face once they are covered.
+    /// Why the areas are not enough; `None` if each known face is covered or exempt.
     pub doubt: Option<Doubt>,
     /// The areas to cover, grown by the margin and by the uncertainty. They can extend beyond the
     /// frame.
@@ -91,7 +91,7 @@ pub struct Verdict {
 
 /// A face that was covered.
 #[derive(Clone, Debug)]
-struct Held {
+struct RecentFace {
     id: Option<u64>,
     rect: Rect,
     motion: Motion,
@@ -104,7 +104,7 @@ struct Held {
 /// before it is found, play frames backwards through a second one.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    held: Vec<Held>,
+    held: Vec<RecentFace>,
     /// Exempt tracks that are covered nevertheless, because they may now be another person.
     revoked: BTreeSet<u64>,
     /// Exempt tracks of the previous frame with a result.
@@ -138,11 +138,11 @@ impl Coverage {
         let mut areas = Vec::new();
         for face in valid.iter().filter(|face| !is_exempt(face, &exempt)) {
             let now = area_now(face, known.age, settings.margin);
-            let expected = self.see(time, face).map(|rect| grown(rect, settings.margin, 0.0));
+            let expected = self.observe(time, face).map(|rect| grown(rect, settings.margin, 0.0));
             areas.push(expected.map_or(now, |expected| union(now, expected)));
         }
         let faces = areas.len();
-        let is_unseen = |held: &&Held| held.last_seen < time && !held.id.is_some_and(|id| exempt.contains(&id));
+        let is_unseen = |held: &&RecentFace| held.last_seen < time && !held.id.is_some_and(|id| exempt.contains(&id));
         areas.extend(self.held.iter().filter(is_unseen).map(|held| area_held(held, time, settings.margin)));
         let too_many = (self.held.len() > MAX_HELD).then_some(Doubt::TooMany);
         self.held.truncate(MAX_HELD);
@@ -182,8 +182,8 @@ impl Coverage {
 
     /// Remembers a face that is covered. Returns where its motion led, if it was found about there: of a
     /// face that another one covers, a detector finds the part that is left.
-    fn see(&mut self, time: Duration, face: &Face) -> Option<Rect> {
-        let is_same = |held: &&mut Held| {
+    fn observe(&mut self, time: Duration, face: &Face) -> Option<Rect> {
+        let is_same = |held: &&mut RecentFace| {
             let is_track = face.track_id.is_some() && held.id == face.track_id;
             is_track || ((held.id.is_none() || face.track_id.is_none()) && iou(held.rect, face.rect) >= SAME_IOU)
         };
@@ -197,7 +197,7 @@ impl Coverage {
             }
             None => {
                 let (id, rect, motion) = (face.track_id, face.rect, Motion::new(face));
-                self.held.push(Held { id, rect, motion, last_seen: time });
+                self.held.push(RecentFace { id, rect, motion, last_seen: time });
                 None
             }
         }
@@ -243,7 +243,7 @@ fn area_now(face: &Face, age: Duration, margin: f32) -> Rect {
 }
 
 /// The area of a face that is no longer seen: where it was, and where its motion leads.
-fn area_held(held: &Held, time: Duration, margin: f32) -> Rect {
+fn area_held(held: &RecentFace, time: Duration, margin: f32) -> Rect {
     let predicted = held.motion.predict(time.saturating_sub(held.last_seen).as_secs_f64());
     union(grown(held.rect, margin, predicted.uncertainty), grown(predicted.rect, margin, predicted.uncertainty))
 }
@@ -398,9 +398,9 @@ mod tests {
 
     proptest! {
         // Whatever the metadata says and however it changes: a frame is in doubt, or every face that it
-        // has is covered, or exempt and nothing speaks against that.
+        // has is covered or exempt.
         #[test]
-        fn every_frame_is_covered_or_vouched_for(
+        fn every_known_face_is_covered_or_exempt_or_the_frame_is_in_doubt(
             frames in prop::collection::vec((any_known(), 0u64..400, prop::collection::btree_set(0u64..4, 0..2)), 1..20)
         ) {
             let (mut coverage, mut time) = (Coverage::new(), 0);
@@ -409,11 +409,11 @@ mod tests {
                 let settings = CoverageSettings { exempt: exempt.clone(), ..CoverageSettings::default() };
                 let verdict = coverage.frame(ms(time), &known, &settings);
                 prop_assert!(verdict.areas.iter().all(|area| area.is_finite()));
-                let is_vouched = known.has_result
+                let is_complete = known.has_result
                     && known.lost == 0
                     && known.age <= settings.max_age
                     && known.faces.iter().all(is_valid);
-                prop_assert_eq!(verdict.doubt.is_none(), is_vouched);
+                prop_assert_eq!(verdict.doubt.is_none(), is_complete);
                 if verdict.doubt.is_none() {
                     for face in &known.faces {
                         let is_covered = verdict.areas.iter().any(|area| contains(area, face.rect));

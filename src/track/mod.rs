@@ -1,4 +1,5 @@
-//! Tracks: one id per face across frames, and where faces are between two inferences.
+//! Faces over time: ids across frames and predictions between inferences ([`Tracker`]), the areas that
+//! redaction covers ([`Coverage`]), and smoothing for the overlay ([`Smoother`]).
 
 mod association;
 mod coverage;
@@ -11,7 +12,8 @@ pub use coverage::{
 };
 pub use smoothing::Smoother;
 pub use tracker::{
-    DEFAULT_LOST_TIMEOUT, DEFAULT_MIN_HITS, DEFAULT_SCORE, TrackEvent, TrackEventKind, Tracker, TrackerSettings,
+    DEFAULT_LOST_TIMEOUT, DEFAULT_MIN_HITS, DEFAULT_SCORE_THRESHOLD, TrackEvent, TrackEventKind, Tracker,
+    TrackerSettings,
 };
 
 /// Largest number of tracks of a stream, and of faces of a frame that take part in the association. The

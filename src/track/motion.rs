@@ -31,38 +31,39 @@ const MAX_SHAPE_CHANGE: f64 = 0.2;
 #[derive(Clone, Copy, Debug)]
 struct Axis {
     value: f64,
-    rate: f64,
+    /// Change per second.
+    velocity: f64,
     /// Variance of the value.
     value_variance: f64,
     covariance: f64,
     /// Variance of the velocity.
-    rate_variance: f64,
+    velocity_variance: f64,
 }
 
 impl Axis {
-    fn new(value: f64, deviation: f64, rate_deviation: f64) -> Self {
+    fn new(value: f64, deviation: f64, velocity_deviation: f64) -> Self {
         Self {
             value,
-            rate: 0.0,
+            velocity: 0.0,
             value_variance: deviation * deviation,
             covariance: 0.0,
-            rate_variance: rate_deviation * rate_deviation,
+            velocity_variance: velocity_deviation * velocity_deviation,
         }
     }
 
     /// The state after `seconds`, with white noise of the acceleration of this intensity.
     fn predicted(self, seconds: f64, acceleration: f64) -> Self {
-        let Self { value, rate, value_variance, covariance, rate_variance } = self;
+        let Self { value, velocity, value_variance, covariance, velocity_variance } = self;
         let intensity = acceleration * acceleration;
         Self {
-            value: value + rate * seconds,
-            rate,
+            value: value + velocity * seconds,
+            velocity,
             value_variance: value_variance
                 + 2.0 * seconds * covariance
-                + seconds * seconds * rate_variance
+                + seconds * seconds * velocity_variance
                 + intensity * seconds.powi(3) / 3.0,
-            covariance: covariance + seconds * rate_variance + intensity * seconds * seconds / 2.0,
-            rate_variance: rate_variance + intensity * seconds,
+            covariance: covariance + seconds * velocity_variance + intensity * seconds * seconds / 2.0,
+            velocity_variance: velocity_variance + intensity * seconds,
         }
     }
 
@@ -70,10 +71,10 @@ impl Axis {
     fn correct(&mut self, measured: f64, deviation: f64) {
         let innovation = measured - self.value;
         let variance = self.value_variance + deviation * deviation;
-        let (gain, rate_gain) = (self.value_variance / variance, self.covariance / variance);
+        let (gain, velocity_gain) = (self.value_variance / variance, self.covariance / variance);
         self.value += gain * innovation;
-        self.rate += rate_gain * innovation;
-        self.rate_variance -= rate_gain * self.covariance;
+        self.velocity += velocity_gain * innovation;
+        self.velocity_variance -= velocity_gain * self.covariance;
         self.covariance *= 1.0 - gain;
         self.value_variance *= 1.0 - gain;
     }

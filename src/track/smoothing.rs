@@ -1,4 +1,4 @@
-//! Steady boxes and landmarks for people who look at them: the 1 € filter.
+//! Smooth boxes and landmarks for people who look at them: the One Euro filter.
 //!
 //! The filter is a low-pass of first order whose cutoff frequency rises with the speed: a still face
 //! does not jitter, and a moving one does not lag (Casiez, Roussel and Vogel, "1 € Filter", 2012).
@@ -60,7 +60,7 @@ fn values(face: &Face) -> Vec<f32> {
     [x + w / 2.0, y + h / 2.0, w, h].into_iter().chain(points).collect()
 }
 
-/// Steadies the faces of a stream over their tracks.
+/// Smooths the faces of a stream over their tracks.
 #[derive(Clone, Debug, Default)]
 pub struct Smoother {
     tracks: HashMap<u64, Filters>,
@@ -72,7 +72,7 @@ impl Smoother {
         Self::default()
     }
 
-    /// Steadies the boxes and landmarks of the faces with a track id in the frame with this time.
+    /// Smooths the boxes and landmarks of the faces with a track id in the frame with this time.
     /// Faces without an id and the points of landmark models stay as they are.
     pub fn smooth(&mut self, time: Duration, faces: &mut [Face]) {
         self.tracks.retain(|_, filters| filters.time <= time && time - filters.time <= MAX_GAP);

@@ -9,8 +9,8 @@ use super::association::{self, Expected};
 use super::motion::{Motion, Predicted};
 use crate::geometry::{Face, FrameSize, Point, iou};
 
-/// Default of [`TrackerSettings::score`].
-pub const DEFAULT_SCORE: f32 = 0.5;
+/// Default of [`TrackerSettings::score_threshold`].
+pub const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
 /// Default of [`TrackerSettings::min_hits`].
 pub const DEFAULT_MIN_HITS: u32 = 2;
 /// Default of [`TrackerSettings::lost_timeout`].
@@ -21,14 +21,14 @@ const LOW_SCORE_NOISE: f64 = 2.0;
 /// A new face that overlaps a tracked one by more than this starts no track: the detector found one face
 /// twice.
 const MAX_OVERLAP_OF_NEW: f32 = 0.6;
-/// Most events that wait to be taken. Older ones are dropped.
+/// Maximum number of events that wait to be taken. Older ones are dropped.
 const MAX_EVENTS: usize = 4 * MAX_TRACKS;
 
 /// Settings of a tracker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrackerSettings {
     /// Faces with at least this score, in 0.0..=1.0, start tracks. Others only continue one.
-    pub score: f32,
+    pub score_threshold: f32,
     /// Number of detections, at least 1, after which a track is confirmed. Faces of a track have its id
     /// from then on. A track that is missed before is ended.
     pub min_hits: u32,
@@ -38,7 +38,11 @@ pub struct TrackerSettings {
 
 impl Default for TrackerSettings {
     fn default() -> Self {
-        Self { score: DEFAULT_SCORE, min_hits: DEFAULT_MIN_HITS, lost_timeout: DEFAULT_LOST_TIMEOUT }
+        Self {
+            score_threshold: DEFAULT_SCORE_THRESHOLD,
+            min_hits: DEFAULT_MIN_HITS,
+            lost_timeout: DEFAULT_LOST_TIMEOUT,
+        }
     }
 }
 
@@ -53,7 +57,7 @@ pub enum TrackEventKind {
     Lost,
     /// A lost track was found again.
     Resumed,
-    /// The track is over. Its id is not used again.
+    /// The track is over. This tracker does not use its id again.
     Ended,
 }
 
@@ -152,10 +156,10 @@ pub struct Tracker {
     tracks: Vec<Track>,
     /// Faces of the latest inference that belong to no track, with the motion of a face that was seen
     /// once.
-    others: Vec<(Face, Motion)>,
+    untracked: Vec<(Face, Motion)>,
     events: VecDeque<TrackEvent>,
     /// Ids that start at 1 for this tracker; `None`: ids of the process.
-    own_ids: Option<u64>,
+    restarted_ids: Option<u64>,
     /// Time of the latest inference.
     time: Option<Duration>,
 }
@@ -168,13 +172,13 @@ impl Tracker {
 
     /// A tracker whose ids start at 1. They are not unique in the process, but the same for the same
     /// frames.
-    pub fn with_own_ids() -> Self {
-        Self { own_ids: Some(0), ..Self::default() }
+    pub fn with_restarted_ids() -> Self {
+        Self { restarted_ids: Some(0), ..Self::default() }
     }
 
     fn next_id(&mut self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        match &mut self.own_ids {
+        match &mut self.restarted_ids {
             Some(last) => {
                 *last += 1;
                 *last
@@ -214,7 +218,7 @@ impl Tracker {
             self.tracks.iter_mut().for_each(|track| track.motion.shift(by));
             expected = self.expected(time);
         }
-        let matched = association::associate(&expected, &candidates, settings.score);
+        let matched = association::associate(&expected, &candidates, settings.score_threshold);
         let mut is_new = vec![true; candidates.len()];
         for (index, candidate) in matched.iter().enumerate() {
             match candidate {
@@ -232,14 +236,14 @@ impl Tracker {
             .collect::<Vec<_>>();
         // The ended ones stay until here: `matched` has their indices.
         self.tracks.retain(|track| track.hits > 0);
-        self.others.clear();
+        self.untracked.clear();
         for (candidate, face) in candidates.iter().enumerate().filter(|(candidate, _)| is_new[*candidate]) {
             let is_duplicate = || {
                 let mut others = matched.iter().flatten().map(|other| candidates[*other].rect);
                 others.any(|other| iou(other, face.rect) > MAX_OVERLAP_OF_NEW)
             };
-            if face.score < settings.score || self.tracks.len() == MAX_TRACKS || is_duplicate() {
-                self.others.push(((*face).clone(), Motion::new(face)));
+            if face.score < settings.score_threshold || self.tracks.len() == MAX_TRACKS || is_duplicate() {
+                self.untracked.push(((*face).clone(), Motion::new(face)));
             } else if let Some(id) = self.start(time, face, settings) {
                 ids.push((usable[candidate], id));
             }
@@ -253,10 +257,10 @@ impl Tracker {
     /// inference. Faces of tracks that are not confirmed, and those that belong to no track, have no id.
     pub fn predict(&self, time: Duration) -> Vec<Face> {
         let active = self.tracks.iter().filter(|track| track.state != TrackState::Lost);
-        let tracked = active.map(|track| moved(&track.face, track.predict(time), track.id()));
+        let tracked = active.map(|track| predicted_face(&track.face, track.predict(time), track.id()));
         let seconds = self.time.map_or(0.0, |then| time.saturating_sub(then).as_secs_f64());
-        let others = self.others.iter().map(|(face, motion)| moved(face, motion.predict(seconds), None));
-        tracked.chain(others).collect()
+        let untracked = self.untracked.iter().map(|(face, motion)| predicted_face(face, motion.predict(seconds), None));
+        tracked.chain(untracked).collect()
     }
 
     /// Ends the tracks without a detection since the timeout. [`Self::update`] does this, too; call it
@@ -270,12 +274,12 @@ impl Tracker {
         }
     }
 
-    /// Ends all tracks: the stream ends, or continues elsewhere.
+    /// Ends all tracks: the stream ends, or continues after a seek or a flush.
     pub fn end(&mut self, time: Duration) {
         for track in std::mem::take(&mut self.tracks) {
             self.push(TrackEventKind::Ended, &track, time);
         }
-        self.others.clear();
+        self.untracked.clear();
         self.time = None;
     }
 
@@ -293,7 +297,7 @@ impl Tracker {
     /// The face of track `index` was found.
     fn hit(&mut self, index: usize, time: Duration, face: &Face, settings: &TrackerSettings) {
         let track = &mut self.tracks[index];
-        let noise = if face.score >= settings.score { 1.0 } else { LOW_SCORE_NOISE };
+        let noise = if face.score >= settings.score_threshold { 1.0 } else { LOW_SCORE_NOISE };
         track.motion.measure(time.saturating_sub(track.last_seen).as_secs_f64(), face, noise);
         track.hits = track.hits.saturating_add(1);
         track.last_seen = time;
@@ -359,7 +363,7 @@ impl Tracker {
 }
 
 /// The face where it is expected. The points of a landmark model move with the box.
-fn moved(face: &Face, predicted: Predicted, track_id: Option<u64>) -> Face {
+fn predicted_face(face: &Face, predicted: Predicted, track_id: Option<u64>) -> Face {
     let Predicted { rect, landmarks, uncertainty } = predicted;
     let from = face.rect;
     let (x, y) = (rect.w / from.w, rect.h / from.h);
@@ -401,7 +405,7 @@ mod tests {
 
     /// A tracker that has seen these faces in frames of 100 ms, and the ids of each frame.
     fn track(frames: &[&[Face]], settings: &TrackerSettings) -> (Tracker, Vec<Vec<Option<u64>>>) {
-        let mut tracker = Tracker::with_own_ids();
+        let mut tracker = Tracker::with_restarted_ids();
         let update = |(number, faces): (usize, &&[Face])| {
             let mut faces = faces.to_vec();
             tracker.update(ms(100 * number as u64), &mut faces, SIZE, settings);

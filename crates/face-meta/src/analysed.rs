@@ -127,27 +127,34 @@ pub fn read_analysed(buffer: &gst::BufferRef) -> Option<AnalysedFaces> {
     let own = CustomMeta::from_buffer(buffer, ANALYSED_META).ok()?;
     let own = own.structure();
     let structure = if own.has_field(FACES) { own } else { structure };
-    let face =
-        |entry: &gst::Structure| Some(FrameFace { roi_id: entry.get::<i32>("roi-id").ok()?, face: face_from(entry)? });
-    Some(AnalysedFaces { frame, age, faces: entries(structure).iter().filter_map(face).collect() })
+    let face = |entry: &gst::StructureRef| {
+        Some(FrameFace { roi_id: entry.get::<i32>("roi-id").ok()?, face: face_from(entry)? })
+    };
+    Some(AnalysedFaces { frame, age, faces: entries(structure).into_iter().filter_map(face).collect() })
 }
 
 /// Replaces the faces that [`read_analysed`] returned, in the same order, by faces with additions.
-/// Their regions of interest on this buffer stay as they are.
+/// Their regions of interest on this buffer stay as they are, and so do faces whose positions a tracker
+/// has predicted in this frame.
 ///
 /// # Errors
-/// If the buffer does not carry this number of faces, or if a tracker predicted where they are in it.
+/// If the buffer does not carry this number of faces.
 pub fn update_analysed(buffer: &mut gst::BufferRef, faces: &[Face]) -> Result<(), glib::BoolError> {
-    let mut meta = CustomMeta::from_mut_buffer(buffer, FRAME_META)?;
+    let other = || glib::bool_error!("the buffer carries other faces");
+    let meta = CustomMeta::from_buffer(buffer, FRAME_META)?;
+    let FrameSize { pixel_aspect, .. } = size_from(meta.structure()).ok_or_else(other)?;
+    let has_own = CustomMeta::from_buffer(buffer, ANALYSED_META).is_ok_and(|meta| meta.structure().has_field(FACES));
+    let mut meta = CustomMeta::from_mut_buffer(buffer, if has_own { ANALYSED_META } else { FRAME_META })?;
     let structure = meta.mut_structure();
     let old = entries(structure);
-    let size = size_from(structure).filter(|_| old.len() == faces.len());
-    let FrameSize { pixel_aspect, .. } = size.ok_or_else(|| glib::bool_error!("the buffer carries other faces"))?;
+    if old.len() != faces.len() {
+        return Err(other());
+    }
     let new = old
         .iter()
         .zip(faces)
         .filter_map(|(old, face)| Some(entry(old.get::<i32>("roi-id").ok()?, roi_from(old)?, face, pixel_aspect)));
     let new = gst::Array::new(new.collect::<Vec<_>>());
-    structure.set("faces", new);
+    structure.set(FACES, new);
     Ok(())
 }

@@ -10,7 +10,7 @@ pub(crate) fn doubles(values: impl IntoIterator<Item = f64>) -> gst::Array {
 }
 
 fn doubles_from(structure: &gst::StructureRef, field: &str) -> Option<Vec<f64>> {
-    let array = structure.get::<gst::Array>(field).ok()?;
+    let array = structure.get::<gst::ArrayRef>(field).ok()?;
     array.iter().map(|value| value.get::<f64>().ok()).collect()
 }
 

@@ -267,9 +267,11 @@ fn remove(buffer: &mut gst::BufferRef) {
     }
 }
 
-pub(crate) fn entries(structure: &gst::StructureRef) -> Vec<gst::Structure> {
-    let array = structure.get::<gst::Array>("faces").ok();
-    array.iter().flat_map(|array| array.iter()).filter_map(|value| value.get::<gst::Structure>().ok()).collect()
+/// The entries of the faces; they are not copied.
+pub(crate) fn entries(structure: &gst::StructureRef) -> Vec<&gst::StructureRef> {
+    let array = structure.get::<gst::ArrayRef>("faces").ok();
+    let values = array.map(|array| array.as_slice()).unwrap_or_default();
+    values.iter().filter_map(|value| value.get::<&gst::StructureRef>().ok()).collect()
 }
 
 fn rect([x, y, w, h]: [u32; 4]) -> Rect {
@@ -316,22 +318,22 @@ pub(crate) fn size_from(structure: &gst::StructureRef) -> Option<FrameSize> {
 
 /// The region of interest of a face's entry when it was attached.
 pub(crate) fn roi_from(entry: &gst::StructureRef) -> Option<[u32; 4]> {
-    let array = entry.get::<gst::Array>("roi").ok()?;
+    let array = entry.get::<gst::ArrayRef>("roi").ok()?;
     array.iter().filter_map(|value| value.get::<u32>().ok()).collect::<Vec<_>>().try_into().ok()
 }
 
 /// The faces whose position is known; `None` if the meta is damaged.
 fn faces(
     structure: &gst::StructureRef,
-    entries: &[gst::Structure],
+    entries: &[&gst::StructureRef],
     rois: &Rois,
     size: &FrameSize,
 ) -> Option<Vec<FrameFace>> {
     let was = size_from(structure)?;
-    structure.get::<gst::Array>("faces").ok()?;
+    structure.get::<gst::ArrayRef>("faces").ok()?;
     let may_have_borders = may_have_borders(*size, was.display_aspect());
     let scale = (size.width as f32 / was.width as f32, size.height as f32 / was.height as f32);
-    let face = |entry: &gst::Structure| {
+    let face = |entry: &gst::StructureRef| {
         let roi_id = entry.get::<i32>("roi-id").ok()?;
         let now = rect(rois.get(roi_id)?);
         let was = rect(roi_from(entry)?);
@@ -343,5 +345,5 @@ fn faces(
         let face = follow(&face_from(entry)?, was, now, (!may_have_borders).then_some(scale))?;
         Some(FrameFace { roi_id, face })
     };
-    Some(entries.iter().filter_map(face).collect())
+    Some(entries.iter().copied().filter_map(face).collect())
 }

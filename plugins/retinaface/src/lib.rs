@@ -7,8 +7,8 @@
 //! | `facelandmarks` | adds the points of a landmark model to each face |
 //! | `facealign` | outputs each face as an aligned crop |
 //! | `facemetaoverlay` | draws boxes, landmarks, scores and ids |
-//! | `faceredact` | covers faces, and the whole frame if it is in doubt where they are |
-//! | `facemetapublish` | writes one JSON line per frame |
+//! | `faceredact` | covers faces, and the whole frame if its known faces may be incomplete |
+//! | `facemetapublish` | writes one JSON line per frame, and one per event of a track |
 //!
 //! Other Rust programs read the metadata with the crate [`face_meta`].
 

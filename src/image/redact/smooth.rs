@@ -7,7 +7,7 @@ use std::f64::consts::PI;
 
 use super::super::simd;
 use super::super::view::ImageViewMut;
-use super::coverage::{Coverage, SampleGrid, Span};
+use super::raster::{RasterShape, SampleGrid, Span};
 use super::words::SampleWords;
 
 /// Least size of a block, in pixels, so that a small face does not keep its pixels.
@@ -42,7 +42,7 @@ impl SmoothBuffers {
     pub(super) fn smooth(
         &mut self,
         image: &mut ImageViewMut<'_>,
-        coverage: &Coverage,
+        coverage: &RasterShape,
         spans: &[Span],
         index: usize,
         smoothing: Smoothing,

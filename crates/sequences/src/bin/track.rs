@@ -21,7 +21,7 @@ use retinaface_sequences::{Renderer, SCENARIOS, Scenario, Sequence};
 /// Writes OUT/truth/NAME.txt, OUT/detections/NAME.txt (the faces of every frame, with their landmarks
 /// in ten more columns) and OUT/interval-N/NAME.txt (tracks, if every Nth frame is analysed), all in
 /// the format of the MOT Challenge, and OUT/times/NAME.csv. Prints for each interval how well the faces
-/// in frames that are not analysed agree with their detections. Detections that are there are used again.
+/// in frames that are not analysed agree with their detections. Existing files of detections are used.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
@@ -181,7 +181,7 @@ fn track(
 ) -> (String, Agreement) {
     let scenario = sequence.scenario();
     let size = (scenario.width, scenario.height);
-    let mut tracker = Tracker::with_own_ids();
+    let mut tracker = Tracker::with_restarted_ids();
     let (mut text, mut agreement) = (String::new(), Agreement::default());
     for (index, (time, detected)) in sequence.times().iter().zip(frames).enumerate() {
         let time = Duration::from_nanos(time.pts_ns);
@@ -192,7 +192,7 @@ fn track(
         } else {
             tracker.expire(time, settings);
             let faces = tracker.predict(time);
-            for detection in detected.iter().filter(|face| face.score >= settings.score) {
+            for detection in detected.iter().filter(|face| face.score >= settings.score_threshold) {
                 let best = faces.iter().map(|face| iou(face.rect, detection.rect)).fold(0.0, f32::max);
                 agreement.sum += best;
                 agreement.detections += 1;

@@ -48,7 +48,7 @@ impl StreamTime {
     }
 
     /// The time of the next frame, which has this timestamp.
-    pub(crate) fn frame(&mut self, pts: Option<gst::ClockTime>) -> Duration {
+    pub(crate) fn next(&mut self, pts: Option<gst::ClockTime>) -> Duration {
         let time = match pts {
             Some(pts) => self.mirrored(Duration::from_nanos(pts.nseconds())),
             None => self.last.map_or(Duration::ZERO, |time| time + self.frame_time),
@@ -57,7 +57,7 @@ impl StreamTime {
         time
     }
 
-    /// Forgets the latest frame: the stream continues elsewhere.
+    /// Forgets the latest frame: the stream continues after a seek or a flush.
     pub(crate) fn clear(&mut self) {
         self.last = None;
     }

@@ -29,7 +29,7 @@ fn color_from_number(number: u32) -> Rgb {
     [r, g, b]
 }
 
-/// Whether boxes and landmarks are steadied, as a property's value.
+/// Whether boxes and landmarks are smoothed, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstFaceMetaOverlaySmoothing")]
 #[repr(i32)]
@@ -37,7 +37,7 @@ pub(crate) enum Smoothing {
     #[default]
     #[enum_value(name = "None: faces are drawn where they were found", nick = "none")]
     None,
-    #[enum_value(name = "1 € filter: a low-pass that follows fast motion", nick = "one-euro")]
+    #[enum_value(name = "One Euro filter: a low-pass filter whose cutoff rises with the speed", nick = "one-euro")]
     OneEuro,
 }
 
@@ -113,8 +113,7 @@ impl ObjectImpl for FaceMetaOverlay {
                 glib::ParamSpecEnum::builder_with_default("smoothing", Smoothing::default())
                     .nick("Smoothing")
                     .blurb(
-                        "Steady the boxes and landmarks that are drawn, over the track of a face; needs facetrack. The \
-                         metadata stays as it is",
+                        "Smooth the drawn boxes and landmarks over time, per track; needs facetrack. Metadata is not changed",
                     )
                     .mutable_playing()
                     .build(),
@@ -218,7 +217,7 @@ impl BaseTransformImpl for FaceMetaOverlay {
         let info = lock(&self.state).as_ref().map(|state| state.info.clone()).ok_or(gst::FlowError::NotNegotiated)?;
         let mut faces = self.faces.read(&*self.obj(), buffer, &info, "drawn").into_faces();
         if let (Smoothing::OneEuro, Some(state)) = (smoothing, &mut *lock(&self.state)) {
-            let time = state.time.frame(buffer.pts());
+            let time = state.time.next(buffer.pts());
             state.smoother.smooth(time, &mut faces);
         }
         if faces.is_empty() {

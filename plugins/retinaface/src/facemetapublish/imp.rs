@@ -142,7 +142,7 @@ impl ElementImpl for FaceMetaPublish {
             gst::subclass::ElementMetadata::new(
                 "Face metadata publisher",
                 "Filter/Analyzer/Video",
-                "Writes one JSON line per frame with the faces that it carries",
+                "Writes one JSON line per frame with the faces that it carries, and one per event of a track",
                 env!("CARGO_PKG_AUTHORS"),
             )
         });

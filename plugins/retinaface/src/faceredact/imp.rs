@@ -20,13 +20,17 @@ use crate::common::stream_time::StreamTime;
 use crate::common::sync::lock;
 use crate::common::{allocation, caps, frame, latency};
 
+/// Factor for the area of a face at a frame edge. Such a face is covered as a box, because the detected
+/// box ends at the edge and its other sides are up to a quarter too short.
+const CUT_MARGIN: f32 = 1.3;
+
 /// Name of the message that reports a doubt.
-const DOUBT_MESSAGE: &str = "faceredact-doubt";
+const DOUBT_MESSAGE: &str = "retinaface-redact-doubt";
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("faceredact", gst::DebugColorFlags::empty(), Some("Redaction of faces")));
 
-/// A frame that is held until the frames after it are known.
+/// A frame that is delayed until the frames after it are known.
 struct Frame {
     buffer: gst::Buffer,
     info: VideoInfo,
@@ -81,7 +85,7 @@ struct State {
 }
 
 impl State {
-    /// Forgets frames and faces: the stream continues elsewhere.
+    /// Forgets frames and faces: the stream continues after a seek or a flush.
     fn clear(&mut self) {
         self.queue.clear();
         self.coverage.clear();
@@ -89,12 +93,12 @@ impl State {
         self.doubt = None;
     }
 
-    /// Takes the oldest item if more than `held` frames wait. Events do not wait for frames behind
+    /// Takes the oldest item if more than `delayed` frames wait. Events do not wait for frames behind
     /// them.
-    fn take(&mut self, held: usize, settings: &CoverageSettings) -> Option<Item> {
+    fn take(&mut self, delayed: usize, settings: &CoverageSettings) -> Option<Item> {
         let is_frame = |item: &Item| matches!(item, Item::Frame(_));
         let frames = self.queue.iter().filter(|item| is_frame(item)).count();
-        if frames <= held && self.queue.front().is_some_and(is_frame) {
+        if frames <= delayed && self.queue.front().is_some_and(is_frame) {
             return None;
         }
         let mut item = self.queue.pop_front()?;
@@ -110,7 +114,7 @@ impl State {
     }
 }
 
-/// The verdict about a held frame without exempt tracks.
+/// The verdict about a delayed frame without exempt tracks.
 fn without_exemptions(frame: &Frame, settings: &CoverageSettings) -> Verdict {
     let settings = CoverageSettings { exempt: BTreeSet::new(), ..settings.clone() };
     let all = Coverage::new().frame(frame.time, &frame.known, &settings);
@@ -140,8 +144,8 @@ fn areas_before(frame: &Frame, later: &VecDeque<Item>, settings: &CoverageSettin
         }
         held
     };
-    // Where a prediction was wrong, because a face turned or the camera moved, the next detection says
-    // where the face came from.
+    // A prediction can be wrong when a face turns or the camera moves. Extrapolating back from the next
+    // detection covers that case.
     let detected = |frame: &Frame| {
         let faces = frame.known.faces.iter().filter(|face| face.uncertainty.is_none());
         let has_result = frame.known.has_result && frame.known.faces.iter().all(|face| face.uncertainty.is_none());
@@ -235,7 +239,7 @@ impl ElementImpl for FaceRedact {
             gst::subclass::ElementMetadata::new(
                 "Face redaction",
                 "Filter/Effect/Video",
-                "Covers the faces of a frame, and the whole frame if it is in doubt where they are",
+                "Covers the faces of a frame, and the whole frame if its known faces may be incomplete",
                 env!("CARGO_PKG_AUTHORS"),
             )
         });
@@ -274,11 +278,11 @@ impl FaceRedact {
         if query.type_() == gst::QueryType::Allocation {
             // Every stride and crop is supported, so downstream decides which memory upstream may use.
             let is_answered = self.src.peer_query(query);
-            let held = self.lookahead();
-            if held > 0 {
-                allocation::reserve(query, held);
+            let extra = self.lookahead();
+            if extra > 0 {
+                allocation::reserve(query, extra);
             }
-            return is_answered || held > 0;
+            return is_answered || extra > 0;
         }
         gst::Pad::query_default(pad, Some(&*self.obj()), query)
     }
@@ -346,7 +350,7 @@ impl FaceRedact {
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
-    /// Pushes all frames that are held.
+    /// Pushes all delayed frames.
     fn drain(&self) {
         if let Err(error @ (gst::FlowError::NotLinked | gst::FlowError::NotNegotiated)) = self.push(0) {
             // No frame follows that could return it.
@@ -368,7 +372,7 @@ impl FaceRedact {
         };
         if let Some(state) = &mut *lock(&self.state) {
             let last = state.time.last();
-            let time = state.time.frame(buffer.pts());
+            let time = state.time.next(buffer.pts());
             if last.is_some_and(|last| time < last) {
                 state.coverage.clear();
             }
@@ -378,15 +382,15 @@ impl FaceRedact {
         self.push(self.lookahead() as usize)
     }
 
-    /// Pushes the oldest frames until `held` are left.
-    fn push(&self, held: usize) -> Result<gst::FlowSuccess, gst::FlowError> {
+    /// Pushes the oldest frames until `delayed` are left.
+    fn push(&self, delayed: usize) -> Result<gst::FlowSuccess, gst::FlowError> {
         let mut flow = Ok(gst::FlowSuccess::Ok);
         loop {
             let settings = lock(&self.settings).clone();
             let (item, buffers) = {
                 let mut state = lock(&self.state);
                 let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
-                match state.take(held, &settings.coverage()) {
+                match state.take(delayed, &settings.coverage()) {
                     Some(item) => (item, std::mem::take(&mut state.buffers)),
                     None => return flow,
                 }
@@ -417,8 +421,8 @@ impl FaceRedact {
         self.report(verdict.doubt, settings.on_doubt, buffer.pts());
         if let (Some(doubt), OnDoubt::Error) = (verdict.doubt, settings.on_doubt) {
             let text = format!(
-                "A frame may show faces that are not covered: {doubt}; put `retinaface` (and `facetrack`, with \
-                 inference-interval above 1) directly before this element, or set on-doubt=cover"
+                "A frame may show faces that are not covered: {doubt}; put `retinaface` directly before this element, and \
+                 `facetrack` between them if inference-interval is above 1, or set on-doubt=cover"
             );
             return Err(self.fail(ErrorCode::Failed, &text));
         }
@@ -497,12 +501,11 @@ fn cover(
 ) {
     let (x, y) = (crop.x as f32, crop.y as f32);
     let area = |rect: &Rect| {
-        // The box of a face that the edge cuts ends there. Its ellipse would be narrow where the face is
-        // not.
         let is_cut =
             rect.x < 0.0 || rect.y < 0.0 || rect.right() > crop.width as f32 || rect.bottom() > crop.height as f32;
-        let shape = if is_cut { RedactionShape::Box } else { settings.shape() };
-        RedactedArea { rect: Rect { x: rect.x + x, y: rect.y + y, ..*rect }, shape }
+        let (shape, rect) =
+            if is_cut { (RedactionShape::Box, rect.grown(CUT_MARGIN)) } else { (settings.shape(), *rect) };
+        RedactedArea { rect: Rect { x: rect.x + x, y: rect.y + y, ..rect }, shape }
     };
     redact(view, &areas.iter().map(area).collect::<Vec<_>>(), &settings.style(), buffers);
     let moved = |mask: &Vec<Point>| mask.iter().map(|corner| Point::new(corner.x + x, corner.y + y)).collect();

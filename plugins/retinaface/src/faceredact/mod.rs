@@ -1,4 +1,4 @@
-//! Covers the faces of a frame, and the whole frame if it is in doubt where they are.
+//! Covers the faces of a frame, and the whole frame if its known faces may be incomplete.
 //!
 //! ```sh
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! retinaface score-threshold=0.2 ! facetrack score-threshold=0.2 ! faceredact lookahead=10 ! videoconvert ! x264enc ! mp4mux ! filesink location=out.mp4

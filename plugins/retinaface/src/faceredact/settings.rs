@@ -17,11 +17,11 @@ use crate::common::model_properties::ParsedProperty;
 const DEFAULT_COLOR: u32 = 0;
 const DEFAULT_LOOKAHEAD: u32 = 0;
 const DEFAULT_STRIP_METADATA: bool = false;
-/// Largest margin, relative to the box.
+/// Maximum margin, relative to the box.
 const MAX_MARGIN: f32 = 4.0;
-/// Largest standard deviation of a blur, in sizes of the area.
+/// Maximum standard deviation of a blur, relative to the longer side of an area.
 const MAX_BLUR_SIGMA: f32 = 4.0;
-/// Most frames that the element holds.
+/// Maximum number of delayed frames.
 const MAX_LOOKAHEAD: u32 = 250;
 
 /// How faces are covered, as a property's value.
@@ -30,12 +30,15 @@ const MAX_LOOKAHEAD: u32 = 250;
 #[repr(i32)]
 pub(super) enum Method {
     #[default]
-    #[enum_value(name = "Solid: a colour; the only method that removes all of a face", nick = "solid")]
+    #[enum_value(name = "Solid: a colour; the only method that removes all details of a face", nick = "solid")]
     Solid,
-    #[enum_value(name = "Pixelate: a mosaic of at most 8 blocks per side; people can be recognised", nick = "pixelate")]
+    #[enum_value(
+        name = "Pixelate: a mosaic of at most 8 blocks per side; people may still be recognised",
+        nick = "pixelate"
+    )]
     Pixelate,
     #[enum_value(
-        name = "Blur: a Gaussian blur of at least half the face's size; people can be recognised",
+        name = "Blur: a Gaussian blur, sigma at least half the longer side of the area; people may still be recognised",
         nick = "blur"
     )]
     Blur,
@@ -53,7 +56,7 @@ pub(super) enum Shape {
     Box,
 }
 
-/// What happens to a frame that cannot be vouched for, as a property's value.
+/// What happens to a frame in doubt, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstFaceRedactOnDoubt")]
 #[repr(i32)]
@@ -223,7 +226,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecUInt::builder("color")
                 .nick("Colour")
-                .blurb("Colour of method solid, of masks and of frames that are covered whole, 0xRRGGBB; default: black")
+                .blurb("Colour of method solid, of masks, of whole frames, and of areas that the other methods cannot cover, 0xRRGGBB; default: black")
                 .maximum(0x00FF_FFFF)
                 .default_value(default.color)
                 .mutable_playing()
@@ -246,7 +249,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecFloat::builder("margin")
                 .nick("Margin")
-                .blurb("Size of a covered area, relative to the box of the face")
+                .blurb("Factor for width and height of the box of a face; 1: the box itself")
                 .minimum(1.0)
                 .maximum(MAX_MARGIN)
                 .default_value(default.margin)
@@ -254,52 +257,36 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecUInt::builder("hold")
                 .nick("Hold")
-                .blurb(
-                    "Time in ms for which a face that is no longer there stays covered, with an area that grows as its \
-                     position becomes uncertain; 0: not at all",
-                )
+                .blurb("Time in ms for which a face stays covered after its last detection or prediction. The area grows with the uncertainty of the position. 0: no hold")
                 .default_value(default.hold)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecUInt::builder("max-face-age")
                 .nick("Maximum face age")
-                .blurb("A frame is in doubt if its faces were detected longer ago than this (ms)")
+                .blurb("Maximum age in ms of the detection that a frame's faces come from; older: the frame is in doubt. 0: only faces detected in the frame itself")
                 .default_value(default.max_face_age)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecEnum::builder_with_default("on-doubt", default.on_doubt)
                 .nick("On doubt")
-                .blurb(
-                    "What happens to a frame without a detection result, with faces that have lost their position, or with \
-                     a result older than max-face-age",
-                )
+                .blurb("What to do with a frame without a detection result, with lost or invalid faces, with a result older than max-face-age, or with more than 1024 faces")
                 .mutable_playing()
                 .build(),
             glib::ParamSpecUInt::builder("lookahead")
                 .nick("Lookahead")
-                .blurb(
-                    "Number of frames by which the stream is delayed, so that a face is covered before the frame in which \
-                     it is found first",
-                )
+                .blurb("Number of frames by which the stream is delayed, so that a face is covered before the frame in which it is found first; 0: no delay")
                 .maximum(MAX_LOOKAHEAD)
                 .default_value(default.lookahead)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecString::builder("exempt-tracks")
                 .nick("Exempt tracks")
-                .blurb(
-                    "Ids of tracks that are not covered, separated by commas; a track is covered again, until this \
-                     property is set to another value, once it was lost or has overlapped another face; none: all faces \
-                     are covered",
-                )
+                .blurb("Comma-separated ids of tracks that are not covered. A track that was lost or overlapped another face is covered again until this property changes. Empty or invalid: all faces are covered")
                 .mutable_playing()
                 .build(),
             glib::ParamSpecString::builder("masks")
                 .nick("Masks")
-                .blurb(
-                    "Polygons that are always covered: x,y of each corner in frame pixels (\"10,10,200,10,100,150\"), \
-                     separated by `;`; none: no masks",
-                )
+                .blurb("Polygons that are always covered: x,y of each corner in frame pixels (\"10,10,200,10,100,150\"), separated by `;`; empty: no masks; an invalid value keeps the previous one")
                 .mutable_playing()
                 .build(),
             glib::ParamSpecBoolean::builder("strip-metadata")
@@ -310,10 +297,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
-                .blurb(
-                    "Counts since start: `frames`, `frames-covered` and `frames-dropped` (because of a doubt), `faces` \
-                     that were covered, and faces that were `exempt`",
-                )
+                .blurb("Counts since start: `frames`; `frames-covered` and `frames-dropped` in doubt; `faces` covered and `exempt`, counted once per frame")
                 .read_only()
                 .build(),
         ]

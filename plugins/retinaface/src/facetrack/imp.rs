@@ -9,7 +9,9 @@ use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 use retinaface::geometry::FrameSize;
-use retinaface::track::{DEFAULT_LOST_TIMEOUT, DEFAULT_MIN_HITS, DEFAULT_SCORE, TrackEvent, Tracker, TrackerSettings};
+use retinaface::track::{
+    DEFAULT_LOST_TIMEOUT, DEFAULT_MIN_HITS, DEFAULT_SCORE_THRESHOLD, TrackEvent, Tracker, TrackerSettings,
+};
 
 use crate::common::errors::ErrorCode;
 use crate::common::face_reader::FaceReader;
@@ -36,7 +38,7 @@ impl Default for Settings {
 
 impl Settings {
     fn new_tracker(&self) -> Tracker {
-        if self.restart_ids { Tracker::with_own_ids() } else { Tracker::new() }
+        if self.restart_ids { Tracker::with_restarted_ids() } else { Tracker::new() }
     }
 }
 
@@ -94,12 +96,12 @@ impl ObjectImpl for FaceTrack {
                 glib::ParamSpecFloat::builder("score-threshold")
                     .nick("Score threshold")
                     .blurb(
-                        "Faces with at least this score start tracks; others, if the detector's score-threshold is lower, \
-                         only continue one",
+                        "Minimum score of a face that starts a track. Faces with a lower score only continue tracks; the \
+                         score-threshold of the detector must let them pass",
                     )
                     .minimum(0.0)
                     .maximum(1.0)
-                    .default_value(DEFAULT_SCORE)
+                    .default_value(DEFAULT_SCORE_THRESHOLD)
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecUInt::builder("min-hits")
@@ -138,7 +140,7 @@ impl ObjectImpl for FaceTrack {
         const CHECKED: &str = "GObject checks the type of a property";
         let mut settings = lock(&self.settings);
         match pspec.name() {
-            "score-threshold" => settings.tracker.score = value.get().expect(CHECKED),
+            "score-threshold" => settings.tracker.score_threshold = value.get().expect(CHECKED),
             "min-hits" => settings.tracker.min_hits = value.get().expect(CHECKED),
             "lost-timeout" => {
                 settings.tracker.lost_timeout = Duration::from_millis(value.get::<u32>().expect(CHECKED).into());
@@ -151,7 +153,7 @@ impl ObjectImpl for FaceTrack {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         let settings = lock(&self.settings);
         match pspec.name() {
-            "score-threshold" => settings.tracker.score.to_value(),
+            "score-threshold" => settings.tracker.score_threshold.to_value(),
             "min-hits" => settings.tracker.min_hits.to_value(),
             "lost-timeout" => u32::try_from(settings.tracker.lost_timeout.as_millis()).unwrap_or(u32::MAX).to_value(),
             "restart-ids" => settings.restart_ids.to_value(),
@@ -286,7 +288,7 @@ impl FaceTrack {
         settings: &TrackerSettings,
     ) -> Result<(), glib::BoolError> {
         let mut next = state.time;
-        let time = next.frame(buffer.pts());
+        let time = next.next(buffer.pts());
         let is_gap = |last: Duration| time < last || time - last > settings.lost_timeout;
         if let Some(last) = state.time.last().filter(|last| is_gap(*last)) {
             gst::debug!(CAT, imp = self, "the time goes from {last:?} to {time:?}: all tracks end");

@@ -1,4 +1,4 @@
-//! `faceredact`: what is covered, what passes, and what happens if nobody knows where faces are.
+//! `faceredact`: what is covered, what passes, and what happens to frames in doubt.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ fn another_branch_of_a_tee_keeps_its_pixels() {
     });
 }
 
-/// Frames that may show faces that nobody knows of, with the reason.
+/// Frames whose known faces may be incomplete, with the reason.
 fn frames_in_doubt() -> Vec<(gst::Buffer, &'static str)> {
     let mut lost = frame_with_faces(&video(), 1, &[at(100.0), at(200.0)]);
     common::clip_roi(lost.get_mut().unwrap(), 0);
@@ -118,10 +118,10 @@ fn frames_in_doubt() -> Vec<(gst::Buffer, &'static str)> {
     let invalid = frame_with_faces(&video(), 4, &[invalid]);
     vec![
         (frame(&video(), 0), "no detection result"),
-        (lost, "lost their position"),
+        (lost, "lost faces"),
         (old, "older than the limit"),
-        (lost_before, "lost their position"),
-        (invalid, "no valid position"),
+        (lost_before, "lost faces"),
+        (invalid, "invalid face box"),
     ]
 }
 
@@ -137,7 +137,7 @@ fn a_frame_in_doubt_is_covered_whole_and_counted() {
                 assert_eq!(covered(&out, frame_rect()), 1.0, "{reason}");
                 assert_eq!((stat(&harness, "frames"), stat(&harness, "frames-covered")), (1, 1));
                 let mut messages = bus.iter().filter_map(|message| message.structure().map(ToOwned::to_owned));
-                let message = messages.find(|message| message.name() == "faceredact-doubt").unwrap();
+                let message = messages.find(|message| message.name() == "retinaface-redact-doubt").unwrap();
                 assert!(message.get::<&str>("reason").unwrap().contains(reason), "{message}");
             }
         }

@@ -136,6 +136,14 @@ fn faces_of_an_earlier_frame_are_carried_to_this_one() {
                 assert_eq!(earlier.faces[0].face.rect, moving(*then).rect);
                 assert_eq!(earlier.faces[0].face.track_id, id(&found));
                 assert!(id(&found).is_some());
+                // A landmark model adds points to the faces of the analysed frame only.
+                let mut out = out;
+                let points = vec![retinaface::geometry::Point::new(1.0, 2.0)];
+                let faces = [Face { points: points.clone(), ..earlier.faces[0].face.clone() }];
+                face_meta::update_analysed(out.make_mut(), &faces).unwrap();
+                assert_eq!(face_meta::read_analysed(&out).unwrap().faces[0].face.points, points);
+                assert_eq!(face_meta::read(&out, SIZE), found);
+                assert!(face_meta::update_analysed(out.make_mut(), &[]).is_err());
             }
         }
     });

@@ -48,7 +48,7 @@ pub(super) struct Span {
 
 /// A shape in an image.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Coverage {
+pub(super) struct RasterShape {
     /// Start and end, in pixels.
     x: (f64, f64),
     y: (f64, f64),
@@ -76,7 +76,7 @@ fn with_rounding_error((from, to): (f64, f64)) -> ((f64, f64), bool) {
     ((from - error, to + error), error > 0.0)
 }
 
-impl Coverage {
+impl RasterShape {
     /// The coverage of `area`; `None` if its rectangle has coordinates that are not finite.
     pub(super) fn new(area: &RedactedArea, info: ImageInfo) -> Option<Self> {
         let Rect { x, y, w, h } = area.rect;
@@ -152,7 +152,7 @@ pub(super) fn push_polygon(
     if points.is_empty() {
         return true;
     }
-    let Some(bounds) = Coverage::around(points, info) else { return false };
+    let Some(bounds) = RasterShape::around(points, info) else { return false };
     if [bounds.x, bounds.y].into_iter().any(|(from, to)| from < -MAX_POSITION || to > MAX_POSITION) {
         spans.extend(bounds.spans());
         return true;
