@@ -115,6 +115,11 @@ pub(super) fn camera_shift(tracks: &[Expected], faces: &[&Face], frame: (f32, f3
     if active.len() < 2 || explained(&active, faces, Point::default(), frame, MIN_IOU).is_some() {
         return None;
     }
+    // A face that is where it was expected speaks against a shift.
+    let is_still = |track: &&Rect| faces.iter().any(|face| iou(**track, face.rect) >= MIN_SHIFTED_IOU);
+    if 2 * active.iter().filter(is_still).count() >= active.len() {
+        return None;
+    }
     let shifts = faces.iter().filter(|face| {
         let ratio = size(face.rect) / size(anchor);
         (1.0 / MAX_SIZE_RATIO..MAX_SIZE_RATIO).contains(&ratio)
@@ -238,6 +243,10 @@ mod tests {
         assert_eq!(shift(&still), None);
         let one_moved = [face(0.9, 1.0, 0.0, 40.0), face(0.9, 211.0, 50.0, 60.0), face(0.9, 300.0, 20.0, 30.0)];
         assert_eq!(shift(&one_moved), None);
+        // The first one turns away, and a third one appears at the distance between the two.
+        let two = [expected(100.0, 50.0, 50.0), expected(220.0, 50.0, 50.0)];
+        let row = [face(0.9, 220.0, 50.0, 50.0), face(0.9, 340.0, 50.0, 50.0)];
+        assert_eq!(camera_shift(&two, &row.iter().collect::<Vec<_>>(), (640.0, 360.0)), None);
         assert_eq!(camera_shift(&tracks[..1], &[&shifted[0]], (400.0, 200.0)), None, "one face shows no shift");
     }
 }

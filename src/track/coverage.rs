@@ -1,6 +1,6 @@
 //! Which areas of a frame redaction covers, and whether the known faces of the frame are complete.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::association::size;
@@ -14,7 +14,8 @@ pub const DEFAULT_HOLD: Duration = Duration::from_secs(1);
 /// Default of [`CoverageSettings::max_age`].
 pub const DEFAULT_MAX_FACE_AGE: Duration = Duration::from_millis(500);
 
-/// An area grows by this many standard deviations of the position on each side.
+/// An area grows by this many standard deviations of the position on each side, at most by
+/// [`MAX_GROWTH`].
 const DEVIATIONS: f32 = 2.0;
 /// Largest growth on each side, in sizes of the face.
 const MAX_GROWTH: f32 = 1.0;
@@ -75,15 +76,18 @@ pub enum Doubt {
     TooMany,
 }
 
-/// What to do with a frame.
+/// What to cover in a frame.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+pub struct FrameCoverage {
     /// Why the areas are not enough; `None` if each known face is covered or exempt.
     pub doubt: Option<Doubt>,
-    /// The areas to cover, grown by the margin and by the uncertainty. They can extend beyond the
-    /// frame.
+    /// The areas of faces in this frame, grown by the margin and by the uncertainty. They can extend
+    /// beyond the frame.
     pub areas: Vec<Rect>,
-    /// Number of faces that are covered where they are; the other areas are held.
+    /// The areas of faces that were seen before and are held. A face can be anywhere in them, so that
+    /// they are covered as rectangles.
+    pub held_areas: Vec<Rect>,
+    /// Number of faces in this frame that are covered.
     pub faces: usize,
     /// Number of faces that are not covered, because their track is exempt.
     pub exempt: usize,
@@ -94,22 +98,28 @@ pub struct Verdict {
 struct RecentFace {
     id: Option<u64>,
     rect: Rect,
+    /// Standard deviation of the position when it was seen last, in pixels.
+    uncertainty: f32,
     motion: Motion,
     last_seen: Duration,
+    /// It is in the current frame.
+    is_here: bool,
 }
 
 /// The covered faces of a stream, so that a face stays covered while the detector does not see it.
 ///
-/// Times must not decrease; call [`Self::clear`] where the stream starts elsewhere. To cover a face
-/// before it is found, play frames backwards through a second one.
+/// Times must not decrease; call [`Self::clear`] after a seek. To cover a face before it is found, play
+/// frames backwards through a second one.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     held: Vec<RecentFace>,
     /// Exempt tracks that are covered nevertheless, because they may now be another person.
     revoked: BTreeSet<u64>,
-    /// Exempt tracks of the previous frame with a result.
-    exempt_before: BTreeSet<u64>,
+    /// Where the exempt tracks were in the previous frame with a result.
+    exempt_before: BTreeMap<u64, Rect>,
     exempt_setting: BTreeSet<u64>,
+    /// When there were too many faces to remember.
+    overflow: Option<Duration>,
 }
 
 impl Coverage {
@@ -118,14 +128,37 @@ impl Coverage {
         Self::default()
     }
 
-    /// Forgets the covered faces. Exempt tracks stay revoked.
+    /// Forgets the covered faces: after a seek. Ids may be given to other people there, so that all
+    /// tracks are covered until the setting of exempt tracks changes.
     pub fn clear(&mut self) {
         self.held.clear();
+        self.overflow = None;
         self.exempt_before.clear();
+        self.revoked.extend(&self.exempt_setting);
+    }
+
+    /// Scales the covered faces by these factors of width and height: the size of the frame has changed.
+    pub fn rescale(&mut self, x: f32, y: f32) {
+        let scaled = |rect: Rect| Rect::new(rect.x * x, rect.y * y, rect.w * x, rect.h * y);
+        for held in &mut self.held {
+            held.rect = scaled(held.rect);
+            held.uncertainty *= x.max(y);
+            held.motion = Motion::new(&Face { rect: held.rect, ..Face::default() });
+        }
+        self.exempt_before.values_mut().for_each(|rect| *rect = scaled(*rect));
+    }
+
+    /// The tracks of `settings` that are still exempt.
+    pub fn exempt_tracks(&self, settings: &CoverageSettings) -> BTreeSet<u64> {
+        if settings.exempt == self.exempt_setting {
+            settings.exempt.difference(&self.revoked).copied().collect()
+        } else {
+            settings.exempt.clone()
+        }
     }
 
     /// The areas to cover in the frame with this time.
-    pub fn frame(&mut self, time: Duration, known: &KnownFaces, settings: &CoverageSettings) -> Verdict {
+    pub fn update(&mut self, time: Duration, known: &KnownFaces, settings: &CoverageSettings) -> FrameCoverage {
         if self.exempt_setting != settings.exempt {
             // The user has looked at the tracks again.
             self.exempt_setting.clone_from(&settings.exempt);
@@ -135,25 +168,30 @@ impl Coverage {
         let valid = known.faces.iter().filter(|face| is_valid(face)).collect::<Vec<_>>();
         let exempt = self.exempt(&valid, doubt.is_some(), known.has_result, settings);
         self.held.retain(|held| time.saturating_sub(held.last_seen) <= settings.hold);
-        let mut areas = Vec::new();
+        self.held.iter_mut().for_each(|held| held.is_here = false);
+        let (mut areas, mut faces) = (Vec::new(), 0);
         for face in valid.iter().filter(|face| !is_exempt(face, &exempt)) {
-            let now = area_now(face, known.age, settings.margin);
-            let expected = self.observe(time, face).map(|rect| grown(rect, settings.margin, 0.0));
-            areas.push(expected.map_or(now, |expected| union(now, expected)));
+            areas.push(area_now(face, known.age, settings.margin));
+            areas.extend(self.observe(time, face).map(|expected| grown(expected, settings.margin, 0.0)));
+            faces += 1;
         }
-        let faces = areas.len();
-        let is_unseen = |held: &&RecentFace| held.last_seen < time && !held.id.is_some_and(|id| exempt.contains(&id));
-        areas.extend(self.held.iter().filter(is_unseen).map(|held| area_held(held, time, settings.margin)));
-        let too_many = (self.held.len() > MAX_HELD).then_some(Doubt::TooMany);
-        self.held.truncate(MAX_HELD);
-        let exempt = valid.len() - faces;
-        Verdict { doubt: doubt.or(too_many), areas, faces, exempt }
+        let is_unseen = |held: &&RecentFace| !held.is_here && !held.id.is_some_and(|id| exempt.contains(&id));
+        let held_areas =
+            self.held.iter().filter(is_unseen).map(|held| area_held(held, time, settings.margin)).collect();
+        if self.held.len() > MAX_HELD {
+            self.held.truncate(MAX_HELD);
+            self.overflow = Some(time);
+        }
+        // What was not remembered cannot be held.
+        self.overflow = self.overflow.filter(|then| time.saturating_sub(*then) <= settings.hold);
+        let doubt = doubt.or(self.overflow.map(|_| Doubt::TooMany));
+        FrameCoverage { doubt, areas, held_areas, faces, exempt: valid.len() - faces }
     }
 
     /// The tracks that stay visible in this frame.
     ///
-    /// An exempt track is revoked when it disappears, because it may resume as another person, and when
-    /// it overlaps another face, because the two may swap their ids.
+    /// An exempt track is revoked if it may now be another person: when it disappears, jumps, has its id
+    /// twice, or overlaps another face, since the two may swap their ids.
     fn exempt(
         &mut self,
         faces: &[&Face],
@@ -164,40 +202,43 @@ impl Coverage {
         if settings.exempt.is_empty() {
             return BTreeSet::new();
         }
-        let here = faces.iter().filter_map(|face| face.track_id.filter(|id| settings.exempt.contains(id)));
-        let here = here.collect::<BTreeSet<_>>();
-        if has_result {
-            self.revoked.extend(self.exempt_before.difference(&here));
-            self.exempt_before.clone_from(&here);
-        }
+        let mut here = BTreeMap::new();
         for face in faces {
-            let Some(id) = face.track_id.filter(|id| here.contains(id)) else { continue };
+            let Some(id) = face.track_id.filter(|id| settings.exempt.contains(id)) else { continue };
+            let has_jumped = self.exempt_before.get(&id).is_some_and(|before| iou(*before, face.rect) < SAME_IOU);
+            let is_twice = here.insert(id, face.rect).is_some();
             let touches = |other: &&&Face| !std::ptr::eq(**other, *face) && iou(other.rect, face.rect) > 0.0;
-            if faces.iter().filter(touches).count() > 0 {
+            if has_jumped || is_twice || faces.iter().filter(touches).count() > 0 {
                 self.revoked.insert(id);
             }
         }
-        if is_in_doubt { BTreeSet::new() } else { here.difference(&self.revoked).copied().collect() }
+        if has_result {
+            self.revoked.extend(self.exempt_before.keys().filter(|id| !here.contains_key(id)));
+            self.exempt_before.clone_from(&here);
+        }
+        if is_in_doubt { BTreeSet::new() } else { here.into_keys().filter(|id| !self.revoked.contains(id)).collect() }
     }
 
     /// Remembers a face that is covered. Returns where its motion led, if it was found about there: of a
     /// face that another one covers, a detector finds the part that is left.
     fn observe(&mut self, time: Duration, face: &Face) -> Option<Rect> {
+        let uncertainty = face.uncertainty.unwrap_or(0.0);
         let is_same = |held: &&mut RecentFace| {
             let is_track = face.track_id.is_some() && held.id == face.track_id;
             is_track || ((held.id.is_none() || face.track_id.is_none()) && iou(held.rect, face.rect) >= SAME_IOU)
         };
-        match self.held.iter_mut().filter(|held| held.last_seen < time).find(is_same) {
+        match self.held.iter_mut().filter(|held| !held.is_here).find(is_same) {
             Some(held) => {
                 let seconds = time.saturating_sub(held.last_seen).as_secs_f64();
                 let expected = held.motion.predict(seconds).rect;
-                held.motion.measure(seconds, face, 1.0);
-                (held.id, held.rect, held.last_seen) = (face.track_id.or(held.id), face.rect, time);
+                held.motion.measure_uncertain(seconds, face, uncertainty);
+                held.id = face.track_id.or(held.id);
+                (held.rect, held.uncertainty, held.last_seen, held.is_here) = (face.rect, uncertainty, time, true);
                 (iou(expected, face.rect) >= SAME_IOU).then_some(expected)
             }
             None => {
                 let (id, rect, motion) = (face.track_id, face.rect, Motion::new(face));
-                self.held.push(RecentFace { id, rect, motion, last_seen: time });
+                self.held.push(RecentFace { id, rect, uncertainty, motion, last_seen: time, is_here: true });
                 None
             }
         }
@@ -242,10 +283,11 @@ fn area_now(face: &Face, age: Duration, margin: f32) -> Rect {
     grown(face.rect, margin, uncertainty)
 }
 
-/// The area of a face that is no longer seen: where it was, and where its motion leads.
+/// The area of a face that is no longer seen: where it was, where its motion leads, and between.
 fn area_held(held: &RecentFace, time: Duration, margin: f32) -> Rect {
     let predicted = held.motion.predict(time.saturating_sub(held.last_seen).as_secs_f64());
-    union(grown(held.rect, margin, predicted.uncertainty), grown(predicted.rect, margin, predicted.uncertainty))
+    let uncertainty = held.uncertainty.max(predicted.uncertainty);
+    union(grown(held.rect, margin, uncertainty), grown(predicted.rect, margin, uncertainty))
 }
 
 /// The smallest rectangle that contains both.
@@ -293,21 +335,21 @@ mod tests {
     #[test]
     fn a_detected_face_is_covered_with_its_margin_and_a_predicted_one_with_its_uncertainty() {
         let settings = CoverageSettings::default();
-        let verdict = Coverage::new().frame(ms(0), &known(&[face(100.0, None)]), &settings);
+        let verdict = Coverage::new().update(ms(0), &known(&[face(100.0, None)]), &settings);
         assert_eq!((verdict.doubt, verdict.faces), (None, 1));
         let area = verdict.areas[0];
         assert!((area.w - 52.0).abs() < 1e-3 && (area.h - 65.0).abs() < 1e-3 && (area.x - 94.0).abs() < 1e-3);
         let predicted = Face { uncertainty: Some(5.0), ..face(100.0, None) };
-        let wide = Coverage::new().frame(ms(0), &known(&[predicted]), &settings).areas[0];
+        let wide = Coverage::new().update(ms(0), &known(&[predicted]), &settings).areas[0];
         assert!((wide.w - 72.0).abs() < 1e-3, "two standard deviations on each side: {wide:?}");
         // Faces of an earlier frame can have moved since.
         let aged = KnownFaces { age: ms(200), ..known(&[face(100.0, None)]) };
-        assert!(Coverage::new().frame(ms(0), &aged, &settings).areas[0].w > area.w + 10.0);
+        assert!(Coverage::new().update(ms(0), &aged, &settings).areas[0].w > area.w + 10.0);
     }
 
     #[test]
     fn a_frame_without_a_fresh_complete_result_is_in_doubt() {
-        let of = |known: KnownFaces| Coverage::new().frame(ms(0), &known, &CoverageSettings::default()).doubt;
+        let of = |known: KnownFaces| Coverage::new().update(ms(0), &known, &CoverageSettings::default()).doubt;
         assert_eq!(of(known(&[])), None);
         assert_eq!(of(KnownFaces { has_result: false, ..known(&[]) }), Some(Doubt::NoResult));
         assert_eq!(of(KnownFaces { lost: 1, ..known(&[face(0.0, None)]) }), Some(Doubt::Lost));
@@ -323,16 +365,16 @@ mod tests {
         for id in [None, Some(7)] {
             let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
             for number in 0..5 {
-                coverage.frame(ms(40 * number), &known(&[face(300.0 + 4.0 * number as f32, id)]), &settings);
+                coverage.update(ms(40 * number), &known(&[face(300.0 + 4.0 * number as f32, id)]), &settings);
             }
-            let held = |coverage: &mut Coverage, time: u64| coverage.frame(ms(time), &known(&[]), &settings);
+            let held = |coverage: &mut Coverage, time: u64| coverage.update(ms(time), &known(&[]), &settings);
             let first = held(&mut coverage, 200);
-            assert_eq!((first.faces, first.areas.len()), (0, 1));
-            assert!(contains(&first.areas[0], face(320.0, None).rect), "{first:?}");
-            let later = held(&mut coverage, 600).areas[0];
-            assert!(contains(&later, first.areas[0]) && later.w > first.areas[0].w);
-            assert_eq!(held(&mut coverage, 1160).areas.len(), 1);
-            assert_eq!(held(&mut coverage, 1161).areas.len(), 0);
+            assert_eq!((first.faces, first.held_areas.len()), (0, 1));
+            assert!(contains(&first.held_areas[0], face(320.0, None).rect), "{first:?}");
+            let later = held(&mut coverage, 600).held_areas[0];
+            assert!(contains(&later, first.held_areas[0]) && later.w > first.held_areas[0].w);
+            assert_eq!(held(&mut coverage, 1160).held_areas.len(), 1);
+            assert_eq!(held(&mut coverage, 1161).held_areas.len(), 0);
         }
     }
 
@@ -342,8 +384,8 @@ mod tests {
             let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
             for number in 0..20 {
                 let verdict =
-                    coverage.frame(ms(40 * number), &known(&[face(300.0 + 10.0 * number as f32, id)]), &settings);
-                assert_eq!(verdict.areas.len(), 1, "frame {number}: {verdict:?}");
+                    coverage.update(ms(40 * number), &known(&[face(300.0 + 10.0 * number as f32, id)]), &settings);
+                assert_eq!((verdict.faces, verdict.held_areas.len()), (1, 0), "frame {number}: {verdict:?}");
             }
         }
     }
@@ -352,27 +394,94 @@ mod tests {
     fn an_exempt_track_is_visible_until_it_is_lost_or_overlaps_another_face() {
         let settings = exempting(&[1]);
         let count = |coverage: &mut Coverage, time: u64, faces: &[Face]| {
-            let verdict = coverage.frame(ms(time), &known(faces), &settings);
-            (verdict.faces, verdict.exempt, verdict.areas.len())
+            let verdict = coverage.update(ms(time), &known(faces), &settings);
+            (verdict.faces, verdict.exempt, verdict.held_areas.len())
         };
         let mut coverage = Coverage::new();
-        assert_eq!(count(&mut coverage, 0, &[face(0.0, Some(1)), face(200.0, Some(2))]), (1, 1, 1));
+        assert_eq!(count(&mut coverage, 0, &[face(0.0, Some(1)), face(200.0, Some(2))]), (1, 1, 0));
         // Lost and found: it may be another person.
-        assert_eq!(count(&mut coverage, 40, &[face(200.0, Some(2))]), (1, 0, 1));
-        assert_eq!(count(&mut coverage, 80, &[face(0.0, Some(1)), face(200.0, Some(2))]), (2, 0, 2));
+        assert_eq!(count(&mut coverage, 40, &[face(200.0, Some(2))]), (1, 0, 0));
+        assert_eq!(count(&mut coverage, 80, &[face(0.0, Some(1)), face(200.0, Some(2))]), (2, 0, 0));
         let mut coverage = Coverage::new();
-        assert_eq!(count(&mut coverage, 0, &[face(0.0, Some(1)), face(100.0, None)]), (1, 1, 1));
-        assert_eq!(count(&mut coverage, 40, &[face(0.0, Some(1)), face(30.0, None)]), (2, 0, 3));
+        assert_eq!(count(&mut coverage, 0, &[face(0.0, Some(1)), face(100.0, None)]), (1, 1, 0));
+        assert_eq!(count(&mut coverage, 40, &[face(0.0, Some(1)), face(30.0, None)]), (2, 0, 1));
         assert_eq!(count(&mut coverage, 80, &[face(0.0, Some(1))]).1, 0);
         // Set again by the user.
-        let again = coverage.frame(ms(120), &known(&[face(0.0, Some(2))]), &exempting(&[2]));
+        let again = coverage.update(ms(120), &known(&[face(0.0, Some(2))]), &exempting(&[2]));
         assert_eq!(again.exempt, 1);
+    }
+
+    #[test]
+    fn an_exempt_id_that_jumps_to_another_face_or_appears_twice_is_revoked() {
+        let settings = exempting(&[1]);
+        let exempt = |frames: &[&[Face]]| {
+            let mut coverage = Coverage::new();
+            let mut update =
+                |(number, faces): (u64, &&[Face])| coverage.update(ms(40 * number), &known(faces), &settings).exempt;
+            (0..).zip(frames).map(&mut update).last().unwrap()
+        };
+        let at = |x: f32| face(x, Some(1));
+        assert_eq!(exempt(&[&[at(100.0)], &[at(110.0)]]), 1);
+        assert_eq!(exempt(&[&[at(100.0)], &[at(140.0)]]), 0);
+        assert_eq!(exempt(&[&[at(100.0), at(300.0)]]), 0);
+    }
+
+    #[test]
+    fn a_seek_exempts_nobody_until_the_setting_changes() {
+        let mut coverage = Coverage::new();
+        coverage.update(ms(0), &known(&[face(0.0, Some(1))]), &exempting(&[1]));
+        coverage.clear();
+        assert_eq!(coverage.update(ms(0), &known(&[face(0.0, Some(1))]), &exempting(&[1])).exempt, 0);
+        assert_eq!(coverage.exempt_tracks(&exempting(&[1])), BTreeSet::new());
+        assert_eq!(coverage.update(ms(40), &known(&[face(0.0, Some(2))]), &exempting(&[2])).exempt, 1);
+    }
+
+    #[test]
+    fn a_face_is_held_in_frames_with_equal_times() {
+        let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
+        coverage.update(ms(0), &known(&[face(300.0, None)]), &settings);
+        assert_eq!(coverage.update(ms(0), &known(&[]), &settings).held_areas.len(), 1);
+        for _ in 0..2000 {
+            assert_eq!(coverage.update(ms(0), &known(&[face(300.0, None)]), &settings).doubt, None);
+        }
+        assert_eq!(coverage.held.len(), 1);
+    }
+
+    #[test]
+    fn the_area_of_a_lost_face_does_not_shrink_after_predictions() {
+        let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
+        coverage.update(ms(0), &known(&[face(300.0, Some(1))]), &settings);
+        let predicted = |uncertainty: f32| Face { uncertainty: Some(uncertainty), ..face(300.0, Some(1)) };
+        let mut last = Rect::default();
+        for number in 1..5 {
+            last = coverage.update(ms(40 * number), &known(&[predicted(6.0 * number as f32)]), &settings).areas[0];
+        }
+        let held = coverage.update(ms(200), &known(&[]), &settings).held_areas[0];
+        assert!(contains(&held, last), "{held:?} {last:?}");
+    }
+
+    #[test]
+    fn too_many_faces_are_a_doubt_for_the_hold() {
+        let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
+        let many = (0..1100).map(|number| face(50.0 * number as f32, None)).collect::<Vec<_>>();
+        assert_eq!(coverage.update(ms(0), &known(&many), &settings).doubt, Some(Doubt::TooMany));
+        assert_eq!(coverage.update(ms(900), &known(&[]), &settings).doubt, Some(Doubt::TooMany));
+        assert_eq!(coverage.update(ms(1001), &known(&[]), &settings).doubt, None);
+    }
+
+    #[test]
+    fn held_faces_follow_a_new_frame_size() {
+        let (mut coverage, settings) = (Coverage::new(), CoverageSettings::default());
+        coverage.update(ms(0), &known(&[face(300.0, None)]), &settings);
+        coverage.rescale(0.5, 0.5);
+        let held = coverage.update(ms(40), &known(&[]), &settings).held_areas[0];
+        assert!(contains(&held, Rect::new(150.0, 25.0, 20.0, 25.0)), "{held:?}");
     }
 
     #[test]
     fn a_frame_in_doubt_exempts_nobody() {
         let known = KnownFaces { age: ms(800), ..known(&[face(0.0, Some(1))]) };
-        let verdict = Coverage::new().frame(ms(0), &known, &exempting(&[1]));
+        let verdict = Coverage::new().update(ms(0), &known, &exempting(&[1]));
         assert_eq!((verdict.doubt, verdict.exempt, verdict.faces), (Some(Doubt::Old), 0, 1));
     }
 
@@ -407,8 +516,8 @@ mod tests {
             for (known, step, exempt) in frames {
                 time += step;
                 let settings = CoverageSettings { exempt: exempt.clone(), ..CoverageSettings::default() };
-                let verdict = coverage.frame(ms(time), &known, &settings);
-                prop_assert!(verdict.areas.iter().all(|area| area.is_finite()));
+                let verdict = coverage.update(ms(time), &known, &settings);
+                prop_assert!(verdict.areas.iter().chain(&verdict.held_areas).all(|area| area.is_finite()));
                 let is_complete = known.has_result
                     && known.lost == 0
                     && known.age <= settings.max_age

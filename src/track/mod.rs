@@ -8,7 +8,7 @@ mod smoothing;
 mod tracker;
 
 pub use coverage::{
-    Coverage, CoverageSettings, DEFAULT_HOLD, DEFAULT_MARGIN, DEFAULT_MAX_FACE_AGE, Doubt, KnownFaces, Verdict,
+    Coverage, CoverageSettings, DEFAULT_HOLD, DEFAULT_MARGIN, DEFAULT_MAX_FACE_AGE, Doubt, FrameCoverage, KnownFaces,
 };
 pub use smoothing::Smoother;
 pub use tracker::{

@@ -179,6 +179,14 @@ impl Motion {
         *self = next;
     }
 
+    /// Adds a measurement whose position has this standard deviation in pixels, if it is more than that
+    /// of a detection.
+    pub(super) fn measure_uncertain(&mut self, seconds: f64, face: &Face, uncertainty: f32) {
+        let size = f64::from(face.rect.w * face.rect.h).sqrt();
+        let noise = f64::from(uncertainty) / (CENTRE_NOISE * size);
+        self.measure(seconds, face, if noise.is_finite() { noise.max(1.0) } else { 1.0 });
+    }
+
     /// Moves the face by a shift of the camera, in pixels. The velocity stays that of the face.
     pub(super) fn shift(&mut self, by: Point) {
         self.x.value += f64::from(by.x);

@@ -195,14 +195,15 @@ impl Tracker {
     /// Adds the faces that an inference found in the frame with this time, in pixels of a frame of
     /// `size`. Sets their track ids. `time` must not be before that of the previous call.
     ///
-    /// Boxes without an area and values that are not finite belong to no track.
+    /// Boxes without an area, values that are not finite, and faces beyond the 256 best scores belong to no
+    /// track and are not predicted. Returns their number.
     pub fn update(
         &mut self,
         time: Duration,
         faces: &mut [Face],
         size: impl Into<FrameSize>,
         settings: &TrackerSettings,
-    ) {
+    ) -> usize {
         let size = size.into();
         faces.iter_mut().for_each(|face| face.track_id = None);
         self.time = Some(time);
@@ -248,9 +249,11 @@ impl Tracker {
                 ids.push((usable[candidate], id));
             }
         }
+        let dropped = faces.len() - usable.len();
         for (face, id) in ids {
             faces[face].track_id = Some(id);
         }
+        dropped
     }
 
     /// Where the faces of all tracks that are not lost are at `time`, which is not before the latest
@@ -521,6 +524,8 @@ mod tests {
         let hostile = hostile.collect::<Vec<_>>();
         let many = (0..2000).map(|number| face(0.9, number as f32, 0.0)).collect::<Vec<_>>();
         let (mut tracker, _) = track(&[&hostile, &hostile, &many, &many, &hostile], &TrackerSettings::default());
+        let mut odd = [face(0.9, 0.0, 0.0), Face { rect: Rect::new(f32::NAN, 0.0, 1.0, 1.0), ..face(0.9, 0.0, 0.0) }];
+        assert_eq!(tracker.update(ms(600), &mut odd, SIZE, &TrackerSettings::default()), 1);
         assert!(tracker.predict(ms(10_000)).iter().all(Face::is_finite));
         assert!(tracker.tracks.len() <= MAX_TRACKS && tracker.take_events().len() <= MAX_EVENTS);
     }

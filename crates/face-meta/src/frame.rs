@@ -286,9 +286,10 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
     let entries = entries(structure);
     let age = age_from(structure);
     let faces = faces(structure, &entries, &Rois::of(buffer), &size.into());
-    let lost = structure.get::<u32>("lost").unwrap_or(0) as usize;
+    let lost = structure.get::<u32>("lost").unwrap_or(u32::from(structure.has_field("lost"))) as usize;
+    let all = structure.get::<gst::ArrayRef>("faces").map_or(0, |array| array.as_slice().len());
     let lost = match &faces {
-        Some(faces) => lost + (entries.len() - faces.len()),
+        Some(faces) => lost + (all - faces.len()),
         // Even the number of faces is not certain. Readers must not take this for a frame without
         // faces.
         None => (lost + entries.len()).max(1),
@@ -296,17 +297,24 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
     FrameFaces { state: state_from(structure), age, faces: faces.unwrap_or_default(), lost }
 }
 
-/// Where the faces come from; `Detected` if the field is missing, as in older metadata.
+/// Where the faces come from; `Detected` if the field is missing, as in older metadata, and `None` if it
+/// is damaged.
 fn state_from(structure: &gst::StructureRef) -> FrameState {
+    if !structure.has_field(STATE) {
+        return FrameState::Detected;
+    }
     match structure.get::<&str>(STATE) {
         Ok(name) if name == FrameState::Predicted.name() => FrameState::Predicted,
-        _ => FrameState::Detected,
+        Ok(name) if name == FrameState::Detected.name() => FrameState::Detected,
+        _ => FrameState::None,
     }
 }
 
 /// The age of the faces.
 pub(crate) fn age_from(structure: &gst::StructureRef) -> Duration {
-    Duration::from_nanos(structure.get::<u64>("age-ns").unwrap_or(0))
+    // Damaged metadata is not fresh.
+    let missing = if structure.has_field("age-ns") { u64::MAX } else { 0 };
+    Duration::from_nanos(structure.get::<u64>("age-ns").unwrap_or(missing))
 }
 
 /// The size of the frame whose pixels the stored coordinates count.

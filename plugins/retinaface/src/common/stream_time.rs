@@ -6,6 +6,8 @@ use gst_video::VideoInfo;
 
 /// The time between two frames without timestamps, if the caps have no frame rate either.
 const DEFAULT_FRAME_TIME: Duration = Duration::from_millis(40);
+/// The longest time between two frames that counts; more is a gap.
+const MAX_FRAME_TIME: Duration = Duration::from_secs(1);
 /// The largest timestamp.
 const MAX: Duration = Duration::from_nanos(u64::MAX);
 
@@ -14,12 +16,14 @@ const MAX: Duration = Duration::from_nanos(u64::MAX);
 pub(crate) struct StreamTime {
     is_reverse: bool,
     frame_time: Duration,
+    /// The caps have a frame rate.
+    has_rate: bool,
     last: Option<Duration>,
 }
 
 impl Default for StreamTime {
     fn default() -> Self {
-        Self { is_reverse: false, frame_time: DEFAULT_FRAME_TIME, last: None }
+        Self { is_reverse: false, frame_time: DEFAULT_FRAME_TIME, has_rate: false, last: None }
     }
 }
 
@@ -32,12 +36,13 @@ impl StreamTime {
     /// Takes the frame rate of these caps for frames without timestamps.
     pub(crate) fn set_info(&mut self, info: &VideoInfo) {
         let fps = info.fps();
-        if fps.numer() > 0 && fps.denom() > 0 {
+        self.has_rate = fps.numer() > 0 && fps.denom() > 0;
+        if self.has_rate {
             self.frame_time = Duration::from_secs_f64(f64::from(fps.denom()) / f64::from(fps.numer()));
         }
     }
 
-    /// The time between two frames.
+    /// The time between two frames; without a frame rate in the caps, the longest one so far, up to 1 s.
     pub(crate) fn frame_time(&self) -> Duration {
         self.frame_time
     }
@@ -53,8 +58,16 @@ impl StreamTime {
             Some(pts) => self.mirrored(Duration::from_nanos(pts.nseconds())),
             None => self.last.map_or(Duration::ZERO, |time| time + self.frame_time),
         };
+        if let (false, Some(step)) = (self.has_rate, self.last.and_then(|last| time.checked_sub(last))) {
+            self.frame_time = self.frame_time.max(step.min(MAX_FRAME_TIME));
+        }
         self.last = Some(time);
         time
+    }
+
+    /// Sets the time of the latest frame.
+    pub(crate) fn set_last(&mut self, time: Duration) {
+        self.last = Some(time);
     }
 
     /// Forgets the latest frame: the stream continues after a seek or a flush.

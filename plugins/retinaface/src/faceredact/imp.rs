@@ -6,12 +6,12 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::{VideoCropMeta, VideoInfo};
-use retinaface::geometry::{Point, Rect};
+use retinaface::geometry::{Face, Point, Rect};
 use retinaface::image::{
     ImageInfo, ImageViewMut, RedactedArea, RedactionBuffers, RedactionMethod, RedactionShape, RedactionStyle, Region,
     redact, redact_all, redact_polygons,
 };
-use retinaface::track::{Coverage, CoverageSettings, Doubt, KnownFaces, Verdict};
+use retinaface::track::{Coverage, CoverageSettings, Doubt, FrameCoverage, KnownFaces};
 
 use super::settings::{self, OnDoubt, Settings};
 use crate::common::errors::{Coded, ErrorCode};
@@ -36,9 +36,9 @@ struct Frame {
     info: VideoInfo,
     time: Duration,
     known: KnownFaces,
-    verdict: Verdict,
-    /// The settings when it arrived.
-    settings: CoverageSettings,
+    coverage: FrameCoverage,
+    /// The setting of exempt tracks when it arrived.
+    exempt: BTreeSet<u64>,
 }
 
 /// What leaves in the order in which it arrived.
@@ -103,27 +103,24 @@ impl State {
         }
         let mut item = self.queue.pop_front()?;
         if let Item::Frame(frame) = &mut item {
-            let areas = areas_before(frame, &self.queue, settings);
-            frame.verdict.areas.extend(areas);
-            if !frame.settings.exempt.is_subset(&settings.exempt) {
+            let exempt = self.coverage.exempt_tracks(settings);
+            let areas = areas_before(frame, &self.queue, &CoverageSettings { exempt, ..settings.clone() });
+            frame.coverage.held_areas.extend(areas);
+            if !frame.exempt.is_subset(&settings.exempt) {
                 // A track is no longer exempt.
-                frame.verdict = without_exemptions(frame, settings);
+                frame.coverage = without_exemptions(frame, settings);
             }
         }
         Some(item)
     }
 }
 
-/// The verdict about a delayed frame without exempt tracks.
-fn without_exemptions(frame: &Frame, settings: &CoverageSettings) -> Verdict {
+/// What to cover in a delayed frame if no track is exempt.
+fn without_exemptions(frame: &Frame, settings: &CoverageSettings) -> FrameCoverage {
     let settings = CoverageSettings { exempt: BTreeSet::new(), ..settings.clone() };
-    let all = Coverage::new().frame(frame.time, &frame.known, &settings);
-    Verdict {
-        areas: frame.verdict.areas.iter().chain(&all.areas).copied().collect(),
-        exempt: 0,
-        faces: all.faces,
-        ..all
-    }
+    let all = Coverage::new().update(frame.time, &frame.known, &settings);
+    let areas = frame.coverage.areas.iter().chain(&all.areas).copied().collect();
+    FrameCoverage { areas, exempt: 0, faces: all.faces, ..frame.coverage.clone() }
 }
 
 /// The areas of faces that later frames show and that this one does not: faces before they were found.
@@ -134,13 +131,14 @@ fn areas_before(frame: &Frame, later: &VecDeque<Item>, settings: &CoverageSettin
     });
     let later = later.collect::<Vec<_>>();
     let Some(newest) = later.last().map(|frame| frame.time) else { return Vec::new() };
+    // The delay says how far a face is covered backwards.
+    let hold = settings.hold.max(newest.saturating_sub(frame.time));
+    let settings = CoverageSettings { hold, ..settings.clone() };
     let backwards = |known: &dyn Fn(&Frame) -> KnownFaces| {
         // Time runs backwards.
         let (mut coverage, mut held) = (Coverage::new(), Vec::new());
         for frame in later.iter().rev().copied().chain([frame]) {
-            let time = newest.saturating_sub(frame.time);
-            let Verdict { mut areas, faces, .. } = coverage.frame(time, &known(frame), settings);
-            held = areas.split_off(faces);
+            held = coverage.update(newest.saturating_sub(frame.time), &known(frame), &settings).held_areas;
         }
         held
     };
@@ -255,7 +253,8 @@ impl ElementImpl for FaceRedact {
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         if transition == gst::StateChange::ReadyToPaused {
-            if let Some(problem) = lock(&self.settings).problem() {
+            let problem = lock(&self.settings).problem();
+            if let Some(problem) = problem {
                 self.post_error_message(ErrorCode::Settings.message(&problem));
                 return Err(gst::StateChangeError);
             }
@@ -284,6 +283,9 @@ impl FaceRedact {
             }
             return is_answered || extra > 0;
         }
+        if query.type_() == gst::QueryType::Drain {
+            self.drain();
+        }
         gst::Pad::query_default(pad, Some(&*self.obj()), query)
     }
 
@@ -305,49 +307,70 @@ impl FaceRedact {
             }
             gst::EventView::FlushStart(_) => {}
             gst::EventView::Caps(caps) => {
-                self.drain();
                 let Ok(info) = VideoInfo::from_caps(caps.caps()) else {
                     gst::error!(CAT, imp = self, "{} is not raw video", caps.caps());
                     return false;
                 };
+                let size = |info: &VideoInfo| (info.width(), info.height());
+                let old = lock(&self.state).as_ref().and_then(|state| state.info.clone());
+                let has_other_size = old.as_ref().is_some_and(|old| size(old) != size(&info));
+                if has_other_size {
+                    self.drain();
+                }
                 let mut changes_latency = false;
                 if let Some(state) = &mut *lock(&self.state) {
                     let before = state.time.frame_time();
                     state.time.set_info(&info);
                     changes_latency = state.time.frame_time() != before;
-                    let size = |info: &VideoInfo| (info.width(), info.height());
-                    if state.info.as_ref().is_some_and(|old| size(old) != size(&info)) {
-                        state.coverage.clear();
+                    if let Some(old) = old.filter(|_| has_other_size) {
+                        let scale = |now: u32, before: u32| now as f32 / before.max(1) as f32;
+                        state.coverage.rescale(scale(info.width(), old.width()), scale(info.height(), old.height()));
                     }
                     state.info = Some(info);
                 }
-                if changes_latency && self.lookahead() > 0 {
-                    // Without a bus there is no receiver.
-                    let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+                if changes_latency {
+                    self.post_latency();
                 }
-            }
-            gst::EventView::Eos(_) | gst::EventView::StreamStart(_) => self.drain(),
-            gst::EventView::Segment(segment) => {
-                self.drain();
-                let rate = segment.segment().rate();
-                if let Some(state) = &mut *lock(&self.state)
-                    && state.time.set_rate(rate)
-                {
-                    state.clear();
-                }
-            }
-            _ if event.is_serialized() => {
-                // It must not overtake the frames before it.
-                if let Some(state) = &mut *lock(&self.state)
-                    && !state.queue.is_empty()
-                {
-                    state.queue.push_back(Item::Event(event));
+                if self.delay(&event) {
                     return true;
                 }
             }
+            gst::EventView::Eos(_)
+            | gst::EventView::StreamStart(_)
+            | gst::EventView::SegmentDone(_)
+            | gst::EventView::StreamGroupDone(_) => self.drain(),
+            gst::EventView::Segment(segment) => {
+                let rate = segment.segment().rate();
+                let turns = |state: &State| { state.time }.set_rate(rate);
+                if lock(&self.state).as_ref().is_some_and(turns) {
+                    self.drain();
+                    if let Some(state) = &mut *lock(&self.state) {
+                        state.time.set_rate(rate);
+                        state.clear();
+                    }
+                }
+                if self.delay(&event) {
+                    return true;
+                }
+            }
+            _ if event.is_serialized() && self.delay(&event) => return true,
             _ => {}
         }
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    /// Delays an event with the frames before it, which it must not overtake. Returns whether there are
+    /// any.
+    fn delay(&self, event: &gst::Event) -> bool {
+        let mut state = lock(&self.state);
+        let Some(state) = state.as_mut().filter(|state| !state.queue.is_empty()) else { return false };
+        let is_gap = |item: &Item| matches!(item, Item::Event(event) if event.type_() == gst::EventType::Gap);
+        // A stream of GAP events must not fill the memory.
+        if event.type_() == gst::EventType::Gap && state.queue.back().is_some_and(is_gap) {
+            state.queue.pop_back();
+        }
+        state.queue.push_back(Item::Event(event.clone()));
+        true
     }
 
     /// Pushes all delayed frames.
@@ -359,27 +382,48 @@ impl FaceRedact {
         }
     }
 
-    fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn chain(&self, mut buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         let settings = lock(&self.settings).coverage();
         let info = lock(&self.state).as_ref().ok_or(gst::FlowError::Flushing)?.info.clone();
         let info = info.ok_or(gst::FlowError::NotNegotiated)?;
         let found = self.faces.read(&*self.obj(), &buffer, &info, "covered");
-        let known = KnownFaces {
-            has_result: found.state.has_result(),
-            age: found.age,
-            lost: found.lost,
-            faces: found.into_faces(),
-        };
+        // It shows the faces, and would be kept as long as this frame.
+        face_meta::remove_analysed(buffer.make_mut());
+        let (has_result, age, lost) = (found.state.has_result(), found.age, found.lost);
+        // Only the box counts.
+        let boxed = |face: Face| Face { landmarks: None, points: Vec::new(), ..face };
+        let faces = found.into_faces().into_iter().map(boxed).collect();
+        let known = KnownFaces { has_result, age, lost, faces };
+        let mut changes_latency = false;
         if let Some(state) = &mut *lock(&self.state) {
-            let last = state.time.last();
-            let time = state.time.next(buffer.pts());
-            if last.is_some_and(|last| time < last) {
-                state.coverage.clear();
+            let (last, frame_time) = (state.time.last(), state.time.frame_time());
+            let mut time = state.time.next(buffer.pts());
+            if let Some(last) = last.filter(|last| time < *last) {
+                if last - time > settings.hold {
+                    state.coverage.clear();
+                } else {
+                    // Timestamps that are slightly out of order are not a seek.
+                    state.time.set_last(last);
+                    time = last;
+                }
             }
-            let verdict = state.coverage.frame(time, &known, &settings);
-            state.queue.push_back(Item::Frame(Box::new(Frame { buffer, info, time, known, verdict, settings })));
+            changes_latency = state.time.frame_time() != frame_time;
+            let coverage = state.coverage.update(time, &known, &settings);
+            let exempt = settings.exempt.clone();
+            state.queue.push_back(Item::Frame(Box::new(Frame { buffer, info, time, known, coverage, exempt })));
+        }
+        if changes_latency {
+            self.post_latency();
         }
         self.push(self.lookahead() as usize)
+    }
+
+    /// Tells the pipeline that the latency has changed.
+    fn post_latency(&self) {
+        if self.lookahead() > 0 {
+            // Without a bus there is no receiver.
+            let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
     }
 
     /// Pushes the oldest frames until `delayed` are left.
@@ -417,23 +461,23 @@ impl FaceRedact {
         settings: &Settings,
         mut buffers: RedactionBuffers,
     ) -> Result<Option<gst::Buffer>, gst::FlowError> {
-        let Frame { buffer, info, verdict, .. } = frame;
-        self.report(verdict.doubt, settings.on_doubt, buffer.pts());
-        if let (Some(doubt), OnDoubt::Error) = (verdict.doubt, settings.on_doubt) {
+        let Frame { buffer, info, coverage, .. } = frame;
+        self.report(coverage.doubt, settings.on_doubt, buffer.pts());
+        if let (Some(doubt), OnDoubt::Error) = (coverage.doubt, settings.on_doubt) {
             let text = format!(
                 "A frame may show faces that are not covered: {doubt}; put `retinaface` directly before this element, and \
                  `facetrack` between them if inference-interval is above 1, or set on-doubt=cover"
             );
             return Err(self.fail(ErrorCode::Failed, &text));
         }
-        let is_dropped = verdict.doubt.is_some() && settings.on_doubt == OnDoubt::Drop;
+        let is_dropped = coverage.doubt.is_some() && settings.on_doubt == OnDoubt::Drop;
         let is_discont = {
             let mut state = lock(&self.state);
             let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
             state.stats.frames += 1;
-            state.stats.faces += verdict.faces as u64;
-            state.stats.exempt += verdict.exempt as u64;
-            match (verdict.doubt, is_dropped) {
+            state.stats.faces += coverage.faces as u64;
+            state.stats.exempt += coverage.exempt as u64;
+            match (coverage.doubt, is_dropped) {
                 (Some(_), true) => state.stats.dropped += 1,
                 (Some(_), false) => state.stats.covered += 1,
                 (None, _) => {}
@@ -445,7 +489,6 @@ impl FaceRedact {
         }
         let mut buffer = own_memory(buffer).map_err(|error| self.fail(error.code(), &error.to_string()))?;
         let out = buffer.make_mut();
-        face_meta::remove_analysed(out);
         if settings.strip_metadata {
             face_meta::strip(out);
         }
@@ -454,12 +497,16 @@ impl FaceRedact {
         }
         let masks = settings.masks();
         let is_cropped = out.meta::<VideoCropMeta>().is_some();
-        if verdict.doubt.is_some() || !verdict.areas.is_empty() || !masks.is_empty() || is_cropped {
+        if coverage.doubt.is_some()
+            || !(coverage.areas.is_empty() && coverage.held_areas.is_empty())
+            || !masks.is_empty()
+            || is_cropped
+        {
             let covered = frame::write_all(out, &info, |view, crop| {
-                if verdict.doubt.is_some() {
+                if coverage.doubt.is_some() {
                     redact_all(view, settings.color());
                 } else {
-                    cover(view, crop, &verdict.areas, &masks, settings, &mut buffers);
+                    cover(view, crop, &coverage, &masks, settings, &mut buffers);
                 }
             });
             covered.map_err(|error| self.fail(error.code(), &error.to_string()))?;
@@ -494,22 +541,25 @@ impl FaceRedact {
 fn cover(
     view: &mut ImageViewMut<'_>,
     crop: Region,
-    areas: &[Rect],
+    coverage: &FrameCoverage,
     masks: &[Vec<Point>],
     settings: &Settings,
     buffers: &mut RedactionBuffers,
 ) {
     let (x, y) = (crop.x as f32, crop.y as f32);
-    let area = |rect: &Rect| {
+    let moved = |rect: Rect| Rect { x: rect.x + x, y: rect.y + y, ..rect };
+    let area = |rect: &Rect, shape: RedactionShape| {
         let is_cut =
             rect.x < 0.0 || rect.y < 0.0 || rect.right() > crop.width as f32 || rect.bottom() > crop.height as f32;
-        let (shape, rect) =
-            if is_cut { (RedactionShape::Box, rect.grown(CUT_MARGIN)) } else { (settings.shape(), *rect) };
-        RedactedArea { rect: Rect { x: rect.x + x, y: rect.y + y, ..rect }, shape }
+        let (shape, rect) = if is_cut { (RedactionShape::Box, rect.grown(CUT_MARGIN)) } else { (shape, *rect) };
+        RedactedArea { rect: moved(rect), shape }
     };
-    redact(view, &areas.iter().map(area).collect::<Vec<_>>(), &settings.style(), buffers);
-    let moved = |mask: &Vec<Point>| mask.iter().map(|corner| Point::new(corner.x + x, corner.y + y)).collect();
-    redact_polygons(view, &masks.iter().map(moved).collect::<Vec<_>>(), settings.color(), buffers);
+    let areas = coverage.areas.iter().map(|rect| area(rect, settings.shape()));
+    let held = coverage.held_areas.iter().map(|rect| area(rect, RedactionShape::Box));
+    let areas = areas.chain(held);
+    redact(view, &areas.collect::<Vec<_>>(), &settings.style(), buffers);
+    let mask = |mask: &Vec<Point>| mask.iter().map(|corner| Point::new(corner.x + x, corner.y + y)).collect();
+    redact_polygons(view, &masks.iter().map(mask).collect::<Vec<_>>(), settings.color(), buffers);
     let ImageInfo { width, height, .. } = view.info();
     let (right, bottom) = (crop.x + crop.width, crop.y + crop.height);
     let outside = [

@@ -51,6 +51,8 @@ struct State {
     lost: usize,
     /// The frame of that result with its faces and their ids, if it is an earlier one.
     analysed: Option<AnalysedFaces>,
+    /// The number of that analysis, if it is known.
+    analysis: Option<u64>,
 }
 
 impl State {
@@ -60,7 +62,7 @@ impl State {
             self.tracker.end(time);
         }
         self.time.clear();
-        (self.lost, self.analysed) = (0, None);
+        (self.lost, self.analysed, self.analysis) = (0, None, None);
     }
 
     fn take_events(&mut self) -> Vec<TrackEvent> {
@@ -197,7 +199,8 @@ impl BaseTransformImpl for FaceTrack {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let tracker = lock(&self.settings).new_tracker();
-        *lock(&self.state) = Some(State { tracker, info: None, time: StreamTime::default(), lost: 0, analysed: None });
+        *lock(&self.state) =
+            Some(State { tracker, info: None, time: StreamTime::default(), lost: 0, analysed: None, analysis: None });
         Ok(())
     }
 
@@ -297,17 +300,24 @@ impl FaceTrack {
         state.time = next;
         match found.state {
             FrameState::Detected if found.age.is_zero() => {
-                update(&mut state.tracker, time, &mut found, size, settings);
-                (state.lost, state.analysed) = (found.lost, None);
+                let dropped = update(&mut state.tracker, time, &mut found, size, settings);
+                (state.lost, state.analysed, state.analysis) = (found.lost + dropped, None, None);
                 return face_meta::update(buffer, &found, size);
             }
             FrameState::Detected => {
                 // Frames carry the result of an earlier one until the next result is there.
                 let then = time.saturating_sub(found.age);
                 state.tracker.expire(time, settings);
-                if state.tracker.time().is_none_or(|last| then > last) {
-                    update(&mut state.tracker, then, &mut found, size, settings);
-                    state.lost = found.lost;
+                let analysis = face_meta::analysis_number(buffer);
+                let is_new = match analysis {
+                    Some(number) => state.analysis != Some(number),
+                    None => state.tracker.time().is_none_or(|last| then > last),
+                };
+                if is_new {
+                    state.analysis = analysis;
+                    let then = state.tracker.time().map_or(then, |last| then.max(last));
+                    let dropped = update(&mut state.tracker, then, &mut found, size, settings);
+                    state.lost = found.lost + dropped;
                     state.analysed = face_meta::read_analysed(buffer).map(|mut analysed| {
                         // The same faces, in pixels of their own frame.
                         for face in &mut analysed.faces {
@@ -353,11 +363,19 @@ impl FaceTrack {
     }
 }
 
-/// Adds the result of an inference to the tracks, and the ids of the tracks to its faces.
-fn update(tracker: &mut Tracker, time: Duration, found: &mut FrameFaces, size: FrameSize, settings: &TrackerSettings) {
+/// Adds the result of an inference to the tracks, and the ids of the tracks to its faces. Returns the
+/// number of faces that are not predicted.
+fn update(
+    tracker: &mut Tracker,
+    time: Duration,
+    found: &mut FrameFaces,
+    size: FrameSize,
+    settings: &TrackerSettings,
+) -> usize {
     let mut faces = found.faces.iter().map(|found| found.face.clone()).collect::<Vec<_>>();
-    tracker.update(time, &mut faces, size, settings);
+    let dropped = tracker.update(time, &mut faces, size, settings);
     for (found, face) in found.faces.iter_mut().zip(faces) {
         found.face = face;
     }
+    dropped
 }

@@ -149,7 +149,7 @@ fn no_face_is_seen_in_what_redaction_lets_pass() {
         {
             let elements = format!(
                 "retinaface score-threshold=0.2 inference-interval={interval} ! facetrack score-threshold=0.2 \
-                 lost-timeout=4000 ! tee name=t ! queue ! fakesink async=false t. ! queue \
+                 lost-timeout=4000 ! tee name=t ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! fakesink t. ! queue \
                  ! faceredact color=0xFF00FF lookahead={} max-face-age=3000",
                 (3 * interval).max(10)
             );
