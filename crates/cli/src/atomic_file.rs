@@ -2,24 +2,52 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+
+/// A file beside `path` that takes its place when it is complete. It is removed if it is dropped
+/// before.
+pub(crate) struct PartialFile {
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl PartialFile {
+    /// Creates an empty file.
+    pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
+        let mut name = OsString::from(".");
+        name.push(path.file_name().with_context(|| format!("{} is not a file name", path.display()))?);
+        name.push(format!(".{}.partial", std::process::id()));
+        let partial = path.with_file_name(name);
+        fs::write(&partial, []).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { partial, path: path.to_path_buf() })
+    }
+
+    /// Where the content is written until it is complete.
+    pub(crate) fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Gives the file its name, in place of the file that has it.
+    pub(crate) fn persist(self) -> anyhow::Result<()> {
+        fs::rename(&self.partial, &self.path).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        // Fails after a rename. Of an error, the caller needs the first one.
+        let _ = fs::remove_file(&self.partial);
+    }
+}
 
 /// Writes to a temporary file in the same directory and renames it, so that readers never see a
 /// partly written file, not even when two processes write it.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().with_context(|| format!("{} is not a file name", path.display()))?);
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    fs::write(&partial, bytes)
-        .and_then(|()| fs::rename(&partial, path))
-        .inspect_err(|_| {
-            // The caller needs the first error.
-            let _ = fs::remove_file(&partial);
-        })
-        .with_context(|| format!("cannot write {}", path.display()))
+    let file = PartialFile::create(path)?;
+    fs::write(file.path(), bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    file.persist()
 }
 
 #[cfg(test)]

@@ -15,10 +15,12 @@ mod atomic_file;
 mod bench;
 mod detect;
 mod devices;
+mod elements;
 mod eval;
 mod image_file;
 mod model;
 pub mod parsers;
+mod redact;
 mod status;
 mod stderr;
 
@@ -35,6 +37,12 @@ enum Command {
     /// Detect faces in images; print one JSON line per image on standard output
     #[command(after_help = "Exit status: 0 if a face was found, 1 if no image contains a face, 2 on an error.")]
     Detect(detect::Detect),
+    /// Cover every face of a video or an image, and write it to another file
+    #[command(
+        after_help = "Exit status: 0 if a face was covered, 1 if none was found (OUT is written, too), 2 on an error \
+                            (OUT is not written)."
+    )]
+    Redact(Box<redact::Redact>),
     /// Measure the frame rate of the GStreamer element retinaface and the time of each stage
     Bench(bench::Bench),
     /// Measure the accuracy of a detector on annotated images, or of a tracker
@@ -55,6 +63,7 @@ pub fn run() -> ExitCode {
         Command::Devices(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Model(command) => command.run(),
+        Command::Redact(command) => command.run(),
     };
     let status = exit_code(result);
     status::flush_libraries();

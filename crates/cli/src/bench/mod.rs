@@ -10,7 +10,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use clap::Args;
 use retinaface::detect::Detector;
 use retinaface::geometry::InputSize;
@@ -19,7 +19,8 @@ use serde::Serialize;
 use self::frames::Nv12Frames;
 use self::session::BareSession;
 use self::stream::{ElementArgs, Mode, Stream, run_round};
-use crate::args::{ModelArgs, model_path, program_directory, silence_opencv};
+use crate::args::{ModelArgs, model_path, silence_opencv};
+use crate::elements;
 use crate::status::Outcome;
 
 mod frames;
@@ -120,8 +121,7 @@ struct Measurement {
 impl Bench {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         silence_opencv()?;
-        gst::init().context("cannot initialise GStreamer")?;
-        require_element()?;
+        elements::require(&["retinaface"])?;
         let model = model_path(self.model.as_deref())?;
         let frames = self.frames(&model)?;
         let options = self.model_args.options();
@@ -204,22 +204,6 @@ impl Bench {
         }
         Ok(measurement)
     }
-}
-
-/// Fails unless the GStreamer registry, or a plugin near this program, has the element
-/// `retinaface`.
-fn require_element() -> anyhow::Result<()> {
-    if let Some(directory) = program_directory() {
-        for plugins in ["../lib/gstreamer-1.0", "../plugins"] {
-            gst::Registry::get().scan_path(directory.join(plugins));
-        }
-    }
-    ensure!(
-        gst::ElementFactory::find("retinaface").is_some(),
-        "GStreamer has no element retinaface: run `. ./env.sh` in the project's directory, or set GST_PLUGIN_PATH to the \
-         directory of libgstretinaface.so"
-    );
-    Ok(())
 }
 
 fn resident_kb() -> anyhow::Result<u64> {

@@ -12,6 +12,7 @@ use gst::prelude::*;
 
 use super::frames::Nv12Frames;
 use crate::args::ModelArgs;
+use crate::elements;
 
 /// A stream that yields no frame for this long has stalled.
 const STALL_TIMEOUT: gst::ClockTime = gst::ClockTime::from_seconds(60);
@@ -79,22 +80,12 @@ impl Stream {
         let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Nv12, width, height)
             .fps(gst::Fraction::new(if fps > 0 { fps as i32 } else { NOMINAL_FPS }, 1))
             .build()?;
-        let ModelArgs { execution_provider, device_id, precision, kernels, allow_cpu_fallback, threads, .. } =
-            model_args;
-        let element = gst::ElementFactory::make("retinaface")
-            .property("model-file", model)
+        let element = elements::retinaface(model, model_args)
             .property("input-size", element_args.input_size)
-            .property("threads", *threads as u32)
-            .property("device-id", *device_id)
-            .property("allow-cpu-fallback", *allow_cpu_fallback)
             .property("inflight", element_args.inflight)
             .property("batch-size", element_args.batch_size)
             .property("parallel-runs", element_args.parallel_runs)
-            .property("model-options", model_args.overrides().to_string())
             .property("max-age", 0u32)
-            .property_from_str("execution-provider", execution_provider.name())
-            .property_from_str("precision", precision.name())
-            .property_from_str("kernels", kernels.name())
             .property_from_str("mode", if element_args.mode == Mode::Latest { "latest" } else { "sync" })
             .build()?;
         let source = gst_app::AppSrc::builder()

@@ -166,15 +166,19 @@ fn without_origin(line: &str) -> &str {
     text.trim_start_matches("> ").trim()
 }
 
-/// Writes a BGR image as a whole; the file extension selects the format.
+/// Writes a BGR image as a whole, without metadata; the file extension selects the format.
 pub(crate) fn write(path: &Path, image: &OwnedImage) -> anyhow::Result<()> {
+    write_as(path, path.extension().and_then(|extension| extension.to_str()).unwrap_or("png"), image)
+}
+
+/// As [`write`], with the format of this file extension.
+pub(crate) fn write_as(path: &Path, extension: &str, image: &OwnedImage) -> anyhow::Result<()> {
     let (width, height) = (image.view().width(), image.view().height());
     let rows: BoxedRef<'_, Mat> = Mat::new_rows_cols_with_bytes::<opencv::core::Vec3b>(
         i32::try_from(height)?,
         i32::try_from(width)?,
         image.data(),
     )?;
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("png");
     let mut bytes = Vector::new();
     if !imgcodecs::imencode(&format!(".{extension}"), &rows, &mut bytes, &Vector::new())? {
         bail!("OpenCV cannot write .{extension} files");

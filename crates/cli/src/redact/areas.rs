@@ -1,0 +1,150 @@
+//! The areas that are covered in each frame, from the faces of all frames.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use retinaface::geometry::Rect;
+use retinaface::track::{Coverage, CoverageSettings, KnownFaces};
+
+/// What the first pass found in a frame.
+#[derive(Clone, Debug)]
+pub(super) struct AnalysedFrame {
+    /// Timestamp; `None` if the decoder gives none.
+    pub(super) pts: Option<Duration>,
+    pub(super) known: KnownFaces,
+}
+
+/// The areas of each frame, by its timestamp.
+#[derive(Debug, Default)]
+pub(super) struct Areas {
+    /// `None`: the whole frame.
+    frames: BTreeMap<Duration, Option<Vec<Rect>>>,
+    /// Number of faces that the first pass found, of all frames.
+    pub(super) faces: usize,
+}
+
+impl Areas {
+    /// Plays the frames forwards and backwards through [`Coverage`], so that a face is covered before
+    /// it is found first, too.
+    pub(super) fn new(analysed: &[AnalysedFrame], settings: &CoverageSettings) -> Self {
+        let mut areas = Self::default();
+        let timed = analysed.iter().filter_map(|frame| Some((frame.pts?, &frame.known))).collect::<Vec<_>>();
+        areas.add(timed.iter().copied(), settings);
+        let last = timed.iter().map(|(pts, _)| *pts).max().unwrap_or_default();
+        let mut backwards = Self::default();
+        backwards.add(timed.iter().rev().map(|(pts, known)| (last - *pts, *known)), settings);
+        for (mirrored, other) in backwards.frames {
+            areas.insert(last - mirrored, other);
+        }
+        areas.faces = analysed.iter().map(|frame| frame.known.faces.len()).sum();
+        areas
+    }
+
+    /// Plays frames through [`Coverage`].
+    fn add<'a>(&mut self, frames: impl Iterator<Item = (Duration, &'a KnownFaces)>, settings: &CoverageSettings) {
+        let mut coverage = Coverage::new();
+        let mut last = Duration::ZERO;
+        for (time, known) in frames {
+            if time < last {
+                // The stream starts elsewhere.
+                coverage.clear();
+            }
+            last = time;
+            let verdict = coverage.frame(time, known, settings);
+            self.insert(time, verdict.doubt.is_none().then_some(verdict.areas));
+        }
+    }
+
+    /// Adds areas to a frame. Frames with the same timestamp have the areas of both.
+    fn insert(&mut self, time: Duration, areas: Option<Vec<Rect>>) {
+        let frame = self.frames.entry(time).or_insert_with(|| Some(Vec::new()));
+        match (frame.as_mut(), areas) {
+            (Some(all), Some(areas)) => all.extend(areas),
+            _ => *frame = None,
+        }
+    }
+
+    /// The areas of the frame with this timestamp. `None` if it must be covered whole: it is in doubt
+    /// where its faces are, or the first pass has not seen it.
+    pub(super) fn of(&self, pts: Option<Duration>) -> Option<&[Rect]> {
+        self.frames.get(&pts?)?.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use retinaface::geometry::Face;
+
+    fn ms(time: u64) -> Duration {
+        Duration::from_millis(time)
+    }
+
+    fn known(faces: &[Face]) -> KnownFaces {
+        KnownFaces { has_result: true, age: Duration::ZERO, lost: 0, faces: faces.to_vec() }
+    }
+
+    fn face(x: f32) -> Face {
+        Face { score: 0.9, rect: Rect::new(x, 50.0, 40.0, 50.0), track_id: Some(3), ..Face::default() }
+    }
+
+    fn frames(faces: impl Fn(u64) -> Option<Face>) -> Vec<AnalysedFrame> {
+        let frame = |number| AnalysedFrame {
+            pts: Some(ms(40 * number)),
+            known: known(&faces(number).into_iter().collect::<Vec<_>>()),
+        };
+        (0..100).map(frame).collect()
+    }
+
+    fn covers(areas: &Areas, number: u64, rect: Rect) -> bool {
+        let is_in = |area: &Rect| {
+            area.x <= rect.x && area.y <= rect.y && area.right() >= rect.right() && area.bottom() >= rect.bottom()
+        };
+        areas.of(Some(ms(40 * number))).is_some_and(|areas| areas.iter().any(is_in))
+    }
+
+    #[test]
+    fn the_frames_before_a_face_is_found_and_after_it_is_lost_are_covered() {
+        let at = |number: u64| face(100.0 + 2.0 * number as f32);
+        let analysed = frames(|number| (40..60).contains(&number).then(|| at(number)));
+        let areas = Areas::new(&analysed, &CoverageSettings::default());
+        assert_eq!(areas.faces, 20);
+        for number in 16..84 {
+            assert!(covers(&areas, number, at(number).rect), "frame {number}");
+        }
+        for number in [0, 14, 85, 99] {
+            assert_eq!(areas.of(Some(ms(40 * number))), Some(&[][..]), "frame {number}");
+        }
+    }
+
+    #[test]
+    fn a_gap_between_two_detections_is_covered_from_both_sides() {
+        let analysed = frames(|number| (number < 20 || number >= 60).then(|| face(100.0)));
+        let areas = Areas::new(&analysed, &CoverageSettings::default());
+        assert!((0..100).all(|number| covers(&areas, number, face(100.0).rect)));
+    }
+
+    #[test]
+    fn frames_in_doubt_and_unknown_frames_are_covered_whole() {
+        let mut analysed = frames(|_| None);
+        analysed[5].known.has_result = false;
+        analysed[6].known.lost = 1;
+        analysed[7].pts = None;
+        // A second frame with the timestamp of another one.
+        analysed[8].pts = Some(ms(40 * 9));
+        analysed[8].known.age = Duration::from_secs(1);
+        let areas = Areas::new(&analysed, &CoverageSettings::default());
+        let whole = (0..100).filter(|number| areas.of(Some(ms(40 * number))).is_none()).collect::<Vec<_>>();
+        assert_eq!(whole, [5, 6, 7, 8, 9]);
+        assert_eq!((areas.of(None), areas.of(Some(ms(1)))), (None, None));
+    }
+
+    #[test]
+    fn timestamps_that_go_back_start_a_new_stream() {
+        let mut analysed = frames(|number| (number < 10).then(|| face(100.0)));
+        analysed[10..].iter_mut().for_each(|frame| frame.pts = frame.pts.map(|pts| pts - ms(400)));
+        let areas = Areas::new(&analysed, &CoverageSettings::default());
+        assert!((0..10).all(|number| covers(&areas, number, face(100.0).rect)));
+        assert!((0..90).all(|number| areas.of(Some(ms(40 * number))).is_some()));
+    }
+}
