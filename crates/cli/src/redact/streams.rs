@@ -104,7 +104,15 @@ impl<'a> Player<'a> {
         let source = gst::ElementFactory::make("filesrc").property("location", input).build()?;
         let parser = gst::ElementFactory::make("parsebin").build()?;
         let decoder = gst::ElementFactory::make("decodebin").build()?;
-        pipeline.add_many([&source, &parser, &decoder])?;
+        // The muxer takes the packets of all streams in turn, and the encoder delays those of the video. Only
+        // the number of packets is limited, because a multiqueue exceeds this limit rather than stop all
+        // streams.
+        let queue = gst::ElementFactory::make("multiqueue")
+            .property("max-size-buffers", 64u32)
+            .property("max-size-bytes", 0u32)
+            .property("max-size-time", 0u64)
+            .build()?;
+        pipeline.add_many([&source, &parser, &queue, &decoder])?;
         source.link(&parser)?;
 
         let frames = video.static_pad("sink").context("the first element of the video has a sink pad")?;
@@ -124,22 +132,24 @@ impl<'a> Player<'a> {
         // parsebin adds the pads of all streams before it sends data through one of them. It does not
         // report that the last one was added.
         let streams = Arc::new(Mutex::new(Some(Vec::new())));
-        let (decoder, stream_reports, other) = (decoder.downgrade(), reports.clone(), Arc::new(other));
+        let elements = (queue.downgrade(), decoder.downgrade());
+        let (stream_reports, other) = (reports.clone(), Arc::new(other));
         parser.connect_pad_added(move |_, pad| {
             match &mut *streams.lock().unwrap_or_else(PoisonError::into_inner) {
                 Some(pads) => pads.push(pad.clone()),
                 None => stream_reports.fail(anyhow!("the streams of the file change within it")),
             }
-            let (streams, decoder, reports) = (Arc::clone(&streams), decoder.clone(), stream_reports.clone());
+            let (streams, elements, reports) = (Arc::clone(&streams), elements.clone(), stream_reports.clone());
             let other = Arc::clone(&other);
             pad.add_probe(gst::PadProbeType::BLOCK_DOWNSTREAM, move |_, _| {
                 // The other pads wait here until the streams are linked.
                 let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(pads) = streams.take() {
-                    let decoder = decoder.upgrade().and_then(|decoder| decoder.static_pad("sink"));
-                    let linked = decoder
-                        .context("the pipeline ends")
-                        .and_then(|decoder| link_streams(&pads, &decoder, &reports, &*other));
+                    let elements = elements.0.upgrade().zip(elements.1.upgrade());
+                    let linked = elements.context("the pipeline ends").and_then(|(queue, decoder)| {
+                        let decoder = decoder.static_pad("sink").context("decodebin has a sink pad")?;
+                        link_streams(&pads, &queue, &decoder, &reports, &*other)
+                    });
                     if let Err(error) = linked {
                         reports.fail(error);
                     }
@@ -224,6 +234,7 @@ pub(super) fn type_name(caps: &gst::Caps) -> &str {
 /// are dropped: they would show faces.
 fn link_streams(
     pads: &[gst::Pad],
+    queue: &gst::Element,
     decoder: &gst::Pad,
     reports: &Reports,
     other: &impl Fn(&gst::Pad, &gst::Caps) -> anyhow::Result<()>,
@@ -235,12 +246,21 @@ fn link_streams(
     for (index, (pad, caps)) in streams.iter().enumerate() {
         let name = type_name(caps);
         if index == video {
-            pad.link(decoder).map_err(|error| anyhow!("{name} cannot be decoded: {error}"))?;
+            let link = queued(pad, queue)?.link(decoder);
+            link.map_err(|error| anyhow!("{name} cannot be decoded: {error}"))?;
         } else if name.starts_with("video/") || name.starts_with("image/") {
             reports.note(format!("stream {index} ({name}) is dropped: only the first video is redacted"));
         } else {
-            other(pad, caps)?;
+            other(&queued(pad, queue)?, caps)?;
         }
     }
     Ok(())
+}
+
+/// Links a pad to the multiqueue. Returns the pad where its stream leaves it.
+fn queued(pad: &gst::Pad, queue: &gst::Element) -> anyhow::Result<gst::Pad> {
+    let sink = queue.request_pad_simple("sink_%u").context("multiqueue has a pad for each stream")?;
+    pad.link(&sink)?;
+    let name = sink.name().replace("sink", "src");
+    queue.static_pad(&name).context("multiqueue has a source pad for each sink pad")
 }

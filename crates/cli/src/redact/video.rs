@@ -123,13 +123,7 @@ impl Redact {
         // The second pass names the streams that it drops.
         let first_reports = Reports::default();
         let player = Player::new(&self.input, pipeline, &first, &first_reports, interrupt, move |pad, _| {
-            let pipeline = weak.upgrade().context("the pipeline ends")?;
-            let sink =
-                gst::ElementFactory::make("fakesink").property("sync", false).property("async", false).build()?;
-            pipeline.add(&sink)?;
-            sink.sync_state_with_parent()?;
-            pad.link(&sink.static_pad("sink").context("fakesink has a sink pad")?)?;
-            Ok(())
+            drop_stream(&weak.upgrade().context("the pipeline ends")?, pad)
         })?;
         player.start()?;
         let mut frames = Vec::new();
@@ -219,7 +213,9 @@ impl Redact {
     fn encoder(&self) -> anyhow::Result<gst::Element> {
         if gst::ElementFactory::find("x264enc").is_some() {
             let encoder = gst::ElementFactory::make("x264enc").property("quantizer", self.quality);
-            return Ok(encoder.property_from_str("pass", "qual").build()?);
+            // Reordered frames need an edit list in MP4. The one that mp4mux of GStreamer 1.22 writes cuts
+            // off the last frame.
+            return Ok(encoder.property_from_str("pass", "qual").property("bframes", 0u32).build()?);
         }
         if gst::ElementFactory::find("openh264enc").is_some() {
             // It has no constant rate factor.
@@ -322,23 +318,19 @@ fn copy_stream(
     caps: &gst::Caps,
     reports: &Reports,
 ) -> anyhow::Result<()> {
-    // The packets of a stream wait for those of the video, which the encoder delays.
-    let queue = gst::ElementFactory::make("queue")
-        .property("max-size-buffers", 0u32)
-        .property("max-size-bytes", 0u32)
-        .property("max-size-time", 0u64)
-        .build()?;
-    pipeline.add(&queue)?;
     let raw_aac = RAW_AAC.parse::<gst::Caps>()?;
     let is_aac = caps.structure(0).is_some_and(|caps| caps.name() == "audio/mpeg" && caps.get("mpegversion") == Ok(4));
-    let (last, target) = if let Some(target) = request_pad(muxer, caps) {
-        (queue.clone(), target)
+    if let Some(target) = request_pad(muxer, caps) {
+        keep_no_pictures(&target, reports);
+        pad.link(&target)?;
     } else if is_aac && let Some(target) = request_pad(muxer, &raw_aac) {
         // Transport streams have headers in the packets.
         let parser = make("aacparse")?;
         pipeline.add(&parser)?;
-        queue.link(&parser)?;
-        (parser, target)
+        keep_no_pictures(&target, reports);
+        parser.static_pad("src").context("aacparse has a source pad")?.link(&target)?;
+        parser.sync_state_with_parent()?;
+        pad.link(&parser.static_pad("sink").context("aacparse has a sink pad")?)?;
     } else {
         let name = type_name(caps);
         ensure!(
@@ -347,22 +339,17 @@ fn copy_stream(
             container.name()
         );
         reports.note(format!("a stream of type {name} is dropped: {} does not hold it", container.name()));
-        // A stream that ends nowhere would stop the others.
-        let sink = gst::ElementFactory::make("fakesink").property("sync", false).property("async", false).build()?;
-        pipeline.add(&sink)?;
-        queue.link(&sink)?;
-        sink.sync_state_with_parent()?;
-        queue.sync_state_with_parent()?;
-        pad.link(&queue.static_pad("sink").context("queue has a sink pad")?)?;
-        return Ok(());
-    };
-    keep_no_pictures(&target, reports);
-    last.static_pad("src").context("the element has a source pad")?.link(&target)?;
-    if last != queue {
-        last.sync_state_with_parent()?;
+        drop_stream(pipeline, pad)?;
     }
-    queue.sync_state_with_parent()?;
-    pad.link(&queue.static_pad("sink").context("queue has a sink pad")?)?;
+    Ok(())
+}
+
+/// Links a stream to a sink that drops it. A stream that ends nowhere would stop the others.
+fn drop_stream(pipeline: &gst::Pipeline, pad: &gst::Pad) -> anyhow::Result<()> {
+    let sink = gst::ElementFactory::make("fakesink").property("sync", false).property("async", false).build()?;
+    pipeline.add(&sink)?;
+    sink.sync_state_with_parent()?;
+    pad.link(&sink.static_pad("sink").context("fakesink has a sink pad")?)?;
     Ok(())
 }
 

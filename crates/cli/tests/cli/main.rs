@@ -13,5 +13,6 @@ mod eval_track;
 mod images;
 mod openvino;
 mod program;
+mod redact;
 mod setup;
 mod webgpu;
