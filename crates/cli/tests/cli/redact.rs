@@ -1,7 +1,7 @@
 //! The command `retinaface redact`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use gst::prelude::*;
@@ -148,4 +148,158 @@ fn faces_are_covered_and_audio_packets_and_timestamps_are_kept() {
     }
     let left = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name());
     assert_eq!(left.filter(|name| name.to_string_lossy().contains("partial")).count(), 0);
+}
+
+#[test]
+fn a_rotated_clip_is_written_upright_with_its_faces_covered() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("phone.mp4");
+    write_clip(&input, "videoflip video-direction=90l ! x264enc bframes=0 speed-preset=ultrafast", "mp4mux");
+    let mut bytes = std::fs::read(&input).unwrap();
+    // The matrix of the video track: rotate by 90 degrees clockwise. Numbers have 16 fractional bits.
+    let matrix = bytes.windows(4).position(|name| name == b"tkhd").unwrap() + 44;
+    let rotation = [0, 0x10000, 0, -0x10000, 0, 0, 320 << 16, 0, 0x4000_0000];
+    bytes[matrix..][..36].copy_from_slice(rotation.map(i32::to_be_bytes).as_flattened());
+    std::fs::write(&input, bytes).unwrap();
+    let output = directory.path().join("out.mkv");
+    let result = redact(&[path_str(&input), path_str(&output)]);
+    assert_eq!((status(&result), stderr(&result).as_str()), (0, ""));
+    check_video(&input, &output, MATROSKA_TICK);
+    let corner = |file: &Path| {
+        let frame = shown_frames(file).remove(0).1;
+        Mat::roi(&frame, opencv::core::Rect::new(0, 0, 60, 60)).unwrap().try_clone().unwrap()
+    };
+    let difference = opencv::core::norm2_def(&corner(&input), &corner(&output)).unwrap() / 60.0;
+    assert!(difference < 20.0, "{difference}");
+}
+
+#[test]
+fn options_of_a_video_are_used_and_masks_are_covered_in_every_frame() {
+    let directory = tempfile::tempdir().unwrap();
+    let (input, output) = (clip(directory.path(), "a.mp4"), directory.path().join("out.mov"));
+    let options = ["--method", "blur", "--shape", "box", "--color", "00ff00", "--mask", "0,0,40,0,40,40,0,40"];
+    let more = ["--inference-interval", "4", "--quality", "10", "--hold", "500", "--margin", "1.5"];
+    let result = redact(&[&[path_str(&input), path_str(&output)], &options[..], &more].concat());
+    assert_eq!((status(&result), stderr(&result).as_str()), (0, ""));
+    check_video(&input, &output, MP4_TICK);
+    for (_, frame) in shown_frames(&output) {
+        let [b, g, r] = frame.at_2d::<opencv::core::Vec3b>(20, 20).unwrap().0;
+        assert!(g > 240 && b < 15 && r < 15, "{b} {g} {r}");
+    }
+}
+
+/// A file with a text, chapters and a picture in its tags.
+fn clip_with_chapters(file: &Path) {
+    let encoder = "x264enc bframes=0 speed-preset=ultrafast";
+    let pipeline =
+        launch(&format!("{} ! {encoder} ! matroskamux name=mux ! filesink location={}", frames(), file.display()));
+    let mux = pipeline.by_name("mux").unwrap();
+    let mut toc = gst::Toc::new(gst::TocScope::Global);
+    let mut edition = gst::TocEntry::new(gst::TocEntryType::Edition, "1");
+    let mut chapter = gst::TocEntry::new(gst::TocEntryType::Chapter, "2");
+    chapter.get_mut().unwrap().set_start_stop_times(0, 500_000_000);
+    edition.get_mut().unwrap().append_sub_entry(chapter);
+    toc.get_mut().unwrap().append_entry(edition);
+    mux.dynamic_cast_ref::<gst::TocSetter>().unwrap().set_toc(Some(&toc));
+    let picture = std::fs::read(common::media("single_face.jpg")).unwrap();
+    let caps = gst::Caps::builder("image/jpeg").build();
+    let picture = gst::Sample::builder().buffer(&gst::Buffer::from_slice(picture)).caps(&caps).build();
+    let setter = mux.dynamic_cast_ref::<gst::TagSetter>().unwrap();
+    setter.add_tag::<gst::tags::Image>(&picture, gst::TagMergeMode::Append);
+    run_pipeline(&pipeline);
+}
+
+#[test]
+fn chapters_are_kept_or_named_and_cover_art_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("chapters.mkv");
+    clip_with_chapters(&input);
+    // The identifiers of a Matroska chapter and of an attached file.
+    let has = |file: &Path, id: &[u8]| std::fs::read(file).unwrap().windows(id.len()).any(|bytes| bytes == id);
+    let (chapter, picture) = (&[0x45, 0xB9][..], &b"image/jpeg"[..]);
+    assert!(has(&input, chapter) && has(&input, picture));
+    let output = directory.path().join("out.mkv");
+    let result = redact(&[path_str(&input), path_str(&output)]);
+    assert_eq!(status(&result), 0);
+    assert!(stderr(&result).contains("cover art, thumbnails and attachments are dropped"), "{}", stderr(&result));
+    assert!(has(&output, chapter) && !has(&output, picture));
+    let output = directory.path().join("out.mp4");
+    let result = redact(&[path_str(&input), path_str(&output)]);
+    assert!(stderr(&result).contains("the chapters are dropped: write .mkv"), "{}", stderr(&result));
+    assert!(!has(&output, &[0xFF, 0xD8, 0xFF]));
+}
+
+#[test]
+fn images_are_upright_without_metadata_and_without_faces() {
+    let directory = tempfile::tempdir().unwrap();
+    let photo = imread(path_str(&common::media("single_face.jpg")), IMREAD_COLOR).unwrap();
+    let mut rotated = Mat::default();
+    opencv::core::rotate(&photo, &mut rotated, opencv::core::ROTATE_90_COUNTERCLOCKWISE).unwrap();
+    let input = directory.path().join("photo.jpg");
+    imwrite(path_str(&input), &rotated, &Vector::new()).unwrap();
+    let jpeg = std::fs::read(&input).unwrap();
+    // Orientation 6 (rotate by 90 degrees clockwise), and a second directory with a thumbnail.
+    let thumbnail = b"\xFF\xD8\xFFthumbnail\xFF\xD9";
+    let exif = [
+        &b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x1A\0\0\0"[..],
+        b"\x02\0\x01\x02\x04\0\x01\0\0\0\x38\0\0\0\x02\x02\x04\0\x01\0\0\0\x0E\0\0\0\0\0\0\0",
+        thumbnail,
+    ]
+    .concat();
+    let segment = [&[0xFF, 0xE1], &(exif.len() as u16 + 2).to_be_bytes()[..], &exif].concat();
+    std::fs::write(&input, [&jpeg[..2], &segment, &jpeg[2..]].concat()).unwrap();
+    for (name, method) in [("a.jpg", "solid"), ("b.png", "pixelate"), ("c.webp", "blur")] {
+        let output = directory.path().join(name);
+        let mask = "0,0,40,0,40,40,0,40";
+        let options = ["--method", method, "--color", "ff0000", "--mask", mask];
+        let result = redact(&[&[path_str(&input), path_str(&output)], &options[..]].concat());
+        assert_eq!((status(&result), stderr(&result).as_str()), (0, ""), "{name}");
+        let bytes = std::fs::read(&output).unwrap();
+        assert!(
+            !bytes.windows(4).any(|bytes| bytes == b"Exif") && !bytes.windows(9).any(|bytes| bytes == b"thumbnail")
+        );
+        let image = imread(path_str(&output), IMREAD_COLOR).unwrap();
+        assert_eq!(image.size().unwrap(), photo.size().unwrap());
+        let [b, g, r] = image.at_2d::<opencv::core::Vec3b>(20, 20).unwrap().0;
+        assert!(r > 240 && g < 15 && b < 15, "{name}: {b} {g} {r}");
+        assert_eq!(faces_in(std::iter::once(&image)), [0], "{name}");
+    }
+    assert_eq!(faces_in(std::iter::once(&photo)), [1]);
+    // Without a face, the output is written and the status is 1.
+    let (result, again) = (directory.path().join("a.jpg"), directory.path().join("again.png"));
+    assert_eq!(status(&redact(&[path_str(&result), path_str(&again)])), 1);
+    assert!(again.exists());
+}
+
+#[test]
+fn after_an_error_there_is_no_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (text, audio, photo) = (path("text.mp4"), path("audio.mp4"), path("photo.jpg"));
+    std::fs::write(&text, "not a video").unwrap();
+    let audio_only = "audiotestsrc num-buffers=20 ! audioconvert ! avenc_aac ! mp4mux ! filesink location=";
+    run_pipeline(&launch(&format!("{audio_only}{}", audio.display())));
+    std::fs::copy(common::media("single_face.jpg"), &photo).unwrap();
+    let files = || std::fs::read_dir(directory.path()).unwrap().count();
+    let before = files();
+    for (input, output, part) in [
+        (&photo, &photo, "is the input and is not overwritten"),
+        (&photo, &text, "exists; --force overwrites it"),
+        (&photo, &directory.path().to_path_buf(), "is a directory"),
+        (&photo, &path("out.webm"), "does not end in .mp4, .m4v, .mov, .mkv"),
+        (&photo, &path("none/out.jpg"), "cannot write"),
+        (&path("none.mp4"), &path("out.mp4"), "no such file"),
+        (&text, &path("out.mp4"), "is not written: cannot process"),
+        (&text, &path("out.jpg"), "is not written"),
+        (&audio, &path("out.mp4"), "the file has no video stream"),
+    ] {
+        let result = redact(&[path_str(input), path_str(output)]);
+        assert_eq!((status(&result), result.stdout.len()), (2, 0), "{part}");
+        assert!(stderr(&result).contains(part), "{part}: {}", stderr(&result));
+        assert_eq!(files(), before, "{part}");
+    }
+    assert_eq!(std::fs::read(&text).unwrap(), b"not a video");
+    // The model is opened before the output is touched.
+    let result = redact(&[path_str(&photo), path_str(&text), "--force", "--model", "none.onnx"]);
+    assert_eq!((status(&result), std::fs::read(&text).unwrap().as_slice()), (2, &b"not a video"[..]));
 }
