@@ -83,14 +83,6 @@ impl Redact {
         let areas = Areas::new(&analysed, &self.coverage());
         drop(analysed);
         let faces = areas.faces;
-        if let Some(chapters) = reports.chapters() {
-            match muxer.dynamic_cast_ref::<gst::TocSetter>() {
-                Some(muxer) => muxer.set_toc(Some(&chapters)),
-                None => {
-                    reports.note(format!("the chapters are dropped: write .mkv to keep them, not {}", container.name()))
-                }
-            }
-        }
         let second = SecondPass { container, muxer, encoder, output, areas, frames };
         let frames_covered_whole = self.cover(second, &reports, &interrupt, &bar)?;
         bar.finish_and_clear();
@@ -188,6 +180,14 @@ impl Redact {
             video.set_property("trak-timescale", MP4_TIMESCALE);
         }
         keep_no_pictures(&video, reports);
+        if let Some(chapters) = reports.chapters() {
+            if muxer.is::<gst::TocSetter>() {
+                set_chapters(&video, &muxer, chapters);
+            } else {
+                let name = container.name();
+                reports.note(format!("the chapters are dropped: write .mkv to keep them, {name} has none here"));
+            }
+        }
         parser.static_pad("src").context("h264parse has a source pad")?.link(&video)?;
 
         let (weak, stream_reports) = (pipeline.downgrade(), reports.clone());
@@ -364,6 +364,17 @@ fn request_pad(muxer: &gst::Element, caps: &gst::Caps) -> Option<gst::Pad> {
     muxer.request_pad(&template, None, None)
 }
 
+/// Gives the muxer chapters before it writes the header. It forgets those that it has before it starts.
+fn set_chapters(pad: &gst::Pad, muxer: &gst::Element, chapters: gst::Toc) {
+    let muxer = muxer.downgrade();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        if let Some(muxer) = muxer.upgrade().and_then(|muxer| muxer.dynamic_cast::<gst::TocSetter>().ok()) {
+            muxer.set_toc(Some(&chapters));
+        }
+        gst::PadProbeReturn::Remove
+    });
+}
+
 /// Removes pictures from the tags that enter the muxer, such as cover art and thumbnails, which show
 /// faces. Removes the orientation, too: the frames are upright.
 fn keep_no_pictures(pad: &gst::Pad, reports: &Reports) {
@@ -379,7 +390,7 @@ fn keep_no_pictures(pad: &gst::Pad, reports: &Reports) {
                 *event = gst::event::Tag::new(kept);
                 gst::PadProbeReturn::Ok
             }
-            // The chapters were set before, without the tags of their entries.
+            // The chapters of the first pass are set.
             gst::EventView::Toc(_) => gst::PadProbeReturn::Drop,
             _ => gst::PadProbeReturn::Ok,
         }
