@@ -9,7 +9,7 @@ use anyhow::Context as _;
 /// A file beside `path` that takes its place when it is complete. It is removed if it is dropped
 /// before.
 pub(crate) struct PartialFile {
-    partial: PathBuf,
+    temporary: PathBuf,
     path: PathBuf,
 }
 
@@ -19,26 +19,26 @@ impl PartialFile {
         let mut name = OsString::from(".");
         name.push(path.file_name().with_context(|| format!("{} is not a file name", path.display()))?);
         name.push(format!(".{}.partial", std::process::id()));
-        let partial = path.with_file_name(name);
-        fs::write(&partial, []).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { partial, path: path.to_path_buf() })
+        let temporary = path.with_file_name(name);
+        fs::write(&temporary, []).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { temporary, path: path.to_path_buf() })
     }
 
     /// Where the content is written until it is complete.
-    pub(crate) fn path(&self) -> &Path {
-        &self.partial
+    pub(crate) fn partial_path(&self) -> &Path {
+        &self.temporary
     }
 
     /// Gives the file its name, in place of the file that has it.
     pub(crate) fn persist(self) -> anyhow::Result<()> {
-        fs::rename(&self.partial, &self.path).with_context(|| format!("cannot write {}", self.path.display()))
+        fs::rename(&self.temporary, &self.path).with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
 impl Drop for PartialFile {
     fn drop(&mut self) {
         // Fails after a rename. Of an error, the caller needs the first one.
-        let _ = fs::remove_file(&self.partial);
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -46,7 +46,7 @@ impl Drop for PartialFile {
 /// partly written file, not even when two processes write it.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let file = PartialFile::create(path)?;
-    fs::write(file.path(), bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(file.partial_path(), bytes).with_context(|| format!("cannot write {}", path.display()))?;
     file.persist()
 }
 

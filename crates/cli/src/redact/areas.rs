@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_gap_between_two_detections_is_covered_from_both_sides() {
-        let analysed = frames(|number| (number < 20 || number >= 60).then(|| face(100.0)));
+        let analysed = frames(|number| (!(20..60).contains(&number)).then(|| face(100.0)));
         let areas = Areas::new(&analysed, &CoverageSettings::default());
         assert!((0..100).all(|number| covers(&areas, number, face(100.0).rect)));
     }

@@ -171,8 +171,8 @@ impl Redact {
             self.output.display()
         );
         let report = match container {
-            Some(container) => self.redact_video(container, output.path()),
-            None => self.redact_image(output.path()),
+            Some(container) => self.redact_video(container, output.partial_path()),
+            None => self.redact_image(output.partial_path()),
         };
         let report = report.with_context(|| format!("{} is not written", self.output.display()))?;
         output.persist()?;

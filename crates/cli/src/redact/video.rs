@@ -390,8 +390,12 @@ fn keep_no_pictures(pad: &gst::Pad, reports: &Reports) {
                 *event = gst::event::Tag::new(kept);
                 gst::PadProbeReturn::Ok
             }
-            // The chapters of the first pass are set.
-            gst::EventView::Toc(_) => gst::PadProbeReturn::Drop,
+            gst::EventView::Toc(_) => {
+                // The chapters of the first pass are set. A sticky event cannot be dropped: GStreamer 1.22
+                // writes a critical message.
+                *event = gst::event::Tag::new(gst::TagList::new());
+                gst::PadProbeReturn::Ok
+            }
             _ => gst::PadProbeReturn::Ok,
         }
     });
