@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use retinaface::geometry::Rect;
-use retinaface::track::{Coverage, CoverageSettings, KnownFaces};
+use retinaface::geometry::{Face, Rect};
+use retinaface::track::{Coverage, CoverageSettings, FrameCoverage, KnownFaces};
 
 /// What the first pass found in a frame.
 #[derive(Clone, Debug)]
@@ -29,29 +29,27 @@ impl Areas {
     pub(super) fn new(analysed: &[AnalysedFrame], settings: &CoverageSettings) -> Self {
         let mut areas = Self::default();
         let timed = analysed.iter().filter_map(|frame| Some((frame.pts?, &frame.known))).collect::<Vec<_>>();
-        areas.add(timed.iter().copied(), settings);
+        for (time, coverage) in play(timed.iter().map(|(pts, known)| (*pts, (*known).clone())), settings) {
+            areas.insert(time, coverage.doubt.is_none().then_some(coverage.areas));
+            areas.hold(time, &coverage.held_areas);
+        }
         let last = timed.iter().map(|(pts, _)| *pts).max().unwrap_or_default();
-        let mut backwards = Self::default();
-        backwards.add(timed.iter().rev().map(|(pts, known)| (last - *pts, *known)), settings);
-        for (mirrored, other) in backwards.frames {
-            areas.insert(last - mirrored, other);
+        let backwards = || timed.iter().rev().map(|(pts, known)| (last - *pts, *known));
+        for (mirrored, coverage) in play(backwards().map(|(time, known)| (time, known.clone())), settings) {
+            areas.hold(last - mirrored, &coverage.held_areas);
+        }
+        // Where a prediction between two inferences was wrong, the next detection says more.
+        for (mirrored, coverage) in play(backwards().map(|(time, known)| (time, detected(known))), settings) {
+            areas.hold(last - mirrored, &coverage.held_areas);
         }
         areas.faces = analysed.iter().map(|frame| frame.known.faces.len()).sum();
         areas
     }
 
-    /// Plays frames through [`Coverage`].
-    fn add<'a>(&mut self, frames: impl Iterator<Item = (Duration, &'a KnownFaces)>, settings: &CoverageSettings) {
-        let mut coverage = Coverage::new();
-        let mut last = Duration::ZERO;
-        for (time, known) in frames {
-            if time < last {
-                // The stream starts elsewhere.
-                coverage.clear();
-            }
-            last = time;
-            let verdict = coverage.frame(time, known, settings);
-            self.insert(time, verdict.doubt.is_none().then_some(verdict.areas));
+    /// Adds areas in which a face can be anywhere. The ellipse around such a rectangle contains it.
+    fn hold(&mut self, time: Duration, held: &[Rect]) {
+        if let Some(Some(areas)) = self.frames.get_mut(&time) {
+            areas.extend(held.iter().map(|rect| rect.grown(std::f32::consts::SQRT_2)));
         }
     }
 
@@ -71,10 +69,33 @@ impl Areas {
     }
 }
 
+/// Plays frames through [`Coverage`].
+fn play(
+    frames: impl Iterator<Item = (Duration, KnownFaces)>,
+    settings: &CoverageSettings,
+) -> Vec<(Duration, FrameCoverage)> {
+    let (mut coverage, mut last) = (Coverage::new(), Duration::ZERO);
+    let play = |(time, known): (Duration, KnownFaces)| {
+        if time < last {
+            // The timestamps start anew.
+            coverage.clear();
+        }
+        last = time;
+        (time, coverage.update(time, &known, settings))
+    };
+    frames.map(play).collect()
+}
+
+/// A frame without predicted faces.
+fn detected(known: &KnownFaces) -> KnownFaces {
+    let is_detected = |face: &&Face| face.uncertainty.is_none();
+    let faces = known.faces.iter().filter(is_detected).cloned().collect::<Vec<_>>();
+    KnownFaces { has_result: known.has_result && faces.len() == known.faces.len(), faces, ..*known }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use retinaface::geometry::Face;
 
     fn ms(time: u64) -> Duration {
         Duration::from_millis(time)

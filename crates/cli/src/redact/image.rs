@@ -33,12 +33,12 @@ impl Redact {
         let faces = detector.detect(&image.view(), &settings)?.faces;
         let found = faces.len();
         let known = KnownFaces { has_result: true, age: Duration::ZERO, lost: 0, faces };
-        let verdict = Coverage::new().frame(Duration::ZERO, &known, &self.coverage());
+        let coverage = Coverage::new().update(Duration::ZERO, &known, &self.coverage());
         let mut buffers = RedactionBuffers::default();
-        let areas = verdict.areas.iter().map(|area| self.area(*area)).collect::<Vec<_>>();
+        let areas = coverage.areas.iter().map(|area| self.area(*area)).collect::<Vec<_>>();
         redact(&mut image.view_mut(), &areas, &self.style(), &mut buffers);
         redact_polygons(&mut image.view_mut(), &self.mask.polygons, self.color, &mut buffers);
-        if verdict.doubt.is_some() {
+        if coverage.doubt.is_some() {
             redact_all(&mut image.view_mut(), self.color);
         }
         image_file::write_as(output, &extension(&self.output), &image)?;
@@ -46,7 +46,7 @@ impl Redact {
             schema: super::video::SCHEMA,
             frames: 1,
             faces: found,
-            frames_covered_whole: usize::from(verdict.doubt.is_some()),
+            frames_covered_whole: usize::from(coverage.doubt.is_some()),
             notes: Vec::from_iter(warning),
         })
     }
