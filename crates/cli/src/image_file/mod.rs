@@ -171,7 +171,7 @@ pub(crate) fn write(path: &Path, image: &OwnedImage) -> anyhow::Result<()> {
     write_as(path, path.extension().and_then(|extension| extension.to_str()).unwrap_or("png"), image)
 }
 
-/// As [`write`], with the format of this file extension.
+/// As [`write()`], with the format of this file extension.
 pub(crate) fn write_as(path: &Path, extension: &str, image: &OwnedImage) -> anyhow::Result<()> {
     let (width, height) = (image.view().width(), image.view().height());
     let rows: BoxedRef<'_, Mat> = Mat::new_rows_cols_with_bytes::<opencv::core::Vec3b>(
