@@ -20,9 +20,15 @@ const TIMEOUT: gst::ClockTime = gst::ClockTime::from_seconds(60);
 const FRAMES: usize = 24;
 
 fn redact(arguments: &[&str]) -> Output {
-    let plugins = Path::new(env!("CARGO_BIN_EXE_retinaface")).parent().unwrap().to_path_buf();
+    // The plugin that cargo built with the tests, and a registry of its own: the one in use may have read
+    // another build.
+    let plugins = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+    assert!(plugins.join("libgstretinaface.so").exists(), "{} has no plugin", plugins.display());
+    let registry = tempfile::tempdir().unwrap();
     let arguments = [&["redact", "--execution-provider", "cpu"], arguments].concat();
-    program(&arguments).env("GST_PLUGIN_PATH", plugins).output().unwrap()
+    let mut command = program(&arguments);
+    command.env("GST_PLUGIN_PATH", plugins).env("GST_REGISTRY", registry.path().join("registry.bin"));
+    command.output().unwrap()
 }
 
 /// A pipeline that ends itself.
