@@ -108,6 +108,11 @@ fn tolerance(format: VideoFormat) -> f64 {
     }
 }
 
+/// Whether `videoconvert` is not that of GStreamer 1.22, with which the limits were measured.
+fn has_new_videoconvert() -> bool {
+    gst::version() >= (1, 26, 0, 0)
+}
+
 #[test]
 fn crops_of_all_formats_equal_those_after_videoconvert() {
     with_watchdog(|| {
@@ -129,10 +134,9 @@ fn crops_of_all_formats_equal_those_after_videoconvert() {
             // Colours are lost by luma alone, and by the palette that videoconvert makes.
             if !name.starts_with("GRAY") && name != "RGB8P" {
                 let difference = mean_difference(&crops, &expected);
-                // What the way through this format loses, in this release of videoconvert.
-                let lost = mean_difference(&converted, &expected);
-                let limit = (lost + 0.5).max(2.5);
-                assert!(difference <= limit, "{name}: {difference} levels from the crops of BGR, not {limit}");
+                // videoconvert 1.26 makes Y41B with other chroma than 1.22, by up to 30 levels.
+                let limit = if name == "Y41B" && has_new_videoconvert() { 2.8 } else { 2.5 };
+                assert!(difference <= limit, "{name}: {difference} levels from the crops of BGR");
             }
         }
         let gray = outputs("videoconvert ! video/x-raw,format=GRAY8 ! facealign", &photo, &[]);
@@ -157,10 +161,10 @@ fn ranges_matrices_and_interlaced_chroma_follow_the_caps() {
                     let back = "videoconvert dither=none ! video/x-raw,format=RGB,colorimetry=sRGB";
                     let expected = outputs(&format!("{convert} ! {back} ! facealign"), &photo, &extra);
                     let difference = mean_difference(&crops, &expected);
-                    // Chroma of fields is interpolated over twice the distance. Wrong colorimetry
-                    // differs by more than 4.
-                    let is_field = interlace_mode != "progressive";
-                    let tolerance = tolerance(VideoFormat::from_string(name)) + if is_field { 0.5 } else { 0.0 };
+                    // videoconvert 1.26 loses more on the way through P010 in BT.2020, 1.21 levels
+                    // instead of 1.14 if interlaced.
+                    let is_lossy = has_new_videoconvert() && name == "P010_10LE" && colorimetry == "2:6:13:7";
+                    let tolerance = tolerance(VideoFormat::from_string(name)) + if is_lossy { 0.1 } else { 0.0 };
                     assert!(difference <= tolerance, "{format} {interlace_mode}: {difference} levels");
                 }
             }
