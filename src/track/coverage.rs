@@ -56,6 +56,14 @@ pub struct KnownFaces {
     pub faces: Vec<Face>,
 }
 
+impl KnownFaces {
+    /// The detected faces. If a tracker predicted some, it is not known which faces the frame has.
+    fn detected(&self) -> Self {
+        let faces = self.faces.iter().filter(|face| face.uncertainty.is_none()).cloned().collect::<Vec<_>>();
+        Self { has_result: self.has_result && faces.len() == self.faces.len(), faces, ..*self }
+    }
+}
+
 /// Why the known faces of a frame may be incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Doubt {
@@ -108,8 +116,8 @@ struct RecentFace {
 
 /// The covered faces of a stream, so that a face stays covered while the detector does not see it.
 ///
-/// Times must not decrease; call [`Self::clear`] after a seek. To cover a face before it is found, play
-/// frames backwards through a second one.
+/// Times must not decrease; call [`Self::clear`] after a seek. [`areas_before`] covers a face before
+/// it is found.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     held: Vec<RecentFace>,
@@ -243,6 +251,25 @@ impl Coverage {
             }
         }
     }
+}
+
+/// The areas of faces in the frames before those in which they were seen, one list per frame.
+///
+/// `frames` have times that do not decrease. They are played backwards twice: with all faces, and with
+/// the detected ones only. A prediction can be wrong when a face turns or the camera moves;
+/// extrapolating back from the next detection covers that case.
+pub fn areas_before(frames: &[(Duration, &KnownFaces)], settings: &CoverageSettings) -> Vec<Vec<Rect>> {
+    let newest = frames.last().map_or(Duration::ZERO, |(time, _)| *time);
+    let (mut all, mut detected) = (Coverage::new(), Coverage::new());
+    let areas = frames.iter().rev().map(|(time, known)| {
+        let time = newest.saturating_sub(*time);
+        let mut areas = all.update(time, known, settings).held_areas;
+        areas.extend(detected.update(time, &known.detected(), settings).held_areas);
+        areas
+    });
+    let mut areas = areas.collect::<Vec<_>>();
+    areas.reverse();
+    areas
 }
 
 fn is_exempt(face: &Face, exempt: &BTreeSet<u64>) -> bool {
@@ -476,6 +503,22 @@ mod tests {
         coverage.rescale(0.5, 0.5);
         let held = coverage.update(ms(40), &known(&[]), &settings).held_areas[0];
         assert!(contains(&held, Rect::new(150.0, 25.0, 20.0, 25.0)), "{held:?}");
+    }
+
+    #[test]
+    fn a_face_is_covered_before_it_is_found_and_where_a_prediction_was_wrong() {
+        let settings = CoverageSettings::default();
+        let predicted = Face { uncertainty: Some(2.0), ..face(100.0, Some(1)) };
+        // Detected at 100, predicted there, and found at 200: the camera has moved.
+        let lists = [vec![], vec![face(100.0, Some(1))], vec![predicted], vec![face(200.0, Some(1))]];
+        let known = lists.map(|faces| known(&faces));
+        let frames = (0..).zip(&known).map(|(number, known)| (ms(40 * number), known)).collect::<Vec<_>>();
+        let areas = areas_before(&frames, &settings);
+        let covers = |number: usize, x: f32| areas[number].iter().any(|area| contains(area, face(x, None).rect));
+        assert!(covers(0, 100.0) && !covers(1, 100.0), "{areas:?}");
+        assert!(covers(2, 200.0), "{areas:?}");
+        assert!(areas[3].is_empty());
+        assert_eq!(areas_before(&[], &settings), Vec::<Vec<Rect>>::new());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod tracker;
 
 pub use coverage::{
     Coverage, CoverageSettings, DEFAULT_HOLD, DEFAULT_MARGIN, DEFAULT_MAX_FACE_AGE, Doubt, FrameCoverage, KnownFaces,
+    areas_before,
 };
 pub use smoothing::Smoother;
 pub use tracker::{

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use retinaface::geometry::{Face, Rect};
-use retinaface::track::{Coverage, CoverageSettings, FrameCoverage, KnownFaces};
+use retinaface::geometry::Rect;
+use retinaface::track::{Coverage, CoverageSettings, KnownFaces, areas_before};
 
 /// What the first pass found in a frame.
 #[derive(Clone, Debug)]
@@ -29,18 +29,19 @@ impl Areas {
     pub(super) fn new(analysed: &[AnalysedFrame], settings: &CoverageSettings) -> Self {
         let mut areas = Self::default();
         let timed = analysed.iter().filter_map(|frame| Some((frame.pts?, &frame.known))).collect::<Vec<_>>();
-        for (time, coverage) in play(timed.iter().map(|(pts, known)| (*pts, (*known).clone())), settings) {
-            areas.insert(time, coverage.doubt.is_none().then_some(coverage.areas));
-            areas.hold(time, &coverage.held_areas);
+        let (mut coverage, mut last) = (Coverage::new(), Duration::ZERO);
+        for (time, known) in &timed {
+            if *time < last {
+                // The timestamps start anew.
+                coverage.clear();
+            }
+            last = *time;
+            let coverage = coverage.update(*time, known, settings);
+            areas.insert(*time, coverage.doubt.is_none().then_some(coverage.areas));
+            areas.hold(*time, &coverage.held_areas);
         }
-        let last = timed.iter().map(|(pts, _)| *pts).max().unwrap_or_default();
-        let backwards = || timed.iter().rev().map(|(pts, known)| (last - *pts, *known));
-        for (mirrored, coverage) in play(backwards().map(|(time, known)| (time, known.clone())), settings) {
-            areas.hold(last - mirrored, &coverage.held_areas);
-        }
-        // Where a prediction between two inferences was wrong, the next detection says more.
-        for (mirrored, coverage) in play(backwards().map(|(time, known)| (time, detected(known))), settings) {
-            areas.hold(last - mirrored, &coverage.held_areas);
+        for ((time, _), held) in timed.iter().zip(areas_before(&timed, settings)) {
+            areas.hold(*time, &held);
         }
         areas.faces = analysed.iter().map(|frame| frame.known.faces.len()).sum();
         areas
@@ -69,33 +70,10 @@ impl Areas {
     }
 }
 
-/// Plays frames through [`Coverage`].
-fn play(
-    frames: impl Iterator<Item = (Duration, KnownFaces)>,
-    settings: &CoverageSettings,
-) -> Vec<(Duration, FrameCoverage)> {
-    let (mut coverage, mut last) = (Coverage::new(), Duration::ZERO);
-    let play = |(time, known): (Duration, KnownFaces)| {
-        if time < last {
-            // The timestamps start anew.
-            coverage.clear();
-        }
-        last = time;
-        (time, coverage.update(time, &known, settings))
-    };
-    frames.map(play).collect()
-}
-
-/// A frame without predicted faces.
-fn detected(known: &KnownFaces) -> KnownFaces {
-    let is_detected = |face: &&Face| face.uncertainty.is_none();
-    let faces = known.faces.iter().filter(is_detected).cloned().collect::<Vec<_>>();
-    KnownFaces { has_result: known.has_result && faces.len() == known.faces.len(), faces, ..*known }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use retinaface::geometry::Face;
 
     fn ms(time: u64) -> Duration {
         Duration::from_millis(time)

@@ -1,4 +1,3 @@
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
@@ -6,13 +5,12 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::{VideoCropMeta, VideoInfo};
-use retinaface::geometry::{Face, Point, Rect};
-use retinaface::image::{
-    ImageInfo, ImageViewMut, RedactedArea, RedactionBuffers, RedactionMethod, RedactionShape, RedactionStyle, Region,
-    redact, redact_all, redact_polygons,
-};
-use retinaface::track::{Coverage, CoverageSettings, Doubt, FrameCoverage, KnownFaces};
+use retinaface::geometry::Face;
+use retinaface::image::{RedactionBuffers, redact_all};
+use retinaface::track::{Coverage, Doubt, KnownFaces};
 
+use super::cover::cover;
+use super::delayed::{DelayedFrame, DelayedItems, Item};
 use super::settings::{self, OnDoubt, Settings};
 use crate::common::errors::{Coded, ErrorCode};
 use crate::common::face_reader::FaceReader;
@@ -20,32 +18,11 @@ use crate::common::stream_time::StreamTime;
 use crate::common::sync::lock;
 use crate::common::{allocation, caps, frame, latency};
 
-/// Factor for the area of a face at a frame edge. Such a face is covered as a box, because the detected
-/// box ends at the edge and its other sides are up to a quarter too short.
-const CUT_MARGIN: f32 = 1.3;
-
 /// Name of the message that reports a doubt.
 const DOUBT_MESSAGE: &str = "retinaface-redact-doubt";
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("faceredact", gst::DebugColorFlags::empty(), Some("Redaction of faces")));
-
-/// A frame that is delayed until the frames after it are known.
-struct Frame {
-    buffer: gst::Buffer,
-    info: VideoInfo,
-    time: Duration,
-    known: KnownFaces,
-    coverage: FrameCoverage,
-    /// The setting of exempt tracks when it arrived.
-    exempt: BTreeSet<u64>,
-}
-
-/// What leaves in the order in which it arrived.
-enum Item {
-    Frame(Box<Frame>),
-    Event(gst::Event),
-}
 
 /// Counts since start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,7 +52,7 @@ struct State {
     info: Option<VideoInfo>,
     time: StreamTime,
     coverage: Coverage,
-    queue: VecDeque<Item>,
+    queue: DelayedItems,
     buffers: RedactionBuffers,
     stats: Stats,
     /// The doubt about the previous frame.
@@ -92,66 +69,6 @@ impl State {
         self.time.clear();
         self.doubt = None;
     }
-
-    /// Takes the oldest item if more than `delayed` frames wait. Events do not wait for frames behind
-    /// them.
-    fn take(&mut self, delayed: usize, settings: &CoverageSettings) -> Option<Item> {
-        let is_frame = |item: &Item| matches!(item, Item::Frame(_));
-        let frames = self.queue.iter().filter(|item| is_frame(item)).count();
-        if frames <= delayed && self.queue.front().is_some_and(is_frame) {
-            return None;
-        }
-        let mut item = self.queue.pop_front()?;
-        if let Item::Frame(frame) = &mut item {
-            let exempt = self.coverage.exempt_tracks(settings);
-            let areas = areas_before(frame, &self.queue, &CoverageSettings { exempt, ..settings.clone() });
-            frame.coverage.held_areas.extend(areas);
-            if !frame.exempt.is_subset(&settings.exempt) {
-                // A track is no longer exempt.
-                frame.coverage = without_exemptions(frame, settings);
-            }
-        }
-        Some(item)
-    }
-}
-
-/// What to cover in a delayed frame if no track is exempt.
-fn without_exemptions(frame: &Frame, settings: &CoverageSettings) -> FrameCoverage {
-    let settings = CoverageSettings { exempt: BTreeSet::new(), ..settings.clone() };
-    let all = Coverage::new().update(frame.time, &frame.known, &settings);
-    let areas = frame.coverage.areas.iter().chain(&all.areas).copied().collect();
-    FrameCoverage { areas, exempt: 0, faces: all.faces, ..frame.coverage.clone() }
-}
-
-/// The areas of faces that later frames show and that this one does not: faces before they were found.
-fn areas_before(frame: &Frame, later: &VecDeque<Item>, settings: &CoverageSettings) -> Vec<Rect> {
-    let later = later.iter().filter_map(|item| match item {
-        Item::Frame(frame) => Some(&**frame),
-        Item::Event(_) => None,
-    });
-    let later = later.collect::<Vec<_>>();
-    let Some(newest) = later.last().map(|frame| frame.time) else { return Vec::new() };
-    // The delay says how far a face is covered backwards.
-    let hold = settings.hold.max(newest.saturating_sub(frame.time));
-    let settings = CoverageSettings { hold, ..settings.clone() };
-    let backwards = |known: &dyn Fn(&Frame) -> KnownFaces| {
-        // Time runs backwards.
-        let (mut coverage, mut held) = (Coverage::new(), Vec::new());
-        for frame in later.iter().rev().copied().chain([frame]) {
-            held = coverage.update(newest.saturating_sub(frame.time), &known(frame), &settings).held_areas;
-        }
-        held
-    };
-    // A prediction can be wrong when a face turns or the camera moves. Extrapolating back from the next
-    // detection covers that case.
-    let detected = |frame: &Frame| {
-        let faces = frame.known.faces.iter().filter(|face| face.uncertainty.is_none());
-        let has_result = frame.known.has_result && frame.known.faces.iter().all(|face| face.uncertainty.is_none());
-        KnownFaces { has_result, faces: faces.cloned().collect(), ..frame.known }
-    };
-    let mut areas = backwards(&|frame| frame.known.clone());
-    areas.extend(backwards(&detected));
-    areas
 }
 
 pub(crate) struct FaceRedact {
@@ -362,15 +279,7 @@ impl FaceRedact {
     /// Delays an event with the frames before it, which it must not overtake. Returns whether there are
     /// any.
     fn delay(&self, event: &gst::Event) -> bool {
-        let mut state = lock(&self.state);
-        let Some(state) = state.as_mut().filter(|state| !state.queue.is_empty()) else { return false };
-        let is_gap = |item: &Item| matches!(item, Item::Event(event) if event.type_() == gst::EventType::Gap);
-        // A stream of GAP events must not fill the memory.
-        if event.type_() == gst::EventType::Gap && state.queue.back().is_some_and(is_gap) {
-            state.queue.pop_back();
-        }
-        state.queue.push_back(Item::Event(event.clone()));
-        true
+        lock(&self.state).as_mut().is_some_and(|state| state.queue.delay_event(event))
     }
 
     /// Pushes all delayed frames.
@@ -410,7 +319,7 @@ impl FaceRedact {
             changes_latency = state.time.frame_time() != frame_time;
             let coverage = state.coverage.update(time, &known, &settings);
             let exempt = settings.exempt.clone();
-            state.queue.push_back(Item::Frame(Box::new(Frame { buffer, info, time, known, coverage, exempt })));
+            state.queue.push(DelayedFrame { buffer, info, time, known, coverage, exempt });
         }
         if changes_latency {
             self.post_latency();
@@ -434,8 +343,10 @@ impl FaceRedact {
             let (item, buffers) = {
                 let mut state = lock(&self.state);
                 let state = state.as_mut().ok_or(gst::FlowError::Flushing)?;
-                match state.take(delayed, &settings.coverage()) {
-                    Some(item) => (item, std::mem::take(&mut state.buffers)),
+                let State { queue, coverage, buffers, .. } = state;
+                match queue.take(delayed, coverage, &settings.coverage()) {
+                    Some(item @ Item::Frame(_)) => (item, std::mem::take(buffers)),
+                    Some(event) => (event, RedactionBuffers::default()),
                     None => return flow,
                 }
             };
@@ -457,11 +368,11 @@ impl FaceRedact {
     /// Covers the areas of a frame. `None` if it is dropped.
     fn redact(
         &self,
-        frame: Frame,
+        frame: DelayedFrame,
         settings: &Settings,
         mut buffers: RedactionBuffers,
     ) -> Result<Option<gst::Buffer>, gst::FlowError> {
-        let Frame { buffer, info, coverage, .. } = frame;
+        let DelayedFrame { buffer, info, coverage, .. } = frame;
         self.report(coverage.doubt, settings.on_doubt, buffer.pts());
         if let (Some(doubt), OnDoubt::Error) = (coverage.doubt, settings.on_doubt) {
             let text = format!(
@@ -534,47 +445,6 @@ impl FaceRedact {
         self.post_error_message(code.message(&format!("Faces cannot be covered: {text}")));
         gst::FlowError::Error
     }
-}
-
-/// Covers areas and masks, which are relative to the crop, and what lies outside of the crop: the
-/// detector has not seen it.
-fn cover(
-    view: &mut ImageViewMut<'_>,
-    crop: Region,
-    coverage: &FrameCoverage,
-    masks: &[Vec<Point>],
-    settings: &Settings,
-    buffers: &mut RedactionBuffers,
-) {
-    let (x, y) = (crop.x as f32, crop.y as f32);
-    let moved = |rect: Rect| Rect { x: rect.x + x, y: rect.y + y, ..rect };
-    let area = |rect: &Rect, shape: RedactionShape| {
-        let is_cut =
-            rect.x < 0.0 || rect.y < 0.0 || rect.right() > crop.width as f32 || rect.bottom() > crop.height as f32;
-        let (shape, rect) = if is_cut { (RedactionShape::Box, rect.grown(CUT_MARGIN)) } else { (shape, *rect) };
-        RedactedArea { rect: moved(rect), shape }
-    };
-    let areas = coverage.areas.iter().map(|rect| area(rect, settings.shape()));
-    let held = coverage.held_areas.iter().map(|rect| area(rect, RedactionShape::Box));
-    let areas = areas.chain(held);
-    redact(view, &areas.collect::<Vec<_>>(), &settings.style(), buffers);
-    let mask = |mask: &Vec<Point>| mask.iter().map(|corner| Point::new(corner.x + x, corner.y + y)).collect();
-    redact_polygons(view, &masks.iter().map(mask).collect::<Vec<_>>(), settings.color(), buffers);
-    let ImageInfo { width, height, .. } = view.info();
-    let (right, bottom) = (crop.x + crop.width, crop.y + crop.height);
-    let outside = [
-        (0, 0, width, crop.y),
-        (0, bottom, width, height.saturating_sub(bottom)),
-        (0, crop.y, crop.x, crop.height),
-        (right, crop.y, width.saturating_sub(right), crop.height),
-    ];
-    let outside = outside.into_iter().filter(|(.., width, height)| *width > 0 && *height > 0);
-    let outside = outside.map(|(x, y, width, height)| RedactedArea {
-        rect: Rect::new(x as f32, y as f32, width as f32, height as f32),
-        shape: RedactionShape::Box,
-    });
-    let style = RedactionStyle { method: RedactionMethod::Solid, color: settings.color() };
-    redact(view, &outside.collect::<Vec<_>>(), &style, buffers);
 }
 
 /// The buffer without a reference to the one that its memory belongs to. That one shows the faces.

@@ -7,6 +7,8 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod cover;
+mod delayed;
 mod imp;
 mod settings;
 
