@@ -347,3 +347,105 @@ fn what_lies_outside_of_the_crop_of_a_frame_is_covered() {
         assert_eq!(covered(&out, Rect::new(170.0, 60.0, 60.0, 60.0)), 0.0);
     });
 }
+
+/// Numbers below a limit, the same for the same seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// A frame with any metadata, and the faces that it says to be in the frame.
+fn any_frame(numbers: &mut Numbers, number: u64) -> (gst::Buffer, Vec<Face>) {
+    let count = numbers.below(3);
+    let any = |numbers: &mut Numbers| Face {
+        track_id: Some(numbers.below(4)).filter(|id| *id > 0),
+        ..at(20.0 + numbers.below(240) as f32)
+    };
+    let faces = (0..count).map(|_| any(numbers)).collect::<Vec<_>>();
+    let mut buffer = frame(&video(), number);
+    let out = buffer.get_mut().unwrap();
+    match numbers.below(6) {
+        0 => return (buffer, Vec::new()),
+        1 => {
+            let from = Prediction { age: Duration::from_millis(numbers.below(900)), ..Default::default() };
+            let predicted = |face: &Face| Face { uncertainty: Some(3.0), ..face.clone() };
+            let predicted = faces.iter().map(predicted).collect::<Vec<_>>();
+            face_meta::attach_predicted(out, &predicted, SIZE, &from).unwrap();
+        }
+        2 if count > 0 => {
+            face_meta::attach(out, &faces, SIZE).unwrap();
+            common::clip_roi(out, 0);
+        }
+        _ => face_meta::attach(out, &faces, SIZE).unwrap(),
+    }
+    if numbers.below(8) == 0 {
+        out.set_pts(gst::ClockTime::NONE);
+    }
+    (buffer, faces)
+}
+
+/// Any sequence of frames and events: what leaves is covered whole, or shows none of the faces that
+/// its metadata names.
+#[test]
+fn whatever_happens_a_frame_is_covered_whole_or_its_faces_are() {
+    with_watchdog(|| {
+        for seed in 0..150 {
+            let mut numbers = Numbers(seed);
+            let lookahead = numbers.below(5);
+            let mut harness = harness(&format!("lookahead={lookahead} hold={}", numbers.below(300)));
+            let mut expected = std::collections::HashMap::new();
+            let (mut number, mut left) = (0, 0);
+            let mut check = |harness: &mut gst_check::Harness, expected: &std::collections::HashMap<u64, Vec<Face>>| {
+                while let Some(out) = harness.try_pull() {
+                    left += 1;
+                    let faces = &expected[&out.offset()];
+                    let is_whole = covered(&out, frame_rect()) == 1.0;
+                    let are_covered = faces.iter().all(|face| covered(&out, middle(face)) == 1.0);
+                    let has_result = face_meta::read(&out, SIZE).state != FrameState::None;
+                    assert!(is_whole || (are_covered && has_result), "seed {seed}: {faces:?}");
+                }
+            };
+            for _ in 0..40 {
+                match numbers.below(14) {
+                    0 => {
+                        let time = gst::ClockTime::from_mseconds(40 * number);
+                        harness.push_event(gst::event::Gap::builder(time).build());
+                    }
+                    1 => {
+                        harness.push_event(gst::event::FlushStart::new());
+                        harness.push_event(gst::event::FlushStop::new(true));
+                        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+                        harness.push_event(gst::event::Segment::new(&segment));
+                    }
+                    2 => number = numbers.below(number + 1),
+                    3 => {
+                        let rate = gst::Fraction::new(10 + numbers.below(20) as i32, 1);
+                        let info = gst_video::VideoInfo::builder(VideoFormat::Gray8, SIZE.0 as u32, SIZE.1 as u32);
+                        harness.set_src_caps(info.fps(rate).build().unwrap().to_caps().unwrap());
+                    }
+                    4 => {
+                        // An id that no face has: nobody is exempt.
+                        let ids = if numbers.below(2) == 0 { "" } else { "99" };
+                        element(&harness).set_property("exempt-tracks", ids);
+                    }
+                    _ => {
+                        let (mut buffer, faces) = any_frame(&mut numbers, number);
+                        let offset = expected.len() as u64;
+                        buffer.get_mut().unwrap().set_offset(offset);
+                        expected.insert(offset, faces);
+                        number += 1;
+                        harness.push(buffer).unwrap();
+                    }
+                }
+                check(&mut harness, &expected);
+            }
+            assert!(harness.push_event(gst::event::Eos::new()));
+            check(&mut harness, &expected);
+            assert!(left > 0, "seed {seed}");
+        }
+    });
+}
