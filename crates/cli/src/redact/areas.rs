@@ -63,8 +63,8 @@ impl Areas {
         }
     }
 
-    /// The areas of the frame with this timestamp. `None` if it must be covered whole: it is in doubt
-    /// where its faces are, or the first pass has not seen it.
+    /// The areas of the frame with this timestamp. `None` if it must be covered completely: its
+    /// known faces may be incomplete, or the first pass has not seen it.
     pub(super) fn of(&self, pts: Option<Duration>) -> Option<&[Rect]> {
         self.frames.get(&pts?)?.as_deref()
     }

@@ -1,8 +1,9 @@
 //! `retinaface redact`: a file to a file in which every face is covered.
 //!
 //! A video is decoded twice: the first pass finds the faces of all frames, the second one covers them
-//! and encodes the frames. So the frames before the first detection of a face are covered, too. What
-//! the program cannot vouch for is covered whole, and after an error there is no output file.
+//! and encodes the frames. So the frames before the first detection of a face are covered, too. A frame
+//! whose known faces may be incomplete is covered completely, and after an error there is no output
+//! file.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -33,20 +34,21 @@ mod video;
 
 /// Score threshold of the detection: a face that is not detected cannot be covered.
 const DEFAULT_SCORE: f32 = 0.2;
-/// Largest margin, relative to the box.
+/// Maximum margin, relative to the box.
 const MAX_MARGIN: f32 = 4.0;
 /// Constant rate factor of the encoder: visually close to the source.
 const DEFAULT_QUALITY: u32 = 18;
-/// Largest interval of inferences. With a larger one, predictions become too old to vouch for.
+/// Maximum interval of inferences. With a larger one, predictions are older than the limit of
+/// [`CoverageSettings::max_age`] at usual frame rates.
 const MAX_INTERVAL: i64 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Method {
-    /// A colour; the only method that removes all of a face
+    /// A colour; the only method that removes all details of a face
     Solid,
-    /// A mosaic of at most 8 blocks; people can be recognised
+    /// A mosaic of at most 8 blocks; people may still be recognised
     Pixelate,
-    /// A Gaussian blur of at least half the face's size; people can be recognised
+    /// A Gaussian blur, sigma at least half the longer side; people may still be recognised
     Blur,
 }
 
