@@ -1,6 +1,6 @@
 //! Settings with which nothing can be found in frames of a certain size.
 
-use super::detector::DetectionSettings;
+use super::detection::DetectionSettings;
 use super::view_settings::Tiles;
 use super::views;
 use crate::geometry::{FrameSize, Rect};
