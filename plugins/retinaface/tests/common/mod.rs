@@ -308,3 +308,8 @@ pub fn quoted(path: &std::path::Path) -> String {
 pub fn clip(name: &str) -> String {
     quoted(&project::media(name))
 }
+
+/// A small model that tests/fixtures/models/make_models.py has made.
+pub fn fixture_model(name: &str) -> String {
+    quoted(&project::root().join("tests/fixtures/models").join(name))
+}

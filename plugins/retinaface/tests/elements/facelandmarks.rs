@@ -3,14 +3,11 @@
 use gst::prelude::*;
 use gst_video::VideoFormat;
 
-use crate::common::{self, face, frame_with_faces, info, project, quoted, read_faces, run, try_run, with_watchdog};
+use crate::common::{
+    self, face, fixture_model, frame_with_faces, info, project, quoted, read_faces, run, try_run, with_watchdog,
+};
 use retinaface::crops::five_landmarks;
 use retinaface::geometry::{Face, Point};
-
-/// A small model that tests/fixtures/models/make_models.py has made.
-fn fixture_model(name: &str) -> String {
-    quoted(&project::root().join("tests/fixtures/models").join(name))
-}
 
 fn harness(properties: &str) -> gst_check::Harness {
     common::init();

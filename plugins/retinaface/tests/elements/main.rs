@@ -22,6 +22,7 @@ mod pipelines;
 mod retinaface;
 mod sequences;
 mod settings;
+mod start_errors;
 mod streams;
 mod surface;
 mod unsupported_caps;
