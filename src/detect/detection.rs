@@ -1,8 +1,10 @@
 //! The settings and the result of a detection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::merge::{LandmarkFusion, Merge};
+use super::object_regions::ObjectRegion;
 use super::view_settings::Views;
 use crate::geometry::{Face, InputSize};
 
@@ -82,6 +84,9 @@ pub struct Detection {
     pub non_finite: usize,
     /// Duration of each stage.
     pub timing: Timing,
-    /// Number of frames in the run, this one included.
+    /// Number of frames in the run, this one included. Regions of one frame that share a run count as
+    /// frames. 0 if the model did not run, since the frame has no region.
     pub batch: usize,
+    /// The regions of objects in which detection ran, those of [`Views::objects`].
+    pub objects: Option<Arc<[ObjectRegion]>>,
 }

@@ -11,6 +11,7 @@ use super::pool::ViewBuffers;
 use super::preprocess;
 use super::refine;
 use super::shared::Shared;
+use super::view_settings::Views;
 use super::views::View;
 use crate::image::{ImageInfo, ImageView};
 use crate::inference::{Client, FrameSpec, InputSpec, ModelError, Request, SharedModel, Tensors};
@@ -88,7 +89,10 @@ impl Detector {
         if !self.shared.layout()?.landmarks {
             return Ok(());
         }
-        let views = self.shared.views(size, settings);
+        // The regions of objects are those of this frame.
+        let views = Views { objects: detection.objects.clone(), ..settings.views.clone() };
+        let settings = DetectionSettings { views, ..settings.clone() };
+        let views = self.shared.views(size, &settings);
         let second_views = refine::second_views(&detection.faces, &views, size, self.shared.model.spec());
         if second_views.is_empty() {
             return Ok(());
@@ -102,7 +106,7 @@ impl Detector {
                 Merge::Nms => settings.landmark_fusion,
                 Merge::Vote => LandmarkFusion::Mean,
             },
-            ..settings.clone()
+            ..settings
         };
         let views = second_views.iter().map(|second| second.view).collect();
         let pending = PendingDetection::with_views(&self.shared, views, size, &settings, start);
@@ -147,14 +151,18 @@ impl Detector {
             let View { region, letterbox, .. } = view;
             let (width, height) = letterbox.input();
             let info = ImageInfo { width: region.width, height: region.height, ..frame.info() };
-            if model.preprocesses_on_device() {
+            // A graph has one frame size, and each region of an object another size.
+            if model.preprocesses_on_device() && settings.views.objects.is_none() {
                 InputSpec::Planes(FrameSpec::new(&info, *letterbox))
             } else {
                 InputSpec::Floats { width, height }
             }
         };
         let refined = settings.refine_large_faces.then(|| self.shared.second_view_spec());
-        lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec).chain(refined));
+        // After a frame without regions, the next ones need the same memory as before.
+        if !pending.views.is_empty() {
+            lock(&self.shared.buffers).keep(pending.views.iter().map(input_spec).chain(refined));
+        }
         self.submit_views(frame, pending, input_spec)
     }
 
@@ -220,7 +228,7 @@ impl Detector {
         let mut pending = PendingDetection::new(&self.shared, info.size(), settings, start);
         let is_whole =
             |view: &View| (view.region.width, view.region.height) == (info.width, info.height) && !view.flipped;
-        if !pending.views.iter().all(is_whole) {
+        if settings.views.objects.is_some() || !pending.views.iter().all(is_whole) {
             return Err(DetectError::DeviceViews);
         }
         let input_spec = |view: &View| InputSpec::DevicePlanes(FrameSpec::new(&info, view.letterbox));

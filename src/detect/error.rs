@@ -35,7 +35,9 @@ pub enum DetectError {
     DeviceFormat(PixelFormat),
     /// The frame is in CUDA memory, but the settings need parts or mirror images of it.
     #[cfg(feature = "cuda-memory")]
-    #[error("roi, tiles and flip need frames in system memory; put `cudadownload` before the element")]
+    #[error(
+        "roi, inference-region=roi-list, tiles and flip need frames in system memory; put `cudadownload` before the element"
+    )]
     DeviceViews,
     /// The frame cannot be copied within the GPU's memory.
     #[cfg(feature = "cuda-memory")]

@@ -8,6 +8,7 @@ use super::decode;
 use super::detection::{Detection, DetectionSettings, Timing};
 use super::error::DetectError;
 use super::merge::{self, Candidate, LandmarkFusion, MergeSettings};
+use super::object_regions;
 use super::pool::ViewBuffers;
 use super::preprocess::PreprocessBuffers;
 use super::shared::Shared;
@@ -173,13 +174,17 @@ impl PendingDetection {
         }
         let Self { frame, settings, start, preprocess, found, non_finite, batch, mut decode, wait, end, .. } = self;
         let before = Instant::now();
-        let (faces, overflowed) = select(found, frame, &settings);
+        let (mut faces, overflowed) = select(found, frame, &settings);
+        let objects = settings.views.objects;
+        if let Some(objects) = &objects {
+            object_regions::set_parents(&mut faces, objects);
+        }
         decode += before.elapsed();
         let wait = wait.unwrap_or_default();
         // From the start of the first view to the end of the last one, without the other stages.
         let inference = (end - start).saturating_sub(preprocess + wait);
         let timing = Timing { preprocess, wait, inference, decode };
-        Ok(Detection { faces, non_finite: non_finite + overflowed, timing, batch })
+        Ok(Detection { faces, non_finite: non_finite + overflowed, timing, batch, objects })
     }
 }
 

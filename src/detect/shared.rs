@@ -6,6 +6,7 @@ use super::detection::DetectionSettings;
 use super::error::DetectError;
 use super::pool::{Pool, ViewBuffers};
 use super::preprocess::PreprocessBuffers;
+use super::shared_inputs::share_inputs;
 use super::view_settings::Views;
 use super::views::{self, View};
 use crate::geometry::{FrameSize, InputSize};
@@ -58,7 +59,12 @@ impl Shared {
                 Arc::clone(&known.views)
             }
             _ => {
-                let views: Arc<[View]> = views::plan(frame, self.model.spec(), *size, wanted).into();
+                let mut views = views::plan(frame, self.model.spec(), *size, wanted);
+                if wanted.objects.is_some() {
+                    let one_shape = self.model.backend().provider.wants_fixed_shapes();
+                    share_inputs(&mut views, self.model.spec(), *size, frame, one_shape);
+                }
+                let views: Arc<[View]> = views.into();
                 *plan = Some(Plan { frame, size: *size, settings: wanted.clone(), views: Arc::clone(&views) });
                 views
             }

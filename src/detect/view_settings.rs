@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::object_regions::ObjectRegion;
 use crate::geometry::Rect;
 
 /// Maximum number of scales, of regions, and of tiles per axis.
@@ -42,6 +43,10 @@ pub struct Views {
     pub tiles: Tiles,
     /// Regions of interest, in frame pixels; empty for the whole frame.
     pub rois: Arc<[Rect]>,
+    /// Regions of this frame in which an earlier detector found objects, in place of `rois`, see
+    /// [`ObjectRegions::select`](super::ObjectRegions::select). Without any, nothing is found and the
+    /// model does not run. `None` to look in `rois` or in the whole frame.
+    pub objects: Option<Arc<[ObjectRegion]>>,
 }
 
 /// Why scales, tiles or regions cannot be parsed.
@@ -87,7 +92,7 @@ impl Default for Scales {
 
 impl Default for Views {
     fn default() -> Self {
-        Self { scales: Scales::default(), flip: false, tiles: Tiles::None, rois: [].into() }
+        Self { scales: Scales::default(), flip: false, tiles: Tiles::None, rois: [].into(), objects: None }
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::decode::RankedFace;
 use super::merge::Candidate;
+use super::object_regions::ObjectRegion;
 use super::view_settings::{MAX_PARTS, Scales, Tiles, Views};
 use crate::geometry::{FrameSize, InputSize, Letterbox, PixelAspect, Point, Rect};
 use crate::image::Region;
@@ -164,7 +165,10 @@ pub(crate) fn plan(frame: FrameSize, spec: &ModelSpec, size: InputSize, views: &
     let (stretch_x, stretch_y) = pixel_aspect.stretch();
     let stretch = (stretch_x as f32, stretch_y as f32);
     let part = |region: Region| FrameSize { width: region.width, height: region.height, pixel_aspect };
-    let regions = regions((width, height), &views.rois);
+    let regions = match &views.objects {
+        None => regions((width, height), &views.rois),
+        Some(objects) => object_regions((width, height), objects),
+    };
     let mut plan = Vec::new();
     for &region in &regions {
         let letterbox = |scale| spec.letterbox(part(region), size, scale);
@@ -217,6 +221,17 @@ pub(super) fn regions((width, height): (usize, usize), rois: &[Rect]) -> Vec<Reg
         [] => vec![Region { x: 0, y: 0, width, height }],
         rois => rois.iter().filter_map(|roi| pixel_region(*roi, width, height)).collect(),
     }
+}
+
+/// The pixels of the regions of objects, each once.
+fn object_regions((width, height): (usize, usize), objects: &[ObjectRegion]) -> Vec<Region> {
+    let mut regions = Vec::with_capacity(objects.len());
+    for region in objects.iter().filter_map(|object| pixel_region(object.rect, width, height)) {
+        if !regions.contains(&region) {
+            regions.push(region);
+        }
+    }
+    regions
 }
 
 /// Whether the left, top, right and bottom edge of a region lies inside another region.

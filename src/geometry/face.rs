@@ -120,6 +120,9 @@ pub struct Face {
     pub points: Vec<Point>,
     /// Track id, constant for one person across frames; `None` without a tracker.
     pub track_id: Option<u64>,
+    /// Id of the object in whose region the face was found, in the frame that was analysed; `None` if
+    /// the detector looked in the whole frame. Ids of another frame can mean other objects.
+    pub parent_id: Option<i32>,
     /// Standard deviation of the centre of the box in pixels, the larger one of x and y, if a tracker
     /// predicted the position; `None` if a detector found the face, in this or an earlier frame.
     pub uncertainty: Option<f32>,

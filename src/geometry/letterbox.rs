@@ -84,6 +84,11 @@ impl Letterbox {
         }
     }
 
+    /// This letterbox with more padding: its input has at least this width and height.
+    pub(crate) fn padded(self, (width, height): (usize, usize)) -> Self {
+        Self { input: (self.input.0.max(width), self.input.1.max(height)), ..self }
+    }
+
     /// Size of the frame, in stored pixels.
     pub fn frame(&self) -> (usize, usize) {
         self.frame

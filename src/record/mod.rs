@@ -81,6 +81,7 @@ struct FaceRecord {
     points: Option<Vec<[f32; 2]>>,
     pose: Option<PoseRecord>,
     track_id: Option<u64>,
+    parent_id: Option<i32>,
     uncertainty: Option<f32>,
 }
 
@@ -109,6 +110,7 @@ impl FaceRecord {
             points: (!face.points.is_empty()).then(|| face.points.iter().map(|point| [point.x, point.y]).collect()),
             pose: face.pose(pixel_aspect).map(|HeadPose { yaw, pitch, roll }| PoseRecord { yaw, pitch, roll }),
             track_id: face.track_id,
+            parent_id: face.parent_id,
             uncertainty: face.uncertainty,
         }
     }
@@ -241,7 +243,8 @@ mod tests {
         let landmarks = std::array::from_fn(|i| Point::new(i as f32 + 0.5, 2.0 * i as f32));
         let rect = Rect::new(1.5, -2.0, 30.25, 40.0);
         let points = vec![Point::new(3.5, 4.0)];
-        let face = Face { score: 0.75, rect, landmarks: Some(landmarks), points, ..Face::default() };
+        let face =
+            Face { score: 0.75, rect, landmarks: Some(landmarks), points, parent_id: Some(-4), ..Face::default() };
         let record = FrameRecord::new(Origin::Stream("cam\"1"), 7, (640, 360), &[face]);
         let record = record.with_pts(Some(40_000_000)).with_utc(Some(1_764_093_600_123_456_789));
         let record = record.with_age(Some(Duration::from_millis(80)));
@@ -252,7 +255,7 @@ mod tests {
                 r#"{"schema":"retinaface.frame/1","stream":"cam\"1","frame":7,"pts_ns":40000000,"#,
                 r#""utc":"2025-11-25T18:00:00.123456789Z","width":640,"height":360,"pixel_aspect_ratio":[1,1],"state":"detected","age_ns":80000000,"lost":2,"faces":[{"score":0.75,"#,
                 r#""box":{"x":1.5,"y":-2.0,"w":30.25,"h":40.0},"landmarks":[[0.5,0.0],[1.5,2.0],[2.5,4.0],[3.5,6.0],[4.5,8.0]],"#,
-                r#""points":[[3.5,4.0]],"pose":null,"track_id":null,"uncertainty":null}]}"#,
+                r#""points":[[3.5,4.0]],"pose":null,"track_id":null,"parent_id":-4,"uncertainty":null}]}"#,
                 "\n"
             )
         );

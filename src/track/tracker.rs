@@ -373,7 +373,8 @@ fn predicted_face(face: &Face, predicted: Predicted, track_id: Option<u64>) -> F
     let points =
         face.points.iter().map(|point| Point::new(rect.x + (point.x - from.x) * x, rect.y + (point.y - from.y) * y));
     let points = points.collect();
-    Face { score: face.score, rect, landmarks, points, track_id, uncertainty: Some(uncertainty) }
+    let parent_id = face.parent_id;
+    Face { score: face.score, rect, landmarks, points, track_id, parent_id, uncertainty: Some(uncertainty) }
 }
 
 /// Whether a face has a box with an area and finite values. Detectors of other elements may attach

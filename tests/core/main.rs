@@ -15,3 +15,4 @@ mod kernels;
 mod landmarks;
 mod large_faces;
 mod parity;
+mod regions;

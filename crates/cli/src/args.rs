@@ -109,7 +109,13 @@ pub(crate) struct ViewArgs {
 
 impl ViewArgs {
     pub(crate) fn views(&self) -> Views {
-        Views { scales: self.scales.clone(), flip: self.flip, tiles: self.tiles, rois: Arc::clone(&self.roi) }
+        Views {
+            scales: self.scales.clone(),
+            flip: self.flip,
+            tiles: self.tiles,
+            rois: Arc::clone(&self.roi),
+            objects: None,
+        }
     }
 }
 

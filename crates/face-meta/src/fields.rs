@@ -65,6 +65,7 @@ pub(crate) fn with_face(builder: gst::structure::Builder, face: &Face, pixel_asp
             face.pose(pixel_aspect).map(|HeadPose { yaw, pitch, roll }| doubles([yaw, pitch, roll].map(f64::from))),
         )
         .field_if_some("track-id", face.track_id)
+        .field_if_some("parent-id", face.parent_id)
         .field_if_some("uncertainty", face.uncertainty.map(f64::from))
         .build()
 }
@@ -77,6 +78,7 @@ pub(crate) fn face_from(structure: &gst::StructureRef) -> Option<Face> {
         landmarks: landmarks_from(structure),
         points: points_from(structure).unwrap_or_default(),
         track_id: structure.get("track-id").ok(),
+        parent_id: structure.get("parent-id").ok(),
         uncertainty: structure.get::<f64>("uncertainty").ok().map(|pixels| pixels as f32),
     })
 }

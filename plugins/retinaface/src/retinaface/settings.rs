@@ -216,8 +216,13 @@ impl Settings {
 
     /// The settings of the library for a stream from a live source or another one.
     pub(super) fn detection(&self, is_live: bool) -> DetectionSettings {
-        let views =
-            Views { scales: self.scales.value(), flip: self.flip, tiles: self.tiles.value(), rois: self.roi.value() };
+        let views = Views {
+            scales: self.scales.value(),
+            flip: self.flip,
+            tiles: self.tiles.value(),
+            rois: self.roi.value(),
+            objects: None,
+        };
         DetectionSettings {
             views,
             merge: self.merge.into(),

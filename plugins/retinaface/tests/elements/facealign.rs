@@ -37,7 +37,7 @@ fn each_face_becomes_crop_with_timestamp_and_crop_meta() {
     with_watchdog(|| {
         let info = info(VideoFormat::Rgb, 640, 360);
         let faces = [
-            Face { track_id: Some(4), ..face(0.9, 100.5, 50.25, 120.0, 140.0) },
+            Face { track_id: Some(4), parent_id: Some(5), ..face(0.9, 100.5, 50.25, 120.0, 140.0) },
             face(0.8, 400.0, 200.0, 60.0, 70.0),
             face(0.7, -20.0, -30.0, 90.0, 100.0),
         ];

@@ -34,6 +34,7 @@ struct LineFace {
     points: Option<Vec<[f32; 2]>>,
     pose: Option<LinePose>,
     track_id: Option<u64>,
+    parent_id: Option<i32>,
     uncertainty: Option<f32>,
 }
 
@@ -84,7 +85,7 @@ fn frames(faces: &[&[Face]]) -> Vec<gst::Buffer> {
 fn each_frame_is_published_as_one_line() {
     with_watchdog(|| {
         let points = vec![Point::new(11.5, 22.0), Point::new(60.25, 90.0)];
-        let one = Face { track_id: Some(9), points, ..face(0.75, 10.5, 20.25, 80.0, 80.0) };
+        let one = Face { track_id: Some(9), parent_id: Some(-5), points, ..face(0.75, 10.5, 20.25, 80.0, 80.0) };
         let two = Face { landmarks: None, ..face(0.5, 100.0, 20.0, 60.0, 70.0) };
         let lines = publish("stream-id=door", frames(&[&[one.clone(), two], &[]]));
         assert_eq!(lines.len(), 2);
@@ -99,8 +100,8 @@ fn each_frame_is_published_as_one_line() {
         assert!([pose.yaw, pose.pitch, pose.roll].iter().all(|angle| angle.abs() < 1.0), "{pose:?}");
         assert_eq!((second.points.as_ref(), second.pose.as_ref()), (None, None));
         assert_eq!(first.landmarks.unwrap(), one.landmarks.unwrap().map(|p| [p.x, p.y]));
-        assert_eq!((first.score, first.track_id), (0.75, Some(9)));
-        assert_eq!((second.landmarks, second.track_id), (None, None));
+        assert_eq!((first.score, first.track_id, first.parent_id), (0.75, Some(9), Some(-5)));
+        assert_eq!((second.landmarks, second.track_id, second.parent_id), (None, None, None));
         assert_eq!((lines[1].frame, lines[1].pts_ns, lines[1].utc.as_deref()), (1, Some(40_000_000), None));
         assert_eq!(lines[1].faces, []);
     });
@@ -184,7 +185,7 @@ fn schema_file_matches_the_published_fields() {
     ];
     assert_eq!(names(&schema), frame);
     let face = &schema["$defs"]["face"];
-    assert_eq!(names(face), ["box", "landmarks", "points", "pose", "score", "track_id", "uncertainty"]);
+    assert_eq!(names(face), ["box", "landmarks", "parent_id", "points", "pose", "score", "track_id", "uncertainty"]);
     assert_eq!(names(&face["properties"]["box"]), ["h", "w", "x", "y"]);
     assert_eq!(schema["properties"]["schema"]["const"], "retinaface.frame/1");
 }

@@ -47,7 +47,8 @@ fn faces_after(elements: &str, width: u32, height: u32, faces: &[Face]) -> Vec<F
 fn assert_near(faces: &[Face], expected: &[Face], max_distance: f32) {
     assert_eq!(faces.len(), expected.len(), "{faces:?} {expected:?}");
     for (face, expected) in faces.iter().zip(expected) {
-        assert_eq!((face.score, face.track_id), (expected.score, expected.track_id));
+        let values = |face: &Face| (face.score, face.track_id, face.parent_id);
+        assert_eq!(values(face), values(expected));
         let corners = |rect: Rect| [Point::new(rect.x, rect.y), Point::new(rect.right(), rect.bottom())];
         let points = |face: &Face| [face.landmarks.unwrap().as_slice(), &corners(face.rect)].concat();
         for (point, expected) in points(face).iter().zip(points(expected)) {
@@ -60,7 +61,7 @@ fn assert_near(faces: &[Face], expected: &[Face], max_distance: f32) {
 /// Faces with fractional coordinates: inside the frame, at its corner, partly outside, tiny.
 fn faces() -> Vec<Face> {
     vec![
-        Face { track_id: Some(7), ..face(0.99, 200.25, 100.75, 161.5, 203.125) },
+        Face { track_id: Some(7), parent_id: Some(3), ..face(0.99, 200.25, 100.75, 161.5, 203.125) },
         face(0.9, 0.0, 0.0, 40.5, 40.5),
         face(0.8, -30.5, 250.25, 100.0, 120.0),
         face(0.7, 600.4, 330.6, 13.7, 17.2),
