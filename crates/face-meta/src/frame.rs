@@ -15,6 +15,7 @@ use retinaface::record::FrameState;
 use crate::analysed::{self, AnalysedFaces, AnalysedFrame};
 use crate::fields::{face_from, pixel_aspect, pixel_aspect_from, with_face};
 use crate::position::{follow, may_have_borders, roi_rect};
+use crate::regions::roi_type;
 use crate::{FRAME_META, ROI_TYPE, register};
 
 /// Field of the frame's pixel aspect ratio.
@@ -144,6 +145,13 @@ struct Found<'a> {
     analysed: Option<&'a AnalysedFrame>,
 }
 
+impl Found<'_> {
+    /// Whether the faces were found in the frame that carries them.
+    fn is_of_this_frame(&self) -> bool {
+        self.state == FrameState::Detected && self.age.is_zero() && self.analysed.is_none()
+    }
+}
+
 fn attach_found(
     buffer: &mut gst::BufferRef,
     faces: &[Face],
@@ -159,6 +167,9 @@ fn attach_found(
         let roi_id = next_roi_id();
         let mut roi = VideoRegionOfInterestMeta::add(buffer, ROI_TYPE, (x, y, w, h));
         roi.set_id(roi_id);
+        if let Some(parent_id) = face.parent_id.filter(|_| found.is_of_this_frame()) {
+            roi.set_parent_id(parent_id);
+        }
         let fraction = |value: f32, whole: usize| f64::from(value) / whole as f64;
         roi.add_param(
             gst::Structure::builder("detection")
@@ -222,7 +233,7 @@ struct Rois(HashMap<i32, Option<[u32; 4]>>);
 impl Rois {
     fn of(buffer: &gst::BufferRef) -> Self {
         let mut rois = HashMap::new();
-        for roi in buffer.iter_meta::<VideoRegionOfInterestMeta>().filter(|roi| roi.roi_type() == ROI_TYPE) {
+        for roi in buffer.iter_meta::<VideoRegionOfInterestMeta>().filter(|roi| roi_type(roi) == ROI_TYPE) {
             let (x, y, w, h) = roi.rect();
             let rect = [x, y, w, h];
             // An id with two rectangles identifies nothing. An ROI that was copied stays known.
@@ -257,7 +268,7 @@ fn remove(buffer: &mut gst::BufferRef) {
     if !ids.is_empty() {
         buffer.foreach_meta_mut(|mut meta| {
             let roi = meta.downcast_ref::<VideoRegionOfInterestMeta>();
-            let own = roi.is_some_and(|roi| roi.roi_type() == ROI_TYPE && ids.contains(&roi.id()));
+            let own = roi.is_some_and(|roi| roi_type(roi) == ROI_TYPE && ids.contains(&roi.id()));
             std::ops::ControlFlow::Continue(if own {
                 gst::buffer::BufferMetaForeachAction::Remove
             } else {

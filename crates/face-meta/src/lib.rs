@@ -24,6 +24,12 @@
 //! [`FrameFaces::state`] tells them apart, and each face whose position is predicted has an
 //! uncertainty. Their coordinates are those of the frame that carries them.
 //!
+//! # Parents
+//! A detector that looks in the regions of objects of an earlier detector ([`object_regions`]) gives
+//! each face the id of its object, [`Face::parent_id`](retinaface::Face::parent_id). The ROI of the
+//! face has it, too, but only in the frame in which the face was found: in another frame the id can
+//! mean another object.
+//!
 //! # Foreign regions of interest
 //! Other detectors may attach ROIs of type `face` with ids of their own. Ids of this crate start at
 //! a random number, and a face whose id belongs to different ROIs is lost and counted, so that a
@@ -53,12 +59,14 @@ mod crop;
 mod fields;
 mod frame;
 mod position;
+mod regions;
 mod track_event;
 
 pub use analysed::{AnalysedFaces, AnalysedFrame, analysis_number, read_analysed, remove_analysed, update_analysed};
 pub use crop::{CropOrigin, attach_crop, read_crop};
 pub use fields::to_pixel_aspect;
 pub use frame::{FrameFace, FrameFaces, Prediction, attach, attach_aged, attach_predicted, read, strip, update};
+pub use regions::object_regions;
 pub use retinaface::record::FrameState;
 pub use track_event::{TRACK_EVENT, read_track_event, track_event};
 
