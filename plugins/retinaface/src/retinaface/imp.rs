@@ -9,11 +9,12 @@ use gst_base::prelude::*;
 use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use retinaface::detect::{DetectError, Detection, DetectionSettings, Detector, PendingDetection};
+use retinaface::detect::{DetectError, Detection, DetectionSettings, Detector, ObjectRegion, PendingDetection, Views};
 use retinaface::geometry::{Face, FrameSize, Rect};
 use retinaface::inference::{BackendInfo, ModelOptions};
 use retinaface::runtime::locate;
 
+use super::regions::{self, ObjectClasses, RegionReader};
 use super::settings::{self, Mode, Settings};
 use super::stats::Stats;
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
@@ -53,6 +54,7 @@ pub(crate) struct RetinaFace {
     is_live: AtomicBool,
     checked: Mutex<Option<Checked>>,
     report: SettingsReport,
+    regions: RegionReader,
 }
 
 #[glib::object_subclass]
@@ -171,6 +173,7 @@ impl BaseTransformImpl for RetinaFace {
         drop(state);
         *lock(&self.checked) = None;
         self.report.clear();
+        self.regions.reset();
         Ok(())
     }
 
@@ -251,15 +254,14 @@ impl FrameModel for RetinaFace {
     }
 
     fn submit(&self, buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<PendingDetection>, Error> {
-        let (settings, short_max_age) = {
+        let (mut settings, object_classes, short_max_age) = {
             let settings = lock(&self.settings);
-            (settings.detection(self.is_live()), settings.short_max_age(info.fps()))
+            (settings.detection(self.is_live()), settings.object_classes(), settings.short_max_age(info.fps()))
         };
         let detector = self.detector().ok_or(Error::NotStarted)?;
-        self.check_settings(
-            &detector,
-            Checked { settings: settings.clone(), frame: frame::frame_size(buffer, info), short_max_age },
-        );
+        let size = frame::frame_size(buffer, info);
+        self.check_settings(&detector, Checked { settings: settings.clone(), frame: size, short_max_age });
+        settings.views.objects = object_classes.map(|classes| self.read_regions(buffer, size, &classes, &settings));
         #[cfg(feature = "cuda-memory")]
         if frame::is_on_gpu(buffer) {
             let submitted = frame::read_on_gpu(buffer, info, |frame| detector.submit_device_frame(frame, &settings));
@@ -302,6 +304,10 @@ impl FrameModel for RetinaFace {
     }
 
     fn processing_time(&self, detection: &Detection) -> Option<Duration> {
+        // Frames without a region take no time, and say nothing about those with regions.
+        if detection.batch == 0 {
+            return None;
+        }
         // The time to fill a batch is reported by its limit. Waiting for other runs is part of the
         // work.
         let filling = lock(&self.settings).batch_timeout();
@@ -311,10 +317,17 @@ impl FrameModel for RetinaFace {
     fn warm_up(&self, info: &VideoInfo) -> Result<Duration, Error> {
         let detector = self.detector().ok_or(Error::NotStarted)?;
         // Alone: a stream that starts must not wait for others.
+        let (settings, has_regions) = {
+            let settings = lock(&self.settings);
+            (settings.detection(self.is_live()), settings.object_classes().is_some())
+        };
+        let (width, height) = (info.width() as usize, info.height() as usize);
+        let objects = has_regions.then(|| regions::whole_frame(width, height));
         let settings = DetectionSettings {
+            views: Views { objects, ..settings.views },
             max_batch: 1,
             batch_timeout: Duration::ZERO,
-            ..lock(&self.settings).detection(self.is_live())
+            ..settings
         };
         let mut total = Duration::ZERO;
         // The first run of a shape may build what the second one only uses.
@@ -403,6 +416,24 @@ impl RetinaFace {
             )
         });
         self.report.post(&*self.obj(), problems.chain(max_age));
+    }
+
+    /// The regions of objects in which detection runs in a frame.
+    fn read_regions(
+        &self,
+        buffer: &gst::BufferRef,
+        size: FrameSize,
+        classes: &ObjectClasses,
+        settings: &DetectionSettings,
+    ) -> Arc<[ObjectRegion]> {
+        let (regions, note) = self.regions.read(buffer, size, classes, &settings.views.rois);
+        if let Some(note) = note {
+            gst::warning!(CAT, imp = self, "{note}");
+        }
+        if let Some(state) = &mut *lock(&self.state) {
+            state.stats.regions(&regions);
+        }
+        regions.regions
     }
 
     fn is_live(&self) -> bool {

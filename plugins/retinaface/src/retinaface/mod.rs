@@ -34,6 +34,7 @@ use gst::glib;
 use gst::prelude::*;
 
 mod imp;
+mod regions;
 mod settings;
 mod stats;
 

@@ -11,6 +11,7 @@ use retinaface::detect::{
 use retinaface::geometry::{InputSize, Rect};
 use retinaface::inference::Preprocessing as LibraryPreprocessing;
 
+use super::regions::ObjectClasses;
 use crate::common::model_properties::{ModelProperties, ParsedProperty};
 
 const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
@@ -113,6 +114,18 @@ pub(super) enum RefineLargeFaces {
     Off,
 }
 
+/// Where detection runs, as a property's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstRetinaFaceInferenceRegion")]
+#[repr(i32)]
+pub(super) enum InferenceRegion {
+    #[default]
+    #[enum_value(name = "Full frame, or the regions of roi", nick = "full-frame")]
+    FullFrame,
+    #[enum_value(name = "ROI list: the regions of interest that an earlier detector attached", nick = "roi-list")]
+    RoiList,
+}
+
 /// Whether frames wait for their faces, as a property's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstRetinaFaceMode")]
@@ -148,6 +161,8 @@ pub(super) struct Settings {
     flip: bool,
     tiles: ParsedProperty<Tiles>,
     roi: ParsedProperty<Arc<[Rect]>>,
+    inference_region: InferenceRegion,
+    object_class: ParsedProperty<ObjectClasses>,
     merge: Merge,
     landmark_fusion: LandmarkFusion,
     refine_large_faces: RefineLargeFaces,
@@ -176,6 +191,8 @@ impl Default for Settings {
             flip: DEFAULT_FLIP,
             tiles: ParsedProperty::new(DEFAULT_TILES, Tiles::default()),
             roi: ParsedProperty::new("", [].into()),
+            inference_region: InferenceRegion::default(),
+            object_class: ParsedProperty::new("", ObjectClasses::default()),
             merge: Merge::default(),
             landmark_fusion: LandmarkFusion::default(),
             refine_large_faces: RefineLargeFaces::default(),
@@ -214,7 +231,14 @@ impl Settings {
         (is_short && frames > 0).then_some((self.max_age, fps))
     }
 
-    /// The settings of the library for a stream from a live source or another one.
+    /// The classes of the objects in whose regions detection runs; `None` if it does not depend on
+    /// objects.
+    pub(super) fn object_classes(&self) -> Option<ObjectClasses> {
+        (self.inference_region == InferenceRegion::RoiList).then(|| self.object_class.value())
+    }
+
+    /// The settings of the library for a stream from a live source or another one, without the
+    /// regions of objects, which differ from frame to frame.
     pub(super) fn detection(&self, is_live: bool) -> DetectionSettings {
         let views = Views {
             scales: self.scales.value(),
@@ -294,6 +318,16 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 glib::ParamSpecString::builder("roi")
                     .nick("Regions of interest")
                     .blurb("Run detection only in these regions: x,y,width,height in frame pixels, separated by `;`; none: the whole frame. Each region is scaled as a frame of its own")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder_with_default("inference-region", InferenceRegion::default())
+                    .nick("Inference region")
+                    .blurb("Where detection runs. In roi-list only in the regions of interest (GstVideoRegionOfInterestMeta) of an earlier detector, which roi clips; each face gets the id of its region as parent")
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecString::builder("object-class")
+                    .nick("Object class")
+                    .blurb("With inference-region=roi-list, the types of the regions of interest, separated by commas; none: all types. Faces of retinaface elements are never regions")
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecEnum::builder_with_default("merge", Merge::default())
@@ -390,7 +424,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
-                    .blurb("Statistics since start and of the last interval: frames, inferred and skipped frames, faces, batch sizes, and times of each stage in ns")
+                    .blurb("Statistics since start and of the last interval: frames, inferred and skipped frames, regions of roi-list and those left out, faces, batch sizes (0: no region), and times of each stage in ns")
                     .read_only()
                     .build(),
             ]);
@@ -414,6 +448,8 @@ impl Settings {
             "flip" => self.flip = value.get().expect(CHECKED),
             "tiles" => self.tiles.set(value, str::parse),
             "roi" => self.roi.set(value, parse_rois),
+            "inference-region" => self.inference_region = value.get().expect(CHECKED),
+            "object-class" => self.object_class.set(value, str::parse),
             "merge" => self.merge = value.get().expect(CHECKED),
             "landmark-fusion" => self.landmark_fusion = value.get().expect(CHECKED),
             "refine-large-faces" => self.refine_large_faces = value.get().expect(CHECKED),
@@ -446,6 +482,8 @@ impl Settings {
             "flip" => self.flip.to_value(),
             "tiles" => self.tiles.to_value(),
             "roi" => self.roi.to_value(),
+            "inference-region" => self.inference_region.to_value(),
+            "object-class" => self.object_class.to_value(),
             "merge" => self.merge.to_value(),
             "landmark-fusion" => self.landmark_fusion.to_value(),
             "refine-large-faces" => self.refine_large_faces.to_value(),

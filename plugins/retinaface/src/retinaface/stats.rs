@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use retinaface::detect::{Detection, Timing};
+use retinaface::detect::{Detection, ObjectRegions, Timing};
 
 /// Larger batches are counted as this size.
 const MAX_BATCH: usize = 64;
@@ -25,9 +25,11 @@ struct Count {
     frames: u64,
     inferred: u64,
     skipped: u64,
+    regions: u64,
+    regions_left_out: u64,
     faces: u64,
     non_finite: u64,
-    /// Number of analysed frames by the size of their batch.
+    /// Number of analysed frames by the size of their batch; 0 for frames without a region.
     batches: [u64; MAX_BATCH + 1],
     times: [Histogram<u64>; STAGES.len()],
 }
@@ -41,6 +43,8 @@ impl Count {
             frames: 0,
             inferred: 0,
             skipped: 0,
+            regions: 0,
+            regions_left_out: 0,
             faces: 0,
             non_finite: 0,
             batches: [0; MAX_BATCH + 1],
@@ -49,9 +53,11 @@ impl Count {
     }
 
     fn reset(&mut self) {
-        let Self { since, frames, inferred, skipped, faces, non_finite, batches, times } = self;
+        let Self { since, frames, inferred, skipped, regions, regions_left_out, faces, non_finite, batches, times } =
+            self;
         *since = Instant::now();
         (*frames, *inferred, *skipped, *faces, *non_finite) = (0, 0, 0, 0, 0);
+        (*regions, *regions_left_out) = (0, 0);
         *batches = [0; MAX_BATCH + 1];
         times.iter_mut().for_each(Histogram::reset);
     }
@@ -72,6 +78,8 @@ impl Count {
             .field("frames", self.frames)
             .field("inferred", self.inferred)
             .field("skipped", self.skipped)
+            .field("regions", self.regions)
+            .field("regions-left-out", self.regions_left_out)
             .field("faces", self.faces)
             .field("non-finite", self.non_finite);
         let mut batches = gst::Structure::builder("batches");
@@ -117,6 +125,14 @@ impl Stats {
     pub(super) fn skip(&mut self) {
         self.whole.skipped += 1;
         self.interval.skipped += 1;
+    }
+
+    /// Counts the regions of a frame in which detection runs, and those that are left out.
+    pub(super) fn regions(&mut self, regions: &ObjectRegions) {
+        for count in [&mut self.whole, &mut self.interval] {
+            count.regions += regions.regions.len() as u64;
+            count.regions_left_out += regions.left_out as u64;
+        }
     }
 
     /// Counts a detection.

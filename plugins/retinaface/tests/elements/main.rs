@@ -19,6 +19,7 @@ mod frames;
 mod metadata;
 mod orientation;
 mod pipelines;
+mod regions;
 mod retinaface;
 mod sequences;
 mod settings;
