@@ -6,7 +6,7 @@ use arbitrary::Unstructured;
 use gst::glib::translate::IntoGlib as _;
 use gst::prelude::*;
 use gst_check::Harness;
-use gst_video::{VideoCropMeta, VideoFormat, VideoInfo, VideoInterlaceMode};
+use gst_video::{VideoCropMeta, VideoFormat, VideoInfo, VideoInterlaceMode, VideoRegionOfInterestMeta};
 use retinaface::{Face, PixelFormat, Point, Rect};
 
 /// The maximum width and height in the caps.
@@ -27,11 +27,13 @@ fn elements() -> Vec<Element> {
     gst::init().unwrap();
     gstretinaface::plugin_register_static().unwrap();
     let model = |name: &str| crate::root().join("tests/fixtures/models").join(name).display().to_string();
+    let detector = format!(
+        "retinaface model-file=\"{}\" threads=1 score-threshold=0.9 refine-large-faces=on",
+        model("insightface.onnx")
+    );
     let descriptions = [
-        format!(
-            "retinaface model-file=\"{}\" threads=1 score-threshold=0.9 refine-large-faces=on",
-            model("insightface.onnx")
-        ),
+        format!("{detector} inference-region=roi-list input-size=64"),
+        detector,
         format!("facelandmarks model-file=\"{}\" threads=1", model("landmarks68.onnx")),
         "facealign".to_owned(),
         "facemetaoverlay".to_owned(),
@@ -46,7 +48,8 @@ fn elements() -> Vec<Element> {
     descriptions.iter().map(element).collect()
 }
 
-/// A frame with any memory, video meta, crop meta and faces, through each element.
+/// A frame with any memory, video meta, crop meta, faces and regions of interest, through each
+/// element.
 pub fn frame(data: &[u8]) {
     // `arbitrary` gives zeros when it runs out of bytes, and no errors.
     let mut input = Unstructured::new(data);
@@ -98,17 +101,25 @@ fn arbitrary_frame(input: &mut Unstructured<'_>) -> arbitrary::Result<(VideoInfo
         add_video_meta(out, &info, input)?;
     }
     if input.arbitrary()? {
-        let number = |input: &mut Unstructured<'_>| match input.arbitrary::<bool>()? {
-            true => input.int_in_range(0..=MAX_SIDE),
-            false => input.arbitrary::<u32>(),
-        };
-        let rect = (number(input)?, number(input)?, number(input)?, number(input)?);
-        VideoCropMeta::add(out, rect);
+        VideoCropMeta::add(out, arbitrary_rect(input)?);
     }
     let faces = (0..input.int_in_range(0..=2)?).map(|_| arbitrary_face(input)).collect::<Result<Vec<_>, _>>()?;
     // Coordinates that are no numbers are refused.
     let _ = face_meta::attach(out, &faces, (width as usize, height as usize));
+    for _ in 0..input.int_in_range(0..=3)? {
+        let (class, rect) = (*input.choose(&["person", "face", ""])?, arbitrary_rect(input)?);
+        VideoRegionOfInterestMeta::add(out, class, rect).set_id(input.arbitrary()?);
+    }
     Ok((info, buffer))
+}
+
+/// x, y, width and height, in the frame or anywhere.
+fn arbitrary_rect(input: &mut Unstructured<'_>) -> arbitrary::Result<(u32, u32, u32, u32)> {
+    let number = |input: &mut Unstructured<'_>| match input.arbitrary::<bool>()? {
+        true => input.int_in_range(0..=MAX_SIDE),
+        false => input.arbitrary::<u32>(),
+    };
+    Ok((number(input)?, number(input)?, number(input)?, number(input)?))
 }
 
 fn arbitrary_face(input: &mut Unstructured<'_>) -> arbitrary::Result<Face> {
