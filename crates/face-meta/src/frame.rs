@@ -47,6 +47,9 @@ pub struct FrameFaces {
     /// cropped, its display aspect ratio changed, an id is ambiguous, or the metadata was damaged.
     /// A reader that must not miss a face treats this as a failure.
     pub lost: usize,
+    /// Whether the detector failed on this frame, or the metadata does not say how the faces were
+    /// found: then an earlier result does not say either which faces the frame has.
+    pub failed: bool,
 }
 
 impl FrameFaces {
@@ -123,6 +126,16 @@ pub fn attach_predicted(
         Some(analysed) => analysed.frame.attach_with_faces(buffer, &analysed.faces, size.pixel_aspect),
         None => Ok(()),
     }
+}
+
+/// Marks a frame on which the detector failed, in place of the faces that are there: no result applies
+/// to it.
+///
+/// # Errors
+/// If GStreamer cannot add the meta.
+pub fn attach_failure(buffer: &mut gst::BufferRef, size: impl Into<FrameSize>) -> Result<(), glib::BoolError> {
+    let found = Found { state: FrameState::None, age: Duration::ZERO, lost: 0, analysed: None };
+    attach_found(buffer, &[], size.into(), &found)
 }
 
 /// What faces were predicted from.
@@ -305,11 +318,12 @@ pub fn read(buffer: &gst::BufferRef, size: impl Into<FrameSize>) -> FrameFaces {
         // faces.
         None => (lost + entries.len()).max(1),
     };
-    FrameFaces { state: state_from(structure), age, faces: faces.unwrap_or_default(), lost }
+    let state = state_from(structure);
+    FrameFaces { state, age, faces: faces.unwrap_or_default(), lost, failed: !state.has_result() }
 }
 
-/// Where the faces come from; `Detected` if the field is missing, as in older metadata, and `None` if it
-/// is damaged.
+/// Where the faces come from; `Detected` if the field is missing, as in older metadata, and `None` if the
+/// detector failed or the field is damaged.
 fn state_from(structure: &gst::StructureRef) -> FrameState {
     if !structure.has_field(STATE) {
         return FrameState::Detected;

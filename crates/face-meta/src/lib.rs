@@ -65,7 +65,9 @@ mod track_event;
 pub use analysed::{AnalysedFaces, AnalysedFrame, analysis_number, read_analysed, remove_analysed, update_analysed};
 pub use crop::{CropOrigin, attach_crop, read_crop};
 pub use fields::to_pixel_aspect;
-pub use frame::{FrameFace, FrameFaces, Prediction, attach, attach_aged, attach_predicted, read, strip, update};
+pub use frame::{
+    FrameFace, FrameFaces, Prediction, attach, attach_aged, attach_failure, attach_predicted, read, strip, update,
+};
 pub use regions::object_regions;
 pub use retinaface::record::FrameState;
 pub use track_event::{TRACK_EVENT, read_track_event, track_event};

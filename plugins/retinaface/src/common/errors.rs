@@ -55,6 +55,11 @@ impl ErrorCode {
 pub(crate) trait Coded: Display {
     /// The fitting GStreamer error.
     fn code(&self) -> ErrorCode;
+
+    /// Whether each further frame would fail, too, until the element is started again.
+    fn is_permanent(&self) -> bool {
+        false
+    }
 }
 
 impl Coded for ModelError {
@@ -76,6 +81,10 @@ impl Coded for ModelError {
             | Self::NotFinite { .. }
             | Self::Run { .. } => ErrorCode::WrongType,
         }
+    }
+
+    fn is_permanent(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Panicked(_) | EngineError::Stopped))
     }
 }
 
@@ -126,6 +135,10 @@ impl Coded for DetectError {
             Self::DeviceCopy(_) => ErrorCode::LibraryFailed,
         }
     }
+
+    fn is_permanent(&self) -> bool {
+        matches!(self, Self::Model(error) if error.is_permanent())
+    }
 }
 
 impl Coded for CropError {
@@ -134,6 +147,10 @@ impl Coded for CropError {
             Self::Image(error) => error.code(),
             Self::Model(error) => error.code(),
         }
+    }
+
+    fn is_permanent(&self) -> bool {
+        matches!(self, Self::Model(error) if error.is_permanent())
     }
 }
 
@@ -172,6 +189,15 @@ impl<E: Coded> Coded for FrameModelError<E> {
             Self::Frame(error) => error.code(),
             Self::Model(error) => error.code(),
             Self::Meta(error) => error.code(),
+        }
+    }
+
+    fn is_permanent(&self) -> bool {
+        match self {
+            // Without metadata, a frame cannot say that it has no result.
+            Self::NotStarted | Self::Meta(_) => true,
+            Self::Frame(error) => error.is_permanent(),
+            Self::Model(error) => error.is_permanent(),
         }
     }
 }
@@ -220,7 +246,11 @@ mod tests {
         assert_eq!(ModelError::Thread(io::ErrorKind::WouldBlock.into()).code(), ErrorCode::Thread);
         let run = ModelError::from(EngineError::Run("out of memory".into()));
         assert_eq!(DetectError::from(run).code(), ErrorCode::Failed);
+        assert!(!DetectError::from(ModelError::from(EngineError::Run("out of memory".into()))).is_permanent());
         assert_eq!(ModelError::from(EngineError::Stopped).code(), ErrorCode::LibraryFailed);
+        let stopped = || ModelError::from(EngineError::Stopped);
+        assert!(FrameModelError::Model(DetectError::from(stopped())).is_permanent());
+        assert!(FrameModelError::Model(CropError::from(stopped())).is_permanent());
         let not_onnx = ModelError::NotOnnx { path: path(), reason: String::new() };
         assert_eq!(not_onnx.code(), ErrorCode::WrongType);
         let image = ImageError::Empty { width: 0, height: 0 };

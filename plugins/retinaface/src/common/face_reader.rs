@@ -87,7 +87,7 @@ impl FaceReader {
         let element = element.as_ref();
         if found.state.has_result() {
             self.without_detection.store(u32::MAX, Ordering::Relaxed);
-        } else {
+        } else if !found.failed {
             self.count_frame_without_detection(element, use_of_faces);
         }
         if found.lost > 0 && !self.has_reported_loss.swap(true, Ordering::Relaxed) {

@@ -23,6 +23,24 @@ pub(super) struct LatestFrame {
     pub(super) arrived: Instant,
 }
 
+/// What became of the analysis of a frame.
+pub(super) enum Analysis<T> {
+    Found(T),
+    /// There is nothing to analyse in the frame.
+    Nothing,
+    /// The model failed, and the stream continues.
+    Failed,
+}
+
+/// What is known when a frame passes.
+pub(super) struct Known<T> {
+    pub(super) result: Option<LatestResult<T>>,
+    /// The latest analysis failed.
+    pub(super) has_failed: bool,
+    /// The background thread has taken the frame.
+    pub(super) taken: bool,
+}
+
 /// The analysis of a frame.
 #[derive(Debug)]
 pub(super) struct LatestResult<T> {
@@ -58,7 +76,9 @@ struct Exchange<T> {
     /// The background thread is analysing a frame.
     busy: bool,
     result: Option<LatestResult<T>>,
-    /// Why an analysis failed.
+    /// The latest analysis failed, and the stream continues.
+    has_failed: bool,
+    /// Why the stream ends.
     error: Option<gst::FlowError>,
     /// Rises when results of earlier frames become invalid.
     resets: u64,
@@ -74,14 +94,21 @@ pub(super) struct Latest<T> {
 }
 
 impl<T: Send + Sync + 'static> Latest<T> {
-    /// Starts the thread. `analyse` returns `None` for a frame in which there is nothing to
-    /// analyse: then no result is known. An error, which `analyse` or `panicked` has posted, ends
-    /// the stream.
+    /// Starts the thread. After [`Analysis::Nothing`] and [`Analysis::Failed`] no result is known. An
+    /// error, which `analyse` or `panicked` has posted, ends the stream.
     pub(super) fn start(
-        analyse: impl Fn(&gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError> + Send + 'static,
+        analyse: impl Fn(&gst::Buffer, &VideoInfo) -> Result<Analysis<T>, gst::FlowError> + Send + 'static,
         panicked: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let exchange = Exchange { frame: None, busy: false, result: None, error: None, resets: 0, closed: false };
+        let exchange = Exchange {
+            frame: None,
+            busy: false,
+            result: None,
+            has_failed: false,
+            error: None,
+            resets: 0,
+            closed: false,
+        };
         let shared = Arc::new((Mutex::new(exchange), Condvar::new()));
         let worker = Arc::clone(&shared);
         let thread = thread::Builder::new().name("retinaface-latest".to_owned());
@@ -89,15 +116,11 @@ impl<T: Send + Sync + 'static> Latest<T> {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Gives the frame to the background thread if that is free. Returns the newest result, and
-    /// whether the frame was taken. Never blocks on the model.
+    /// Gives the frame to the background thread if that is free. Never blocks on the model.
     ///
     /// # Errors
     /// If the analysis of an earlier frame failed.
-    pub(super) fn exchange(
-        &self,
-        frame: Option<impl FnOnce() -> LatestFrame>,
-    ) -> Result<(Option<LatestResult<T>>, bool), gst::FlowError> {
+    pub(super) fn exchange(&self, frame: Option<impl FnOnce() -> LatestFrame>) -> Result<Known<T>, gst::FlowError> {
         let (exchange, changed) = &*self.shared;
         let mut exchange = lock(exchange);
         if let Some(error) = exchange.error {
@@ -111,7 +134,7 @@ impl<T: Send + Sync + 'static> Latest<T> {
             }
             _ => false,
         };
-        Ok((exchange.result.clone(), taken))
+        Ok(Known { result: exchange.result.clone(), has_failed: exchange.has_failed, taken })
     }
 
     /// Discards results and the waiting frame: the next frames belong to another part of the
@@ -119,7 +142,7 @@ impl<T: Send + Sync + 'static> Latest<T> {
     pub(super) fn reset(&self) {
         let mut exchange = lock(&self.shared.0);
         exchange.resets += 1;
-        (exchange.frame, exchange.result) = (None, None);
+        (exchange.frame, exchange.result, exchange.has_failed) = (None, None, false);
     }
 }
 
@@ -147,7 +170,7 @@ fn yield_to_waker() {
 
 fn serve<T>(
     (exchange, changed): &Shared<T>,
-    analyse: &impl Fn(&gst::Buffer, &VideoInfo) -> Result<Option<T>, gst::FlowError>,
+    analyse: &impl Fn(&gst::Buffer, &VideoInfo) -> Result<Analysis<T>, gst::FlowError>,
     panicked: &impl Fn(),
 ) {
     yield_to_waker();
@@ -172,10 +195,15 @@ fn serve<T>(
         let mut exchange = lock(exchange);
         exchange.busy = false;
         match analysed {
-            Ok(output) if exchange.resets == resets => {
-                let frame = AnalysedFrame::new(&buffer, &caps);
-                exchange.result =
-                    output.map(|output| LatestResult { output: Arc::new(output), frame, size, pts, arrived });
+            Ok(analysis) if exchange.resets == resets => {
+                exchange.has_failed = matches!(analysis, Analysis::Failed);
+                exchange.result = match analysis {
+                    Analysis::Found(output) => {
+                        let frame = AnalysedFrame::new(&buffer, &caps);
+                        Some(LatestResult { output: Arc::new(output), frame, size, pts, arrived })
+                    }
+                    Analysis::Nothing | Analysis::Failed => None,
+                };
             }
             Ok(_) => {}
             Err(error) => exchange.error = Some(error),
@@ -205,7 +233,7 @@ mod tests {
         let analyse = move |buffer: &gst::Buffer, _: &VideoInfo| {
             let time = milliseconds(buffer);
             start.send(time).unwrap();
-            permits.recv().map(|()| Some(time)).map_err(|_| gst::FlowError::NotSupported)
+            permits.recv().map(|()| Analysis::Found(time)).map_err(|_| gst::FlowError::NotSupported)
         };
         (Latest::start(analyse, || panic!("the analysis panicked")).unwrap(), permit, started)
     }
@@ -216,7 +244,7 @@ mod tests {
 
     /// The newest result; no frame is given to the background.
     fn result(latest: &Latest<u64>) -> Result<Option<LatestResult<u64>>, gst::FlowError> {
-        latest.exchange(None::<fn() -> LatestFrame>).map(|(result, _)| result)
+        latest.exchange(None::<fn() -> LatestFrame>).map(|known| known.result)
     }
 
     /// Waits until the stream has failed.
@@ -242,19 +270,18 @@ mod tests {
     #[test]
     fn frames_pass_while_the_model_is_busy_and_one_is_taken_when_it_is_free() {
         let (latest, permit, started) = gated();
-        let (result, taken) = latest.exchange(Some(|| frame(0))).unwrap();
-        assert!(result.is_none() && taken);
+        let known = latest.exchange(Some(|| frame(0))).unwrap();
+        assert!(known.result.is_none() && known.taken);
         assert_eq!(started.recv().unwrap(), 0);
         // The analysis cannot end: every exchange returns nevertheless, and takes no frame.
         for number in 1..1000 {
-            let (result, taken) = latest.exchange(Some(|| frame(number))).unwrap();
-            assert!(result.is_none() && !taken, "frame {number}");
+            let known = latest.exchange(Some(|| frame(number))).unwrap();
+            assert!(known.result.is_none() && !known.taken, "frame {number}");
         }
         permit.send(()).unwrap();
         let first = wait_for_result(&latest, 0);
         assert_eq!(first.age(Some(gst::ClockTime::from_mseconds(999))), Duration::from_millis(999));
-        let (_, taken) = latest.exchange(Some(|| frame(1000))).unwrap();
-        assert!(taken);
+        assert!(latest.exchange(Some(|| frame(1000))).unwrap().taken);
         permit.send(()).unwrap();
         assert_eq!(*wait_for_result(&latest, 1000).output, 1000);
     }
@@ -267,7 +294,7 @@ mod tests {
         latest.reset();
         permit.send(()).unwrap();
         // The next analysis starts after the first one has ended.
-        while !latest.exchange(Some(|| frame(7))).unwrap().1 {
+        while !latest.exchange(Some(|| frame(7))).unwrap().taken {
             thread::yield_now();
         }
         assert_eq!(started.recv().unwrap(), 7);
@@ -289,7 +316,8 @@ mod tests {
     fn a_panic_in_the_analysis_is_reported_once_and_fails_the_stream() {
         gst::init().unwrap();
         let (report, reports) = channel();
-        let latest = Latest::start(|_, _| panic!("as the test wants"), move || report.send(()).unwrap()).unwrap();
+        let latest =
+            Latest::<u64>::start(|_, _| panic!("as the test wants"), move || report.send(()).unwrap()).unwrap();
         latest.exchange(Some(|| frame(0))).unwrap();
         assert_eq!(wait_for_error(&latest), gst::FlowError::Error);
         assert_eq!(latest.exchange(Some(|| frame(1))).err(), Some(gst::FlowError::Error));
@@ -298,18 +326,28 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_with_nothing_to_analyse_has_no_result_and_the_stream_continues() {
+    fn a_frame_without_a_result_discards_the_one_before_and_the_stream_continues() {
         gst::init().unwrap();
-        // There is nothing to analyse in the frames with an odd time.
-        let analyse = |buffer: &gst::Buffer, _: &VideoInfo| Ok(Some(milliseconds(buffer)).filter(|time| time % 2 == 0));
+        // There is nothing to analyse in the first odd frame, and the model fails on the second one.
+        let analyse = |buffer: &gst::Buffer, _: &VideoInfo| {
+            Ok(match milliseconds(buffer) {
+                1 => Analysis::Nothing,
+                3 => Analysis::Failed,
+                time => Analysis::Found(time),
+            })
+        };
         let latest = Latest::start(analyse, || panic!("the analysis panicked")).unwrap();
-        latest.exchange(Some(|| frame(0))).unwrap();
-        assert_eq!(*wait_for_result(&latest, 0).output, 0);
-        assert!(latest.exchange(Some(|| frame(1))).unwrap().1);
-        while result(&latest).unwrap().is_some() {
-            thread::yield_now();
+        for (time, has_failed) in [(1, false), (3, true)] {
+            assert!(latest.exchange(Some(|| frame(time - 1))).unwrap().taken);
+            assert_eq!(*wait_for_result(&latest, time - 1).output, time - 1);
+            assert!(latest.exchange(Some(|| frame(time))).unwrap().taken);
+            while result(&latest).unwrap().is_some() {
+                thread::yield_now();
+            }
+            assert_eq!(latest.exchange(None::<fn() -> LatestFrame>).unwrap().has_failed, has_failed);
         }
-        assert!(latest.exchange(Some(|| frame(2))).unwrap().1);
-        assert_eq!(*wait_for_result(&latest, 2).output, 2);
+        latest.reset();
+        assert!(!latest.exchange(Some(|| frame(4))).unwrap().has_failed);
+        assert_eq!(*wait_for_result(&latest, 4).output, 4);
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod allocation;
 pub(crate) mod caps;
 pub(crate) mod errors;
 pub(crate) mod face_reader;
+pub(crate) mod failures;
 pub(crate) mod frame;
 mod in_flight;
 pub(crate) mod latency;

@@ -20,9 +20,10 @@ use gst_video::VideoInfo;
 use retinaface::geometry::FrameSize;
 
 use super::errors::{Coded, ErrorCode, FrameModelError};
+use super::failures::{Consequence, Failures, MAX_CONSECUTIVE_FAILURES, OnError};
 use super::in_flight::{FrameJob, InFlight, Pusher};
 use super::latency::{self, Latency};
-use super::latest::{Latest, LatestFrame};
+use super::latest::{Analysis, Known, Latest, LatestFrame};
 use super::sync::lock;
 use super::{allocation, caps, frame};
 
@@ -110,6 +111,18 @@ pub(crate) trait FrameModel:
         earlier: Option<EarlierFrame<'_>>,
     ) -> Result<(), FrameModelError<Self::Error>>;
 
+    /// Marks a frame that has no result because the model failed.
+    fn attach_failure(
+        &self,
+        _buffer: &mut gst::BufferRef,
+        _size: FrameSize,
+    ) -> Result<(), FrameModelError<Self::Error>> {
+        Ok(())
+    }
+
+    /// What the user wants if the model fails on a frame.
+    fn on_error(&self) -> OnError;
+
     /// Processing time of a result, without the time that its frame waited for a batch to fill;
     /// `None` for a result that another frame has paid for.
     fn processing_time(&self, output: &Self::Output) -> Option<Duration>;
@@ -135,6 +148,9 @@ pub(crate) trait FrameModel:
     /// Called for each frame that was not analysed.
     fn skipped(&self) {}
 
+    /// Called for each frame on which the model failed and after which the stream continues.
+    fn failed(&self) {}
+
     /// Called when a frame is complete, before it is pushed.
     fn frame_done(&self) {}
 
@@ -149,12 +165,18 @@ pub(crate) trait FrameModel:
     }
 }
 
+/// What was submitted for a frame, or why that failed.
+type Submitted<M> = Result<<M as FrameModel>::Pending, FrameModelError<<M as FrameModel>::Error>>;
+
+/// The result for a frame, or why there is none.
+type Outcome<M> = Result<<M as FrameModel>::Output, FrameModelError<<M as FrameModel>::Error>>;
+
 /// How frames pass through an element.
 enum Scheduling<M: FrameModel> {
     /// Each frame waits for its result on the streaming thread.
     Waiting,
     /// Up to this many frames are in flight. A thread of the element pushes them in order.
-    InFlight(Arc<InFlight<M::Pending>>, usize),
+    InFlight(Arc<InFlight<Submitted<M>>>, usize),
     /// No frame waits for the model.
     Latest(Arc<Latest<M::Output>>),
 }
@@ -190,12 +212,13 @@ pub(crate) struct Scheduler<M: FrameModel> {
     /// A frame between `submit_input_buffer` and `generate_output`, which follow each other at
     /// once.
     queued: Mutex<Option<gst::Buffer>>,
+    failures: Failures,
 }
 
 impl<M: FrameModel> Default for Scheduler<M> {
     fn default() -> Self {
         let state = State { format: None, scheduling: None, latency: Latency::default() };
-        Self { state: Mutex::new(state), queued: Mutex::default() }
+        Self { state: Mutex::new(state), queued: Mutex::default(), failures: Failures::default() }
     }
 }
 
@@ -211,6 +234,7 @@ impl<M: FrameModel> Scheduler<M> {
         let state = std::mem::replace(&mut *lock(&self.state), empty);
         drop(state);
         *lock(&self.queued) = None;
+        self.failures.clear();
     }
 
     /// Waits until every frame that arrived has left.
@@ -387,7 +411,7 @@ impl<M: FrameModel> Scheduler<M> {
             Some(Scheduling::Latest(latest)) => self.attach_latest(model, buffer, &latest)?,
             Some(_) => {
                 let FrameJob { mut buffer, size, pending } = self.submit_frame(model, buffer)?;
-                self.finish(model, &mut buffer, size, pending.map(M::wait))?;
+                self.finish(model, &mut buffer, size, pending.map(|submitted| submitted.and_then(M::wait)))?;
                 buffer
             }
             None => return Err(gst::FlowError::NotNegotiated),
@@ -400,11 +424,11 @@ impl<M: FrameModel> Scheduler<M> {
     }
 
     /// Submits a frame to the model if it is to be analysed.
-    fn submit_frame(&self, model: &M, buffer: gst::Buffer) -> Result<FrameJob<M::Pending>, gst::FlowError> {
+    fn submit_frame(&self, model: &M, buffer: gst::Buffer) -> Result<FrameJob<Submitted<M>>, gst::FlowError> {
         let FrameFormat { info, .. } = self.format()?;
         let size = frame::frame_size(&buffer, &info);
         let pending = if model.begin_frame()? {
-            model.submit(&buffer, &info).map_err(|error| model.fail(&error))?
+            model.submit(&buffer, &info).transpose()
         } else {
             model.skipped();
             None
@@ -418,16 +442,26 @@ impl<M: FrameModel> Scheduler<M> {
         model: &M,
         buffer: &mut gst::Buffer,
         size: FrameSize,
-        outcome: Option<Result<M::Output, FrameModelError<M::Error>>>,
+        outcome: Option<Outcome<M>>,
     ) -> Result<(), gst::FlowError> {
         if let Some(outcome) = outcome {
-            let mut output = outcome.map_err(|error| model.fail(&error))?;
             let info = self.format()?.info;
-            model.refine(buffer, &info, &mut output).map_err(|error| model.fail(&error))?;
-            model.attach(buffer.make_mut(), size, &output, None).map_err(|error| model.fail(&error))?;
-            model.analysed(&output);
-            if let Some(time) = model.processing_time(&output) {
-                self.observe(model, time);
+            let refined = outcome.and_then(|mut output| {
+                model.refine(buffer, &info, &mut output)?;
+                Ok(output)
+            });
+            match refined {
+                Ok(output) => {
+                    model.attach(buffer.make_mut(), size, &output, None).map_err(|error| model.fail(&error))?;
+                    self.analysed(model, &output);
+                    if let Some(time) = model.processing_time(&output) {
+                        self.observe(model, time);
+                    }
+                }
+                Err(error) => {
+                    self.skip_failure(model, &error)?;
+                    model.attach_failure(buffer.make_mut(), size).map_err(|error| model.fail(&error))?;
+                }
             }
         }
         if model.obj().current_state() != gst::State::Playing {
@@ -435,6 +469,42 @@ impl<M: FrameModel> Scheduler<M> {
             model.set_idle();
         }
         model.frame_done();
+        Ok(())
+    }
+
+    /// Counts a result.
+    fn analysed(&self, model: &M, output: &M::Output) {
+        self.failures.succeeded();
+        model.analysed(output);
+    }
+
+    /// Counts a failure after which the stream continues.
+    ///
+    /// # Errors
+    /// If the stream ends: because the user wants that, or because the model does not recover.
+    fn skip_failure(&self, model: &M, error: &FrameModelError<M::Error>) -> Result<(), gst::FlowError> {
+        if model.on_error() == OnError::Fail || error.is_permanent() {
+            return Err(model.fail(error));
+        }
+        gst::warning!(model.category(), imp = model, "{}: {error}", M::FAILURE);
+        match self.failures.failed() {
+            Consequence::Skip => {}
+            Consequence::Warn(total) => {
+                let number = if total == 1 { String::new() } else { format!(" ({total} times so far)") };
+                gst::element_imp_warning!(
+                    model,
+                    gst::StreamError::Failed,
+                    ("{}{number}: {error}; the frame passes without a result (on-error=skip)", M::FAILURE),
+                    ["further failures are counted, and every hundredth is reported"]
+                );
+            }
+            Consequence::End => {
+                let text = format!("{} {MAX_CONSECUTIVE_FAILURES} times in a row: {error}", M::FAILURE);
+                model.post_error_message(error.code().message(&text));
+                return Err(gst::FlowError::Error);
+            }
+        }
+        model.failed();
         Ok(())
     }
 
@@ -450,9 +520,12 @@ impl<M: FrameModel> Scheduler<M> {
         let size = frame::frame_size(&buffer, &info);
         let (offered, pts) = (buffer.clone(), buffer.pts());
         let frame = || LatestFrame { buffer: offered, caps, info, size, arrived: Instant::now() };
-        let (result, taken) = latest.exchange(model.begin_frame()?.then_some(frame))?;
+        let Known { result, has_failed, taken } = latest.exchange(model.begin_frame()?.then_some(frame))?;
         if !taken {
             model.skipped();
+        }
+        if has_failed {
+            model.attach_failure(buffer.make_mut(), size).map_err(|error| model.fail(&error))?;
         }
         if let Some(result) = result.filter(|result| result.size == size) {
             let age = result.age(pts);
@@ -471,14 +544,21 @@ impl<M: FrameModel> Scheduler<M> {
         model: &M,
         buffer: &gst::Buffer,
         info: &VideoInfo,
-    ) -> Result<Option<M::Output>, gst::FlowError> {
-        let output = model.submit(buffer, info).and_then(|pending| pending.map(M::wait).transpose());
-        let mut output = output.map_err(|error| model.fail(&error))?;
-        if let Some(output) = &mut output {
-            model.refine(buffer, info, output).map_err(|error| model.fail(&error))?;
-            model.analysed(output);
+    ) -> Result<Analysis<M::Output>, gst::FlowError> {
+        let output = model.submit(buffer, info).and_then(|pending| {
+            let mut output = pending.map(M::wait).transpose()?;
+            output.as_mut().map(|output| model.refine(buffer, info, output)).transpose()?;
+            Ok(output)
+        });
+        let scheduler = model.scheduler();
+        match output {
+            Ok(Some(output)) => {
+                scheduler.analysed(model, &output);
+                Ok(Analysis::Found(output))
+            }
+            Ok(None) => Ok(Analysis::Nothing),
+            Err(error) => scheduler.skip_failure(model, &error).map(|()| Analysis::Failed),
         }
-        Ok(output)
     }
 
     /// The time that the element adds to a frame: waiting for a batch, and processing.
@@ -521,16 +601,16 @@ fn post_panic<M: FrameModel>(element: &glib::WeakRef<M::Type>, thread: &str) {
 struct Push<M: FrameModel>(glib::WeakRef<M::Type>);
 
 impl<M: FrameModel> Pusher for Push<M> {
-    type Pending = M::Pending;
-    type Outcome = Result<M::Output, FrameModelError<M::Error>>;
+    type Pending = Submitted<M>;
+    type Outcome = Outcome<M>;
 
-    fn wait(pending: M::Pending) -> Self::Outcome {
-        M::wait(pending)
+    fn wait(submitted: Submitted<M>) -> Outcome<M> {
+        submitted.and_then(M::wait)
     }
 
     fn push(
         &self,
-        frame: FrameJob<M::Pending>,
+        frame: FrameJob<Submitted<M>>,
         outcome: Option<Self::Outcome>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let element = self.0.upgrade().ok_or(gst::FlowError::Flushing)?;

@@ -20,6 +20,7 @@ use retinaface::inference::{BackendInfo, ModelOptions, ModelTask};
 use super::settings::{self, Settings};
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
 use crate::common::face_reader::{FaceReader, FacesToCrop};
+use crate::common::failures::OnError;
 use crate::common::scheduling::{EarlierFrame, FrameModel, Scheduler, SchedulingMode};
 use crate::common::settings_report::SettingsReport;
 use crate::common::sync::lock;
@@ -329,6 +330,10 @@ impl FrameModel for FaceLandmarks {
             }
             Faces::Earlier(..) => Ok(()),
         }
+    }
+
+    fn on_error(&self) -> OnError {
+        lock(&self.settings).on_error
     }
 
     fn processing_time(&self, output: &FacesWithPoints) -> Option<Duration> {

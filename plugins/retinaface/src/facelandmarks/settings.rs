@@ -8,6 +8,7 @@ use gst::prelude::*;
 use retinaface::crops::{CropMode, LandmarkSettings};
 use retinaface::geometry::Face;
 
+use crate::common::failures::{OnError, on_error_property};
 use crate::common::model_properties::ModelProperties;
 
 const DEFAULT_CROP_SCALE: f32 = 1.0;
@@ -52,6 +53,7 @@ pub(super) struct Settings {
     batch_size: u32,
     batch_timeout: u32,
     pub(super) inflight: u32,
+    pub(super) on_error: OnError,
 }
 
 impl Default for Settings {
@@ -65,6 +67,7 @@ impl Default for Settings {
             batch_size: DEFAULT_BATCH_SIZE,
             batch_timeout: DEFAULT_BATCH_TIMEOUT,
             inflight: DEFAULT_INFLIGHT,
+            on_error: OnError::default(),
         }
     }
 }
@@ -103,6 +106,7 @@ impl Settings {
             "batch-size" => self.batch_size = value.get().expect(CHECKED),
             "batch-timeout" => self.batch_timeout = value.get().expect(CHECKED),
             "inflight" => self.inflight = value.get().expect(CHECKED),
+            "on-error" => self.on_error = value.get().expect(CHECKED),
             _ => unreachable!("GObject sets writable properties only"),
         }
     }
@@ -120,6 +124,7 @@ impl Settings {
             "batch-size" => self.batch_size.to_value(),
             "batch-timeout" => self.batch_timeout.to_value(),
             "inflight" => self.inflight.to_value(),
+            "on-error" => self.on_error.to_value(),
             _ => unreachable!("GObject reads listed properties only"),
         }
     }
@@ -177,6 +182,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                 .default_value(DEFAULT_INFLIGHT)
                 .mutable_ready()
                 .build(),
+            on_error_property(),
         ]);
         properties
     });

@@ -53,6 +53,8 @@ struct State {
     analysed: Option<AnalysedFaces>,
     /// The number of that analysis, if it is known.
     analysis: Option<u64>,
+    /// The detector has failed since its latest result.
+    has_failed: bool,
 }
 
 impl State {
@@ -62,7 +64,7 @@ impl State {
             self.tracker.end(time);
         }
         self.time.clear();
-        (self.lost, self.analysed, self.analysis) = (0, None, None);
+        (self.lost, self.analysed, self.analysis, self.has_failed) = (0, None, None, false);
     }
 
     fn take_events(&mut self) -> Vec<TrackEvent> {
@@ -199,8 +201,15 @@ impl BaseTransformImpl for FaceTrack {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let tracker = lock(&self.settings).new_tracker();
-        *lock(&self.state) =
-            Some(State { tracker, info: None, time: StreamTime::default(), lost: 0, analysed: None, analysis: None });
+        *lock(&self.state) = Some(State {
+            tracker,
+            info: None,
+            time: StreamTime::default(),
+            lost: 0,
+            analysed: None,
+            analysis: None,
+            has_failed: false,
+        });
         Ok(())
     }
 
@@ -298,6 +307,7 @@ impl FaceTrack {
             state.end();
         }
         state.time = next;
+        state.has_failed = found.failed || (state.has_failed && !found.state.has_result());
         match found.state {
             FrameState::Detected if found.age.is_zero() => {
                 let dropped = update(&mut state.tracker, time, &mut found, size, settings);
@@ -331,6 +341,11 @@ impl FaceTrack {
             FrameState::None => state.tracker.expire(time, settings),
             // Another facetrack has done the work.
             FrameState::Predicted => return Ok(()),
+        }
+        if state.has_failed {
+            // The interval of inferences says how long a new face can be unknown. It is longer now, and
+            // elements downstream, such as faceredact, do not know that.
+            return Ok(());
         }
         let Some(age) = state.tracker.time().map(|then| time.saturating_sub(then)) else { return Ok(()) };
         if age > settings.lost_timeout {

@@ -18,6 +18,7 @@ use super::regions::{self, ObjectClasses, RegionReader};
 use super::settings::{self, Mode, Settings};
 use super::stats::Stats;
 use crate::common::errors::{Coded, ErrorCode, FrameModelError};
+use crate::common::failures::OnError;
 use crate::common::orientation::Orientation;
 use crate::common::scheduling::{self, EarlierFrame, FrameModel, Scheduler, SchedulingMode};
 use crate::common::settings_report::SettingsReport;
@@ -303,6 +304,14 @@ impl FrameModel for RetinaFace {
         attached.map_err(Error::Meta)
     }
 
+    fn attach_failure(&self, buffer: &mut gst::BufferRef, size: FrameSize) -> Result<(), Error> {
+        face_meta::attach_failure(buffer, size).map_err(Error::Meta)
+    }
+
+    fn on_error(&self) -> OnError {
+        lock(&self.settings).on_error
+    }
+
     fn processing_time(&self, detection: &Detection) -> Option<Duration> {
         // Frames without a region take no time, and say nothing about those with regions.
         if detection.batch == 0 {
@@ -379,6 +388,12 @@ impl FrameModel for RetinaFace {
     fn skipped(&self) {
         if let Some(state) = &mut *lock(&self.state) {
             state.stats.skip();
+        }
+    }
+
+    fn failed(&self) {
+        if let Some(state) = &mut *lock(&self.state) {
+            state.stats.fail();
         }
     }
 

@@ -11,6 +11,7 @@ use retinaface::detect::{
 use retinaface::geometry::{InputSize, Rect};
 use retinaface::inference::Preprocessing as LibraryPreprocessing;
 
+use crate::common::failures::{OnError, on_error_property};
 use super::regions::ObjectClasses;
 use crate::common::model_properties::{ModelProperties, ParsedProperty};
 
@@ -154,6 +155,7 @@ pub(super) struct Settings {
     pub(super) mode: Mode,
     pub(super) max_age: u32,
     pub(super) inflight: u32,
+    pub(super) on_error: OnError,
     pub(super) stats_interval: u32,
     pub(super) preprocessing: Preprocessing,
     pub(super) cuda_graph: bool,
@@ -184,6 +186,7 @@ impl Default for Settings {
             mode: Mode::default(),
             max_age: DEFAULT_MAX_AGE,
             inflight: DEFAULT_INFLIGHT,
+            on_error: OnError::default(),
             stats_interval: DEFAULT_STATS_INTERVAL,
             preprocessing: Preprocessing::default(),
             cuda_graph: DEFAULT_CUDA_GRAPH,
@@ -405,6 +408,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .default_value(DEFAULT_INFLIGHT)
                     .mutable_ready()
                     .build(),
+                on_error_property(),
                 glib::ParamSpecUInt::builder("stats-interval")
                     .nick("Statistics interval")
                     .blurb("Interval in ms of element messages with statistics; 0: no messages")
@@ -424,7 +428,7 @@ pub(super) fn properties() -> &'static [glib::ParamSpec] {
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
-                    .blurb("Statistics since start and of the last interval: frames, inferred and skipped frames, regions of roi-list and those left out, faces, batch sizes (0: no region), and times of each stage in ns")
+                    .blurb("Statistics since start and of the last interval: frames, inferred, skipped and failed frames, regions of roi-list and those left out, faces, batch sizes (0: no region), and times of each stage in ns")
                     .read_only()
                     .build(),
             ]);
@@ -462,6 +466,7 @@ impl Settings {
             "mode" => self.mode = value.get().expect(CHECKED),
             "max-age" => self.max_age = value.get().expect(CHECKED),
             "inflight" => self.inflight = value.get().expect(CHECKED),
+            "on-error" => self.on_error = value.get().expect(CHECKED),
             "stats-interval" => self.stats_interval = value.get().expect(CHECKED),
             "preprocessing" => self.preprocessing = value.get().expect(CHECKED),
             "cuda-graph" => self.cuda_graph = value.get().expect(CHECKED),
@@ -496,6 +501,7 @@ impl Settings {
             "mode" => self.mode.to_value(),
             "max-age" => self.max_age.to_value(),
             "inflight" => self.inflight.to_value(),
+            "on-error" => self.on_error.to_value(),
             "stats-interval" => self.stats_interval.to_value(),
             "preprocessing" => self.preprocessing.to_value(),
             "cuda-graph" => self.cuda_graph.to_value(),

@@ -25,6 +25,7 @@ struct Count {
     frames: u64,
     inferred: u64,
     skipped: u64,
+    failed: u64,
     regions: u64,
     regions_left_out: u64,
     faces: u64,
@@ -43,6 +44,7 @@ impl Count {
             frames: 0,
             inferred: 0,
             skipped: 0,
+            failed: 0,
             regions: 0,
             regions_left_out: 0,
             faces: 0,
@@ -53,10 +55,21 @@ impl Count {
     }
 
     fn reset(&mut self) {
-        let Self { since, frames, inferred, skipped, regions, regions_left_out, faces, non_finite, batches, times } =
-            self;
+        let Self {
+            since,
+            frames,
+            inferred,
+            skipped,
+            failed,
+            regions,
+            regions_left_out,
+            faces,
+            non_finite,
+            batches,
+            times,
+        } = self;
         *since = Instant::now();
-        (*frames, *inferred, *skipped, *faces, *non_finite) = (0, 0, 0, 0, 0);
+        (*frames, *inferred, *skipped, *failed, *faces, *non_finite) = (0, 0, 0, 0, 0, 0);
         (*regions, *regions_left_out) = (0, 0);
         *batches = [0; MAX_BATCH + 1];
         times.iter_mut().for_each(Histogram::reset);
@@ -78,6 +91,7 @@ impl Count {
             .field("frames", self.frames)
             .field("inferred", self.inferred)
             .field("skipped", self.skipped)
+            .field("failed", self.failed)
             .field("regions", self.regions)
             .field("regions-left-out", self.regions_left_out)
             .field("faces", self.faces)
@@ -125,6 +139,12 @@ impl Stats {
     pub(super) fn skip(&mut self) {
         self.whole.skipped += 1;
         self.interval.skipped += 1;
+    }
+
+    /// Counts a frame on which the model failed.
+    pub(super) fn fail(&mut self) {
+        self.whole.failed += 1;
+        self.interval.failed += 1;
     }
 
     /// Counts the regions of a frame in which detection runs, and those that are left out.

@@ -299,6 +299,16 @@ pub fn warnings(bus: &gst::Bus) -> Vec<String> {
     bus.iter().filter_map(text).collect()
 }
 
+/// The default model, with nodes that fail on each frame whose corner at the top left is white.
+pub fn model_that_fails_on_white() -> tempfile::NamedTempFile {
+    let part = project::root().join("tests/fixtures/models/fails_on_white.part");
+    // Bytes of messages that follow each other are one message.
+    let model = [project::default_model(), part].map(|file| std::fs::read(file).unwrap()).concat();
+    let file = tempfile::Builder::new().suffix(".onnx").tempfile().unwrap();
+    std::fs::write(file.path(), model).unwrap();
+    file
+}
+
 /// A path in quotes, for a pipeline description.
 pub fn quoted(path: &std::path::Path) -> String {
     format!("\"{}\"", path.display())

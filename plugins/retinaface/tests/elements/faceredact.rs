@@ -114,6 +114,8 @@ fn frames_in_doubt() -> Vec<(gst::Buffer, &'static str)> {
     let mut lost_before = frame(&video(), 3);
     let from = Prediction { lost: 1, ..Default::default() };
     face_meta::attach_predicted(lost_before.get_mut().unwrap(), &[], SIZE, &from).unwrap();
+    let mut failed = frame_with_faces(&video(), 5, &[at(100.0)]);
+    face_meta::attach_failure(failed.get_mut().unwrap(), SIZE).unwrap();
     let invalid = Face { uncertainty: Some(f32::NAN), ..at(100.0) };
     let invalid = frame_with_faces(&video(), 4, &[invalid]);
     vec![
@@ -122,6 +124,7 @@ fn frames_in_doubt() -> Vec<(gst::Buffer, &'static str)> {
         (old, "older than the limit"),
         (lost_before, "lost faces"),
         (invalid, "invalid face box"),
+        (failed, "no detection result"),
     ]
 }
 

@@ -80,6 +80,22 @@ fn frames_between_inferences_have_the_predicted_face_with_its_id() {
 }
 
 #[test]
+fn frames_from_a_failure_to_the_next_result_have_no_predicted_faces() {
+    with_watchdog(|| {
+        let mut harness = harness("facetrack");
+        play(&mut harness, 0..11, 5);
+        let mut failed = frame(&video(), 11);
+        face_meta::attach_failure(failed.get_mut().unwrap(), SIZE).unwrap();
+        let found = push(&mut harness, failed);
+        assert_eq!((found.state, found.failed, found.faces.len()), (FrameState::None, true, 0));
+        let states = play(&mut harness, 12..20, 5).into_iter().map(|found| found.state);
+        // The next result is that of frame 15.
+        let expected = [vec![FrameState::None; 3], vec![FrameState::Detected], vec![FrameState::Predicted; 4]];
+        assert_eq!(states.collect::<Vec<_>>(), expected.concat());
+    });
+}
+
+#[test]
 fn a_detected_face_keeps_its_position_and_its_region_of_interest() {
     with_watchdog(|| {
         let mut harness = harness("facetrack min-hits=1");

@@ -17,6 +17,7 @@ mod faceredact;
 mod facetrack;
 mod frames;
 mod metadata;
+mod on_error;
 mod orientation;
 mod pipelines;
 mod regions;
