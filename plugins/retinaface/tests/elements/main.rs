@@ -21,6 +21,7 @@ mod on_error;
 mod orientation;
 mod pipelines;
 mod regions;
+mod redaction;
 mod retinaface;
 mod sequences;
 mod settings;
