@@ -4,6 +4,7 @@ mod affine;
 pub mod align;
 mod landmarks;
 mod runner;
+mod warp;
 
 pub use landmarks::{
     CropMode, FoundLandmarks, LandmarkSettings, Landmarker, PendingLandmarks, five_landmarks, known_point_counts,
