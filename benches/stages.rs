@@ -11,6 +11,7 @@ use opencv::core::Mat;
 use opencv::imgcodecs::{IMREAD_COLOR, imread};
 use opencv::imgproc;
 use opencv::prelude::*;
+use retinaface::crops::FaceQuality;
 use retinaface::crops::align;
 use retinaface::crops::align::WarpBuffers;
 use retinaface::detect::{Decoded, DetectionSettings, Detector, PreprocessBuffers, decode, fill_input};
@@ -96,6 +97,14 @@ fn stages(c: &mut Criterion) {
             let transform = align::crop_from_frame(black_box(&landmarks), PixelAspect::SQUARE, 112).unwrap();
             align::warp(&packed, &transform, &mut crop.view_mut(), &mut scratch).unwrap();
         });
+    });
+
+    let size = frame.info().size();
+    group.bench_function("quality_one", |b| {
+        b.iter(|| FaceQuality::measure(black_box(&faces[0]), size, &crop.view()).unwrap());
+    });
+    group.bench_function("quality_one_without_sharpness", |b| {
+        b.iter(|| FaceQuality::without_sharpness(black_box(&faces[0]), size));
     });
 
     let mut drawn = planes.clone();

@@ -30,7 +30,7 @@
 //! | [`runtime`] | ONNX Runtime: locating and loading it, execution providers, the ONNX file format, CPU kernels |
 //! | [`inference`] | opening a model and running it: options, sessions, tensors, the batching engine |
 //! | [`detect`] | [`Detector`]: from an image to faces |
-//! | [`crops`] | alignment, and models that run on a crop of each face |
+//! | [`crops`] | alignment, the quality of a crop, and models that run on a crop of each face |
 
 pub mod crops;
 pub mod detect;

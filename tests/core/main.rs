@@ -15,4 +15,5 @@ mod kernels;
 mod landmarks;
 mod large_faces;
 mod parity;
+mod quality;
 mod regions;
