@@ -26,7 +26,7 @@
 //! | [`image`] | pixel formats, stride-aware views, YUV coding, drawing, redaction |
 //! | [`model`] | what a model is: its input, its output layout, the known detector families |
 //! | [`record`] | the JSON-lines schema |
-//! | [`track`] | [`Tracker`]: ids across frames and predictions between inferences; what redaction covers; smoothing |
+//! | [`track`] | [`Tracker`]: ids across frames and predictions between inferences; what redaction covers; smoothing; the best crop of each track |
 //! | [`runtime`] | ONNX Runtime: locating and loading it, execution providers, the ONNX file format, CPU kernels |
 //! | [`inference`] | opening a model and running it: options, sessions, tensors, the batching engine |
 //! | [`detect`] | [`Detector`]: from an image to faces |
