@@ -1,119 +1,25 @@
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
-use face_meta::{CropOrigin, FrameFace};
+use face_meta::FrameFace;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::{VideoFormat, VideoInfo};
-use retinaface::align::{self, Affine, AlignError, WarpBuffers};
+use retinaface::crops::FaceQuality;
 use retinaface::detect::SettingsProblem;
-use retinaface::geometry::{ARCFACE_SIZE, Face, PixelAspect};
-use retinaface::image::ImageView;
+use retinaface::track::{TrackEvent, TrackEventKind};
 
-use super::negotiation;
+use super::best_shot::TrackCrops;
+use super::cropper::{CropFailure, Cropper, Source, Timing};
+use super::gap::Gap;
+use super::settings::{self, SIZE, Settings};
+use super::{CAT, negotiation};
 use crate::common::errors::{Coded, ElementError, ErrorCode};
 use crate::common::face_reader::{FaceReader, FacesToCrop};
 use crate::common::settings_report::SettingsReport;
 use crate::common::sync::lock;
 use crate::common::{caps, frame};
-
-const DEFAULT_SIZE: u32 = ARCFACE_SIZE as u32;
-const DEFAULT_MIN_FACE_SIZE: u32 = 0;
-const DEFAULT_MIN_SCORE: f32 = 0.0;
-const DEFAULT_MAX_FACES: u32 = 0;
-const DEFAULT_GAP_INTERVAL: u32 = 0;
-const DEFAULT_ALIGN_WITHOUT_LANDMARKS: bool = false;
-const DEFAULT_ANTIALIAS: bool = false;
-const DEFAULT_ALIGN_PREDICTED: bool = false;
-/// Range of the width and height of a crop, in pixels.
-pub(super) const SIZE: std::ops::RangeInclusive<u32> = 16..=1024;
-
-static CAT: LazyLock<gst::DebugCategory> =
-    LazyLock::new(|| gst::DebugCategory::new("facealign", gst::DebugColorFlags::empty(), Some("Alignment of faces")));
-
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    size: u32,
-    min_face_size: u32,
-    min_score: f32,
-    max_faces: u32,
-    gap_interval: u32,
-    align_without_landmarks: bool,
-    antialias: bool,
-    align_predicted: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            size: DEFAULT_SIZE,
-            min_face_size: DEFAULT_MIN_FACE_SIZE,
-            min_score: DEFAULT_MIN_SCORE,
-            max_faces: DEFAULT_MAX_FACES,
-            gap_interval: DEFAULT_GAP_INTERVAL,
-            align_without_landmarks: DEFAULT_ALIGN_WITHOUT_LANDMARKS,
-            antialias: DEFAULT_ANTIALIAS,
-            align_predicted: DEFAULT_ALIGN_PREDICTED,
-        }
-    }
-}
-
-impl Settings {
-    fn wants(&self, face: &Face) -> bool {
-        let is_wanted = self.align_predicted || face.uncertainty.is_none();
-        is_wanted && face.score >= self.min_score && face.rect.w.min(face.rect.h) >= self.min_face_size as f32
-    }
-
-    fn max_faces(&self) -> usize {
-        if self.max_faces == 0 { usize::MAX } else { self.max_faces as usize }
-    }
-}
-
-/// Time without a crop for which downstream has received no GAP event yet.
-#[derive(Clone, Copy, Debug, Default)]
-struct Gap {
-    /// Whether a GAP event was sent since the last crop.
-    sent: bool,
-    /// Start and end of the time without an event.
-    span: Option<(gst::ClockTime, gst::ClockTime)>,
-}
-
-impl Gap {
-    /// Adds a frame without a crop. Returns start and duration of the GAP event to send now: the
-    /// first one at once, so that sinks do not wait, then one per `interval`, or per frame if that
-    /// is zero.
-    fn add(
-        &mut self,
-        pts: gst::ClockTime,
-        duration: Option<gst::ClockTime>,
-        interval: gst::ClockTime,
-    ) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
-        if !std::mem::replace(&mut self.sent, true) || interval.is_zero() {
-            return Some((pts, duration));
-        }
-        let end = pts.saturating_add(duration.unwrap_or_default());
-        let (start, _) = *self.span.get_or_insert((pts, end));
-        self.span = Some((start, end));
-        if end.checked_sub(start)? < interval {
-            return None;
-        }
-        self.take_rest()
-    }
-
-    /// The time without an event so far.
-    fn take_rest(&mut self) -> Option<(gst::ClockTime, Option<gst::ClockTime>)> {
-        let (start, end) = self.span.take()?;
-        Some((start, end.checked_sub(start)))
-    }
-}
-
-/// What exists once the format of the crops is negotiated.
-struct State {
-    crop: VideoInfo,
-    pool: gst::BufferPool,
-    scratch: WarpBuffers,
-}
 
 pub(crate) struct FaceAlign {
     sink: gst::Pad,
@@ -121,7 +27,9 @@ pub(crate) struct FaceAlign {
     settings: Mutex<Settings>,
     /// Format of the frames, known from the first caps on.
     frame: Mutex<Option<VideoInfo>>,
-    state: Mutex<Option<State>>,
+    cropper: Mutex<Option<Cropper>>,
+    /// The crops that `best-shot` keeps.
+    tracks: Mutex<TrackCrops>,
     gap: Mutex<Gap>,
     /// Number of the latest analysis whose faces have crops.
     analysis: Mutex<Option<u64>>,
@@ -154,7 +62,8 @@ impl ObjectSubclass for FaceAlign {
             src,
             settings: Mutex::default(),
             frame: Mutex::default(),
-            state: Mutex::default(),
+            cropper: Mutex::default(),
+            tracks: Mutex::default(),
             gap: Mutex::default(),
             analysis: Mutex::default(),
             faces: FaceReader::default(),
@@ -165,101 +74,16 @@ impl ObjectSubclass for FaceAlign {
 
 impl ObjectImpl for FaceAlign {
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            vec![
-                glib::ParamSpecUInt::builder("size")
-                    .nick("Size")
-                    .blurb("Width and height of a crop in pixels")
-                    .minimum(*SIZE.start())
-                    .maximum(*SIZE.end())
-                    .default_value(DEFAULT_SIZE)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("min-face-size")
-                    .nick("Minimum face size")
-                    .blurb("Minimum length of a face's shorter side in frame pixels; smaller faces have no crop; 0: no limit")
-                    .maximum(16384)
-                    .default_value(DEFAULT_MIN_FACE_SIZE)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecFloat::builder("min-score")
-                    .nick("Minimum score")
-                    .blurb("Minimum score; faces with a lower score have no crop")
-                    .minimum(0.0)
-                    .maximum(1.0)
-                    .default_value(DEFAULT_MIN_SCORE)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("max-faces")
-                    .nick("Maximum faces")
-                    .blurb("Maximum number of crops per frame, best scores first; 0: no limit")
-                    .default_value(DEFAULT_MAX_FACES)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("gap-interval")
-                    .nick("Gap interval")
-                    .blurb(
-                        "Interval in ms of GAP events while there is no face, after the first one; 0: one event per frame",
-                    )
-                    .maximum(60_000)
-                    .default_value(DEFAULT_GAP_INTERVAL)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecBoolean::builder("align-without-landmarks")
-                    .nick("Align without landmarks")
-                    .blurb("Crop the square around the box of faces without landmarks, instead of failing")
-                    .default_value(DEFAULT_ALIGN_WITHOUT_LANDMARKS)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecBoolean::builder("antialias")
-                    .nick("Antialias")
-                    .blurb("Average all frame pixels that a crop pixel covers, where it covers 1.5 or more per axis, to reduce noise in crops of large faces; off: bilinear interpolation, as InsightFace's norm_crop")
-                    .default_value(DEFAULT_ANTIALIAS)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecBoolean::builder("align-predicted")
-                    .nick("Align predicted faces")
-                    .blurb(
-                        "Also crop faces whose position facetrack predicted, between inferences; their landmarks are less \
-                         exact",
-                    )
-                    .default_value(DEFAULT_ALIGN_PREDICTED)
-                    .mutable_playing()
-                    .build(),
-            ]
-        });
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(settings::properties);
         &PROPERTIES
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        const CHECKED: &str = "GObject checks the type of a property";
-        let mut settings = lock(&self.settings);
-        match pspec.name() {
-            "size" => settings.size = value.get().expect(CHECKED),
-            "min-face-size" => settings.min_face_size = value.get().expect(CHECKED),
-            "min-score" => settings.min_score = value.get().expect(CHECKED),
-            "max-faces" => settings.max_faces = value.get().expect(CHECKED),
-            "gap-interval" => settings.gap_interval = value.get().expect(CHECKED),
-            "align-without-landmarks" => settings.align_without_landmarks = value.get().expect(CHECKED),
-            "antialias" => settings.antialias = value.get().expect(CHECKED),
-            "align-predicted" => settings.align_predicted = value.get().expect(CHECKED),
-            _ => unreachable!("GObject sets writable properties only"),
-        }
+        lock(&self.settings).set_property(value, pspec);
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let settings = lock(&self.settings);
-        match pspec.name() {
-            "size" => settings.size.to_value(),
-            "min-face-size" => settings.min_face_size.to_value(),
-            "min-score" => settings.min_score.to_value(),
-            "max-faces" => settings.max_faces.to_value(),
-            "gap-interval" => settings.gap_interval.to_value(),
-            "align-without-landmarks" => settings.align_without_landmarks.to_value(),
-            "antialias" => settings.antialias.to_value(),
-            "align-predicted" => settings.align_predicted.to_value(),
-            _ => unreachable!("GObject reads listed properties only"),
-        }
+        lock(&self.settings).property(pspec)
     }
 
     fn constructed(&self) {
@@ -303,7 +127,9 @@ impl ElementImpl for FaceAlign {
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         let result = self.parent_change_state(transition);
         if transition == gst::StateChange::PausedToReady {
-            self.drop_state();
+            *lock(&self.gap) = Gap::default();
+            *lock(&self.cropper) = None;
+            *lock(&self.tracks) = TrackCrops::default();
             *lock(&self.frame) = None;
             self.report.clear();
         }
@@ -312,14 +138,6 @@ impl ElementImpl for FaceAlign {
 }
 
 impl FaceAlign {
-    fn drop_state(&self) {
-        *lock(&self.gap) = Gap::default();
-        if let Some(state) = lock(&self.state).take() {
-            // Crops that downstream still uses return to an inactive pool, which frees them.
-            let _ = state.pool.set_active(false);
-        }
-    }
-
     fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
         if let gst::QueryViewMut::Allocation(allocation) = query.view_mut() {
             // Every stride and crop is supported, so that decoders need not copy.
@@ -337,18 +155,59 @@ impl FaceAlign {
                     gst::error!(CAT, imp = self, "{} is not raw video", caps.caps());
                     return false;
                 };
+                lock(&self.tracks).set_info(&frame);
                 *lock(&self.frame) = Some(frame);
                 return self.negotiate().is_ok();
             }
-            gst::EventView::FlushStop(_) => *lock(&self.gap) = Gap::default(),
-            gst::EventView::Eos(_) | gst::EventView::Segment(_) => {
-                let rest = std::mem::take(&mut *lock(&self.gap)).take_rest();
-                self.push_gap(rest);
+            gst::EventView::FlushStop(_) => {
+                *lock(&self.gap) = Gap::default();
+                lock(&self.tracks).flush();
+            }
+            gst::EventView::StreamStart(_) => {
+                self.end_tracks();
+                lock(&self.tracks).flush();
+            }
+            gst::EventView::Eos(_) => {
+                self.end_tracks();
+                self.push_rest_of_gap();
+                let is_without_ids = lock(&self.tracks).ids().end();
+                self.report_missing_ids(is_without_ids);
+            }
+            gst::EventView::Segment(segment) => {
+                let rate = segment.segment().rate();
+                let turns = lock(&self.tracks).turns(rate);
+                if turns {
+                    self.end_tracks();
+                    lock(&self.tracks).set_rate(rate);
+                }
+                self.push_rest_of_gap();
+            }
+            gst::EventView::CustomDownstream(custom) => {
+                if let Some(event) = custom.structure().and_then(face_meta::read_track_event) {
+                    self.track_event(&event);
+                }
             }
             _ => {}
         }
         // All events pass unchanged.
         gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    fn track_event(&self, event: &TrackEvent) {
+        let mut tracks = lock(&self.tracks);
+        tracks.ids().see_track();
+        if event.kind == TrackEventKind::Ended {
+            tracks.end_track(event.track_id);
+        }
+    }
+
+    /// Outputs the final crop of every track.
+    fn end_tracks(&self) {
+        // The lock is released before a push.
+        let crops = lock(&self.tracks).end();
+        // A failed push has an error message of its own, or downstream wants nothing more; the next
+        // push fails, too.
+        let _ = crops.map_err(|error| self.fail(&error)).and_then(|crops| self.push_all(crops));
     }
 
     /// Negotiates the format of the crops with downstream, RGB if it accepts both; posts an error
@@ -362,6 +221,11 @@ impl FaceAlign {
         }
         caps.fixate();
         let crop = VideoInfo::from_caps(&caps).map_err(|_| gst::FlowError::NotNegotiated)?;
+        let is_new = lock(&self.cropper).as_ref().is_none_or(|cropper| *cropper.caps() != caps);
+        if is_new {
+            // The crops that are kept have the previous format.
+            self.end_tracks();
+        }
         if !self.src.push_event(gst::event::Caps::new(&caps)) {
             return Err(if self.src.pad_flags().contains(gst::PadFlags::FLUSHING) {
                 gst::FlowError::Flushing
@@ -369,12 +233,15 @@ impl FaceAlign {
                 self.negotiation_error(&format!("an element after this one refused {caps}; its own error says why"))
             });
         }
-        self.drop_state();
-        let pool = crop_pool(&caps, &crop).map_err(|error| {
-            self.negotiation_error(&format!("the buffer pool for {caps} cannot be created: {error}"))
-        })?;
-        gst::debug!(CAT, imp = self, "crops: {caps}");
-        *lock(&self.state) = Some(State { crop, pool, scratch: WarpBuffers::default() });
+        *lock(&self.gap) = Gap::default();
+        if is_new {
+            lock(&self.tracks).set_crop_size(crop.size());
+            let cropper = Cropper::new(caps.clone(), crop).map_err(|error| {
+                self.negotiation_error(&format!("the buffer pool for {caps} cannot be created: {error}"))
+            })?;
+            gst::debug!(CAT, imp = self, "crops: {caps}");
+            *lock(&self.cropper) = Some(cropper);
+        }
         Ok(())
     }
 
@@ -397,17 +264,13 @@ impl FaceAlign {
         let size = frame::frame_size(&buffer, &frame);
         let too_large = SettingsProblem::of_min_face_size(settings.min_face_size as f32, (size.width, size.height));
         self.report.post(&*self.obj(), too_large);
-        // The lock is released before a push.
-        let crops = {
-            let mut state = lock(&self.state);
-            let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
-            self.crops(&buffer, &frame, found, state, &settings)
-        };
+        let output = self.output(&buffer, &frame, found, &settings);
         // Posted without a lock: a handler of the bus may call the element.
-        let crops = crops.map_err(|failure| match failure {
+        let Output { crops, is_without_ids } = output.map_err(|failure| match failure {
             CropFailure::Flow(error) => error,
             CropFailure::Error(error) => self.fail(&*error),
         })?;
+        self.report_missing_ids(is_without_ids);
         if crops.is_empty() {
             if let Some(pts) = buffer.pts() {
                 let interval = gst::ClockTime::from_mseconds(settings.gap_interval.into());
@@ -416,7 +279,13 @@ impl FaceAlign {
             }
             return Ok(gst::FlowSuccess::Ok);
         }
-        *lock(&self.gap) = Gap::default();
+        self.push_all(crops)
+    }
+
+    fn push_all(&self, crops: Vec<gst::Buffer>) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if !crops.is_empty() {
+            *lock(&self.gap) = Gap::default();
+        }
         for crop in crops {
             self.src.push(crop)?;
         }
@@ -432,100 +301,59 @@ impl FaceAlign {
         }
     }
 
-    fn crops(
+    fn push_rest_of_gap(&self) {
+        let rest = std::mem::take(&mut *lock(&self.gap)).take_rest();
+        self.push_gap(rest);
+    }
+
+    /// The crops that leave with a frame. Its locks are released before they are pushed.
+    fn output(
         &self,
         buffer: &gst::BufferRef,
         frame: &VideoInfo,
         found: FacesToCrop,
-        state: &mut State,
         settings: &Settings,
-    ) -> Result<Vec<gst::Buffer>, CropFailure> {
+    ) -> Result<Output, CropFailure> {
+        let mut cropper = lock(&self.cropper);
+        let cropper = cropper.as_mut().ok_or(CropFailure::Flow(gst::FlowError::NotNegotiated))?;
+        let mut tracks = lock(&self.tracks);
+        tracks.start_frame(buffer);
+        let mut output = Output::default();
         let (analysed, info);
-        let (source, faces) = match found {
+        let found = match found {
             // Several frames carry the faces of one analysis.
-            FacesToCrop::Unknown | FacesToCrop::Known => return Ok(Vec::new()),
-            FacesToCrop::Here(found) => (Source { buffer, info: frame, age: Duration::ZERO }, found.faces),
+            FacesToCrop::Unknown | FacesToCrop::Known => None,
+            FacesToCrop::Here(found) => Some((buffer, frame, Duration::ZERO, found.faces)),
             FacesToCrop::Earlier(found, format) => {
                 (analysed, info) = (found.frame, format);
                 *lock(&self.analysis) = Some(analysed.number());
-                let Some(buffer) = analysed.buffer() else { return Ok(Vec::new()) };
-                (Source { buffer, info: &info, age: found.age }, found.faces)
+                analysed.buffer().map(|buffer| (buffer, &info, found.age, found.faces))
             }
         };
-        self.crops_from(buffer, &source, faces, state, settings)
-    }
-
-    /// The crops of faces that were found in `source` and that `buffer` carries.
-    fn crops_from(
-        &self,
-        buffer: &gst::BufferRef,
-        source: &Source<'_>,
-        faces: Vec<FrameFace>,
-        state: &mut State,
-        settings: &Settings,
-    ) -> Result<Vec<gst::Buffer>, CropFailure> {
-        let wanted = faces
-            .into_iter()
-            .filter(|found| settings.wants(&found.face))
-            .take(settings.max_faces())
-            .collect::<Vec<_>>();
-        if !settings.align_without_landmarks && wanted.iter().any(|found| found.face.landmarks.is_none()) {
-            return Err(CropFailure::from(ElementError {
-                code: ErrorCode::WrongType,
-                text: "a face has no landmarks, because the detector finds boxes only; set align-without-landmarks=true to \
-                       crop the square around each box instead",
-            }));
-        }
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let stream = self.sink.stream_id().map(|id| id.to_string()).unwrap_or_default();
-        let cut = frame::read(source.buffer, source.info, |view| {
-            let crop = |found| self.crop(buffer, source, view, found, &stream, state).transpose();
-            wanted.iter().filter_map(crop).collect()
-        });
-        cut?
-    }
-
-    /// The crop of a face; `None` if its landmarks do not determine one.
-    fn crop(
-        &self,
-        buffer: &gst::BufferRef,
-        source: &Source<'_>,
-        view: &ImageView<'_>,
-        found: &FrameFace,
-        stream: &str,
-        state: &mut State,
-    ) -> Result<Option<gst::Buffer>, CropFailure> {
-        let antialias = lock(&self.settings).antialias;
-        let frame_size = view.info().size();
-        let transform = match transform(&found.face, frame_size.pixel_aspect, state.crop.width() as usize) {
-            Ok(transform) => transform,
-            Err(reason) => {
-                gst::debug!(CAT, imp = self, "face {} has no crop: {reason}", found.roi_id);
-                return Ok(None);
+        if let Some((source, info, age, faces)) = found {
+            let stream = self.sink.stream_id().map(|id| id.to_string()).unwrap_or_default();
+            let source = Source { buffer: source, info, age, stream: &stream, timing: Timing::of(buffer) };
+            let wanted = wanted(faces, settings)?;
+            if settings.best_shot {
+                output.is_without_ids = tracks.ids().count(&wanted);
             }
-        };
-        let (crop_from_frame, frame_from_crop) = transform;
-        let mut crop = state.pool.acquire_buffer(None).map_err(CropFailure::Flow)?;
-        let out = crop.make_mut();
-        let scratch = &mut state.scratch;
-        let warp = if antialias { align::warp_antialiased } else { align::warp };
-        frame::write(out, &state.crop, |crop| warp(view, &crop_from_frame, crop, scratch))??;
-        out.set_pts(buffer.pts());
-        out.set_duration(buffer.duration());
-        let origin = CropOrigin {
-            stream: stream.to_owned(),
-            frame_pts: source.buffer.pts(),
-            age: source.age,
-            frame_size,
-            roi_id: found.roi_id,
-            face: found.face.clone(),
-            crop_from_frame,
-            frame_from_crop,
-        };
-        face_meta::attach_crop(out, &origin)?;
-        Ok(Some(crop))
+            let tracks = settings.best_shot.then_some(&mut *tracks);
+            output.crops = crops(&source, &wanted, cropper, tracks, settings)?;
+        }
+        output.crops.extend(tracks.finish_frame(&settings.best_shots)?);
+        Ok(output)
+    }
+
+    fn report_missing_ids(&self, is_without_ids: bool) {
+        if is_without_ids {
+            let name = self.obj().name();
+            gst::element_imp_warning!(
+                self,
+                gst::ResourceError::Settings,
+                ("{name}: best-shot=true outputs nothing, because no face has a track id: put `facetrack` between \
+                  `retinaface` and {name}, or lower its score-threshold; or set best-shot=false to get all crops")
+            );
+        }
     }
 
     fn fail(&self, error: &dyn Coded) -> gst::FlowError {
@@ -534,40 +362,50 @@ impl FaceAlign {
     }
 }
 
-/// Why a frame has no crops.
-enum CropFailure {
-    /// The flow return of the pool of crops.
-    Flow(gst::FlowError),
-    /// An error to post.
-    Error(Box<dyn Coded>),
+/// What leaves with a frame.
+#[derive(Default)]
+struct Output {
+    crops: Vec<gst::Buffer>,
+    /// It is time to report that no face has an id.
+    is_without_ids: bool,
 }
 
-impl<E: Coded + 'static> From<E> for CropFailure {
-    fn from(error: E) -> Self {
-        Self::Error(Box::new(error))
+/// The faces that have a crop by their box and score.
+fn wanted(faces: Vec<FrameFace>, settings: &Settings) -> Result<Vec<FrameFace>, CropFailure> {
+    let wanted = faces.into_iter().filter(|found| settings.wants(&found.face)).take(settings.max_faces());
+    let wanted = wanted.collect::<Vec<_>>();
+    if !settings.align_without_landmarks && wanted.iter().any(|found| found.face.landmarks.is_none()) {
+        return Err(CropFailure::from(ElementError {
+            code: ErrorCode::WrongType,
+            text: "a face has no landmarks, because the detector finds boxes only; set align-without-landmarks=true to \
+                   crop the square around each box instead",
+        }));
     }
+    Ok(wanted)
 }
 
-/// The frame in which faces were found.
-struct Source<'a> {
-    buffer: &'a gst::BufferRef,
-    info: &'a VideoInfo,
-    /// The time since then.
-    age: Duration,
-}
-
-/// The transform to a crop and its inverse.
-fn transform(face: &Face, pixel_aspect: PixelAspect, size: usize) -> Result<(Affine, Affine), AlignError> {
-    let crop_from_frame = align::crop_of_face(face, pixel_aspect, size)?;
-    let frame_from_crop = crop_from_frame.inverse().ok_or(AlignError::OutOfRange)?;
-    Ok((crop_from_frame, frame_from_crop))
-}
-
-fn crop_pool(caps: &gst::Caps, info: &VideoInfo) -> Result<gst::BufferPool, glib::BoolError> {
-    let pool = gst_video::VideoBufferPool::new();
-    let mut config = pool.config();
-    config.set_params(Some(caps), info.size() as u32, 0, 0);
-    pool.set_config(config)?;
-    pool.set_active(true)?;
-    Ok(pool.upcast())
+/// The crops of faces that were found in `source`; with `tracks`, they are kept there instead.
+fn crops(
+    source: &Source<'_>,
+    wanted: &[FrameFace],
+    cropper: &mut Cropper,
+    mut tracks: Option<&mut TrackCrops>,
+    settings: &Settings,
+) -> Result<Vec<gst::Buffer>, CropFailure> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    frame::read(source.buffer, source.info, |view| {
+        let mut crops = Vec::new();
+        for found in wanted {
+            let highest = FaceQuality::without_sharpness(&found.face, view.info().size());
+            let mut crop = || cropper.crop(source, view, found, highest, settings);
+            if let Some(tracks) = &mut tracks {
+                tracks.offer(found, highest, source.age, crop)?;
+            } else if let Some(crop) = crop()? {
+                crops.push(crop.finish(source.timing)?);
+            }
+        }
+        Ok(crops)
+    })?
 }

@@ -4,7 +4,7 @@ use gst::glib;
 use gst::prelude::*;
 use gst_video::VideoFormat;
 
-use super::imp::SIZE;
+use super::settings::SIZE;
 
 /// The formats of crops in the order of preference.
 const FORMATS: [VideoFormat; 2] = [VideoFormat::Rgb, VideoFormat::Bgr];

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod best_shot;
 #[cfg(feature = "cuda-memory")]
 mod cuda_memory;
 mod earlier_frames;

@@ -63,6 +63,7 @@ fn each_pipeline_file_has_a_test() {
     let names = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap()).collect::<BTreeSet<_>>();
     let tested = [
         "annotate",
+        "best-shots",
         "crops",
         "landmarks",
         "many",
@@ -134,6 +135,18 @@ fn track_pipeline_follows_the_face_between_inferences() {
         assert_eq!(ids.len(), 1, "one face has one id: {events:?}");
         assert_eq!(events.last().unwrap()["event"], "ended");
         assert_eq!(frame_count(&directory.path().join("annotated.mp4")), frames.len());
+    });
+}
+
+#[test]
+fn best_shots_pipeline_writes_few_crops_of_a_track() {
+    with_watchdog(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let clip = project::media("WolfgangLanger_Pexels.mp4");
+        launch_without_warnings("best-shots", &[("INPUT", path_str(&clip)), ("OUT", path_str(directory.path()))]);
+        // One face: the first crop, the final one, and better ones in between.
+        let crops = files(directory.path(), "png").len();
+        assert!((2..=6).contains(&crops), "{crops} crops");
     });
 }
 

@@ -28,7 +28,16 @@ pub(crate) struct Played {
 
 /// Plays a sequence through `elements`. Returns the frames that leave, in order.
 pub(crate) fn play(name: &str, elements: &str) -> (Sequence, Vec<gst::Sample>) {
-    let Played { sequence, samples, .. } = play_changed(name, usize::MAX, elements, |_| {}, |_, picture| picture);
+    play_with(name, elements, |_| {})
+}
+
+/// As [`play`]. `prepare` is called with the pipeline before it starts.
+pub(crate) fn play_with(
+    name: &str,
+    elements: &str,
+    prepare: impl FnOnce(&gst::Pipeline),
+) -> (Sequence, Vec<gst::Sample>) {
+    let Played { sequence, samples, .. } = play_changed(name, usize::MAX, elements, prepare, |_, picture| picture);
     (sequence, samples)
 }
 
