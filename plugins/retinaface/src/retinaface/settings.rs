@@ -11,8 +11,8 @@ use retinaface::detect::{
 use retinaface::geometry::{InputSize, Rect};
 use retinaface::inference::Preprocessing as LibraryPreprocessing;
 
-use crate::common::failures::{OnError, on_error_property};
 use super::regions::ObjectClasses;
+use crate::common::failures::{OnError, on_error_property};
 use crate::common::model_properties::{ModelProperties, ParsedProperty};
 
 const DEFAULT_SCORE_THRESHOLD: f32 = 0.5;
