@@ -80,8 +80,7 @@ impl FaceQuality {
 
 /// Limits a value to 0.0..=1.0; NaN becomes 0.
 fn unit(value: f32) -> f32 {
-    // `max` returns the other operand for NaN.
-    value.max(0.0).min(1.0)
+    if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
 }
 
 /// Number of frame pixels per pixel of the crop, along an axis.

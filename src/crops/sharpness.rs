@@ -135,9 +135,10 @@ fn blur_effect(luma: &Smoothed) -> f32 {
             across.add(row[x] - row[x - 1], row[x + AFTER] - row[x - BEFORE]);
         }
     }
-    for y in BEFORE..INNER_HEIGHT - AFTER {
-        for x in 0..INNER_WIDTH {
-            down.add(luma[y][x] - luma[y - 1][x], luma[y + AFTER][x] - luma[y - BEFORE][x]);
+    for rows in luma.windows(BEFORE + AFTER + 1) {
+        let (first, before, here, last) = (&rows[0], &rows[BEFORE - 1], &rows[BEFORE], &rows[BEFORE + AFTER]);
+        for (((first, before), here), last) in first.iter().zip(before).zip(here).zip(last) {
+            down.add(here - before, last - first);
         }
     }
     across.rest().max(down.rest())
