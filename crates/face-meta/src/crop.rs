@@ -169,7 +169,6 @@ mod tests {
         let mut meta = CustomMeta::from_mut_buffer(buffer.get_mut().unwrap(), CROP_META).unwrap();
         meta.mut_structure().set(BEST_SHOT, "last");
         meta.mut_structure().set(QUALITY_FACTORS, gst::Structure::builder(QUALITY_FACTORS).field("size", 1.0).build());
-        drop(meta);
         assert_eq!(read_crop(&buffer), Some(plain));
     }
 }
